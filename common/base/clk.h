@@ -1,0 +1,14 @@
+/* clk.h - the two clocks. Intervals, back-off and timeouts use the monotonic one, stamps on
+ * data the real one. Any thread. */
+#ifndef WALSUP_CLK_H
+#define WALSUP_CLK_H
+
+#include <stdint.h>
+
+/** clk_real_ms(): milliseconds since 1970-01-01 UTC. */
+int64_t clk_real_ms(void);
+/** clk_mono_ms(), clk_mono_us(): since some fixed moment; never goes back. */
+uint64_t clk_mono_ms(void);
+uint64_t clk_mono_us(void);
+
+#endif

@@ -1,0 +1,100 @@
+/* conf.h - /etc/walsup.ini as structs. Every key is one row of conf.def; the parser, the sample
+ * file, `walsupctl config` and the manual's tables come from those rows. Pure but for reading
+ * include files; used on start-up, on reload and by the tool. */
+#ifndef WALSUP_CONF_H
+#define WALSUP_CONF_H
+
+#include "common/base/buf.h"
+#include "common/base/err.h"
+#include "common/format/ltx.h"
+
+enum conf_target_type { CONF_S3, CONF_FILE };
+enum conf_addressing { CONF_ADDR_AUTO, CONF_ADDR_PATH, CONF_ADDR_VIRTUAL };
+
+/* where a value came from, for `walsupctl config` and error messages */
+struct conf_origin {
+    const char *file; /* owned by the conf; NULL for a default */
+    unsigned line;
+};
+
+struct conf_target {
+    char *name;
+    struct conf_origin origin;
+    enum conf_target_type type;
+    char *endpoint; /* S3: scheme://host[:port], normalised; "https://s3.<region>.amazonaws.com"
+                       when unset */
+    char *bucket;
+    char *path; /* S3: key prefix without leading or trailing slash, may be empty; file: absolute
+                   directory */
+    char *region;
+    enum conf_addressing addressing;
+    char *access_key_id, *secret_access_key, *secret_access_key_file, *session_token;
+    char *credentials_file, *profile; /* the rest of the credential chain is store/cred */
+    bool skip_verify;
+    char *ca_file;
+    char *storage_class;
+    uint32_t max_connections;
+    uint64_t bandwidth_limit_bytes; /* a second; 0 = no limit */
+    enum ltx_encoding ltx_encoding;
+};
+
+struct conf_replica {
+    size_t target; /* index into conf.target */
+    uint64_t sync_interval_ms;
+    char *path; /* replica path below the target's path; normally the database's name */
+};
+
+struct conf_db {
+    char *name;
+    struct conf_origin origin;
+    char *path; /* absolute */
+    uint64_t checkpoint_pages;     /* WAL length that starts a checkpoint cycle */
+    uint64_t wal_limit_bytes;      /* WAL size that justifies the barrier */
+    struct conf_replica *replica;
+    size_t n_replicas;
+};
+
+struct conf {
+    char *state_dir, *socket, *log_level;
+    uint32_t workers;
+    uint64_t scan_interval_ms;
+    uint64_t shutdown_timeout_ms;
+    struct conf_target *target;
+    size_t n_targets;
+    struct conf_db *db;
+    size_t n_dbs;
+    char **file; /* every file read, in order */
+    size_t n_files;
+};
+
+/** conf_load(path, ret, errors): read the file and its includes. Every problem found is appended
+ * to `errors`, one line each ("file:line: what (what to do)"), and then nothing is returned but
+ * the first one's error in e. */
+int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e);
+/** conf_parse(name, text, n, ret, errors, e): the same for bytes at hand, includes refused. */
+int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,
+               struct buf *errors, struct err *e);
+/** conf_parse_url(url, ret, ret_rest, e): a target from s3://bucket/path?endpoint=...&region=... or
+ * file:///dir or a plain absolute path, for `restore --url`; the whole path is the replica's. */
+int conf_parse_url(const char *url, struct conf_target *ret, struct err *e);
+struct conf *conf_free(struct conf *c);
+void conf_target_done(struct conf_target *t);
+
+/** conf_find_db(c, name_or_path): NULL if there is none. Names win over paths. */
+const struct conf_db *conf_find_db(const struct conf *c, const char *name_or_path);
+const struct conf_target *conf_find_target(const struct conf *c, const char *name);
+
+/** conf_dump(c, out): the effective configuration as INI, secrets masked, origin of each value as
+ * a comment. conf_sample(out): the commented sample file. conf_defaults(out): every key with its
+ * default. conf_man(out): the key tables as roff. */
+void conf_dump(const struct conf *c, struct buf *out);
+void conf_sample(struct buf *out);
+void conf_defaults(struct buf *out);
+void conf_man(struct buf *out);
+
+/** conf_size(text, ret), conf_duration(text, ret_ms): "64MiB", "1s"; false when malformed or too
+ * large. */
+bool conf_size(const char *text, uint64_t *ret);
+bool conf_duration(const char *text, uint64_t *ret_ms);
+
+#endif

@@ -1,0 +1,108 @@
+/* ltx.h - LTX files (version 3) as Litestream v0.5 writes and reads them. Pure: bytes in, bytes
+ * out; any thread, one object at a time. The format to the byte: common/format/DESIGN.md. */
+#ifndef WALSUP_LTX_H
+#define WALSUP_LTX_H
+
+#include "common/base/err.h"
+
+#define LTX_HEADER_SIZE 100u
+#define LTX_TRAILER_SIZE 16u
+#define LTX_NAME_SIZE 38u /* "<16 hex>-<16 hex>.ltx" and a NUL */
+#define LTX_FLAG_NO_CHECKSUM 0x2u
+#define LTX_CHECKSUM_FLAG (1ull << 63)
+#define LTX_SNAPSHOT_LEVEL 9
+
+enum ltx_encoding {
+    LTX_BLOCK, /* one raw LZ4 block a page: Litestream >= v0.5.16 */
+    LTX_FRAME, /* one LZ4 frame a page: every v0.5.x */
+};
+
+struct ltx_header {
+    uint32_t flags; /* LTX_FLAG_NO_CHECKSUM or 0 */
+    uint32_t page_size;
+    uint32_t commit; /* database size in pages after applying the file */
+    uint64_t min_txid, max_txid;
+    int64_t timestamp_ms;
+    uint64_t pre_apply; /* database checksum before; 0 with NO_CHECKSUM and in snapshots */
+    int64_t wal_offset, wal_size; /* the WAL bytes consumed */
+    uint32_t wal_salt[2];
+    uint64_t node_id; /* walsup: the lineage */
+};
+
+/** ltx_lock_pgno(page_size): the page SQLite never uses; never encoded, counts in commit. */
+uint32_t ltx_lock_pgno(uint32_t page_size);
+/** ltx_page_checksum(pgno, page, page_size): 2^63 | CRC(pgno, page). */
+uint64_t ltx_page_checksum(uint32_t pgno, const uint8_t *page, uint32_t page_size);
+
+/** ltx_header_encode(h, out), ltx_header_decode(p, ret, e): the 100 bytes; decode enforces every
+ * rule that the header alone can break. */
+void ltx_header_encode(const struct ltx_header *h, uint8_t out[static LTX_HEADER_SIZE]);
+int ltx_header_decode(const uint8_t p[static LTX_HEADER_SIZE], struct ltx_header *ret,
+                      struct err *e);
+
+/** ltx_name(buf, min, max), ltx_name_parse(name, ret_min, ret_max): "<min>-<max>.ltx". Parse takes
+ * exactly lower-case 16-digit names with 1 <= min <= max. */
+const char *ltx_name(char buf[static LTX_NAME_SIZE], uint64_t min, uint64_t max);
+bool ltx_name_parse(const char *name, uint64_t *ret_min, uint64_t *ret_max);
+
+/* ---- writing: header, pages in ascending order, finish -------------------------------------- */
+
+struct ltx_encoder;
+/** called with consecutive bytes of the file; 0, or a negative code with e filled */
+typedef int (*ltx_write_fn)(void *arg, const void *p, size_t n, struct err *e);
+
+/** ltx_encoder_new(h, encoding, write, arg, ret, e): checks h by the encoder's rules and writes the
+ * header. Output arrives in pieces of at most a few page sizes. Memory: about 10 bytes a page for
+ * the index. */
+int ltx_encoder_new(const struct ltx_header *h, enum ltx_encoding encoding, ltx_write_fn write,
+                    void *arg, struct ltx_encoder **ret, struct err *e);
+/** ltx_encoder_page(enc, pgno, page, e): page is page_size bytes. Enforced: ascending, <= commit,
+ * not the lock page; in a snapshot (min_txid 1) no page may be left out. */
+int ltx_encoder_page(struct ltx_encoder *enc, uint32_t pgno, const uint8_t *page, struct err *e);
+/** ltx_encoder_finish(enc, post_apply, ret_size, e): page index and trailer; a snapshot must have
+ * reached commit. post_apply is 0 with NO_CHECKSUM. ret_size may be NULL. */
+int ltx_encoder_finish(struct ltx_encoder *enc, uint64_t post_apply, uint64_t *ret_size,
+                       struct err *e);
+struct ltx_encoder *ltx_encoder_free(struct ltx_encoder *enc);
+
+/* ---- reading a whole file in memory (or mapped) --------------------------------------------- */
+
+struct ltx_decoder {
+    struct ltx_header h;
+    uint64_t post_apply, file_checksum; /* from the trailer */
+    const uint8_t *p;
+    size_t n;
+    size_t index_off, index_end; /* index entries, without terminator */
+    size_t pos;                  /* next page frame */
+    uint64_t crc;
+    uint32_t last_pgno;
+    size_t index_pos;
+    uint64_t db_checksum;
+    bool done;
+};
+
+/** ltx_decoder_open(d, p, n, e): header, trailer and index bounds. p must outlive d; nothing to
+ * free. */
+int ltx_decoder_open(struct ltx_decoder *d, const void *p, size_t n, struct err *e);
+/** ltx_decoder_next(d, ret_pgno, page, e): 0 and one page (page_size bytes); 1 at the end, when
+ * everything was verified: order, index against frames, every rule of DESIGN.md, file checksum;
+ * negative when the file is bad. */
+int ltx_decoder_next(struct ltx_decoder *d, uint32_t *ret_pgno, uint8_t *page, struct err *e);
+/** ltx_verify(p, n, ret_h, e): run the decoder to the end; ret_h may be NULL. */
+int ltx_verify(const void *p, size_t n, struct ltx_header *ret_h, struct err *e);
+
+/* ---- random access through the page index --------------------------------------------------- */
+
+struct ltx_index_entry {
+    uint32_t pgno;
+    uint64_t off, size; /* of the whole page frame in the file */
+};
+/** ltx_index_next(p, end, pos, ret): decode the entry at *pos (start with 0) of the index bytes
+ * [p, p+end); 0 and *pos advanced, 1 at the end, negative when malformed. */
+int ltx_index_next(const uint8_t *p, size_t end, size_t *pos, struct ltx_index_entry *ret,
+                   struct err *e);
+/** ltx_page_decode(frame, n, page_size, ret_pgno, page, e): one page frame of exactly n bytes. */
+int ltx_page_decode(const uint8_t *frame, size_t n, uint32_t page_size, uint32_t *ret_pgno,
+                    uint8_t *page, struct err *e);
+
+#endif

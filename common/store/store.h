@@ -1,0 +1,120 @@
+/* store.h - somewhere to keep objects: an S3 bucket or a directory. One struct store per target,
+ * shared by every database that replicates there.
+ *
+ * Thread: everything here is called on the loop thread and calls back on the loop thread. No
+ * call blocks; disk work runs on libuv's workers.
+ *
+ * Requests are caller-owned and intrusive: embed a struct store_req, fill done and data, submit.
+ * From submission until done() returns the request and everything passed with it by pointer
+ * (keys, body, lists, sink argument) must stay valid and untouched. done() is called exactly once
+ * for every submitted request, never from inside the submitting call; in it the request may be
+ * reused or freed.
+ *
+ * Errors arrive as req->err, a whole sentence that names operation, object, endpoint, bucket and
+ * key id, with a hint where a person can do something. Codes: ERR_NET and ERR_TIMEOUT (no answer),
+ * ERR_STORE (5xx, 429, broken or lying answer), ERR_AUTH (401, 403), ERR_NOTFOUND (object, or
+ * bucket: then `err.hint` says so), ERR_CONFLICT (412), ERR_CORRUPT (what came back is not what
+ * was promised), ERR_CANCELED, ERR_NOSPC, ERR_PERM, ERR_IO (file store), ERR_CONFIG. Whether and
+ * when to try again is the caller's decision (store/retry.h). */
+#ifndef WALSUP_STORE_H
+#define WALSUP_STORE_H
+
+#include <uv.h>
+
+#include "common/base/err.h"
+#include "common/format/conf.h"
+
+struct store;
+struct store_req;
+
+/* Metadata kept with an object; 0 = not there. On S3: x-amz-meta-litestream-timestamp (RFC 3339),
+ * x-amz-meta-walsup-checksum, x-amz-meta-walsup-lineage (16 hex digits). In a directory: extended
+ * attributes user.litestream-timestamp and so on (missing support is not an error), and mtime. */
+struct store_meta {
+    int64_t timestamp_ms;
+    uint64_t checksum;
+    uint64_t lineage;
+};
+
+struct store_object {
+    const char *key; /* relative to the target's path, valid only during the call */
+    uint64_t size;
+    int64_t mtime_ms;
+};
+
+struct store_info {
+    uint64_t size;
+    int64_t mtime_ms;
+    struct store_meta meta;
+};
+
+/* What to upload: bytes in memory (p), or a file (path). `size` is exact; a file that turns out
+ * shorter or longer is ERR_CORRUPT and nothing counts as stored. */
+struct store_body {
+    const void *p;
+    const char *path;
+    uint64_t size;
+};
+
+enum store_put_flags {
+    STORE_IF_ABSENT = 1, /* fail with ERR_CONFLICT if the key exists (If-None-Match: *) */
+};
+
+typedef void (*store_done_fn)(struct store_req *req);
+/** receives consecutive bytes; a negative return ends the request with that code (fill e) */
+typedef int (*store_sink_fn)(void *arg, const void *p, size_t n, struct err *e);
+/** one listed object; a negative return ends the request with that code (fill e) */
+typedef int (*store_item_fn)(void *arg, const struct store_object *o, struct err *e);
+
+struct store_req {
+    /* set by the caller */
+    store_done_fn done;
+    void *data;
+    /* set by the store, valid in done() */
+    struct err err; /* err.code == ERR_OK: done as asked */
+    uint64_t bytes; /* body bytes moved so far; may be read at any time on the loop thread */
+    /* the store's own */
+    struct store *store;
+    void *impl;
+};
+
+/** store_open(loop, target, ret, e): a store for a configured target. Copies what it needs from
+ * `target`. Does not touch the network or the disk. */
+int store_open(uv_loop_t *loop, const struct conf_target *target, struct store **ret,
+               struct err *e);
+/** store_close(s, closed, arg): cancel everything, call every done(), then closed(arg) and free.
+ * closed may be NULL. Never from inside the call. */
+void store_close(struct store *s, void (*closed)(void *arg), void *arg);
+/** store_describe(s): "https://host/bucket/path as key id X" or "/dir"; lives as long as s. */
+const char *store_describe(const struct store *s);
+/** store_type(s): decides the replica layout (store/layout.h). */
+enum conf_target_type store_type(const struct store *s);
+/** store_connections(s): how many requests make sense at once. */
+unsigned store_connections(const struct store *s);
+
+/** store_put(s, req, key, body, meta, flags): replace or create the object; meta may be NULL. Done
+ * without error means: the store has acknowledged every byte (S3: 200 and an ETag; directory: file
+ * and directory fsynced). */
+void store_put(struct store *s, struct store_req *req, const char *key,
+               const struct store_body *body, const struct store_meta *meta, unsigned flags);
+/** store_get(s, req, key, off, len, sink, arg): bytes [off, off+len) into the sink; len UINT64_MAX:
+ * to the end. An object shorter than off+len (len given) is ERR_CORRUPT. ret_info (may be NULL) gets
+ * size and metadata before the first sink call. */
+void store_get(struct store *s, struct store_req *req, const char *key, uint64_t off, uint64_t len,
+               store_sink_fn sink, void *arg, struct store_info *ret_info);
+/** store_list(s, req, prefix, after, item, arg): every object whose key starts with prefix and
+ * sorts after `after` ("" or NULL: all), in byte order of the keys, however many there are. A
+ * listing that broke off is an error, never a short list. A prefix without objects is an empty
+ * list (also a missing directory), a missing bucket is ERR_NOTFOUND. */
+void store_list(struct store *s, struct store_req *req, const char *prefix, const char *after,
+                store_item_fn item, void *arg);
+/** store_delete(s, req, keys, n): all of them; one that is not there is fine. */
+void store_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n);
+/** store_head(s, req, key, ret_info): ERR_NOTFOUND if there is no such object. */
+void store_head(struct store *s, struct store_req *req, const char *key,
+                struct store_info *ret_info);
+/** store_cancel(req): end it soon; done() comes with ERR_CANCELED (or with the outcome, if that was
+ * already decided). For a put this says nothing about what the store has. */
+void store_cancel(struct store_req *req);
+
+#endif

@@ -1,0 +1,1 @@
+# packages, install, documentation (filled by packaging)
