@@ -8,3 +8,12 @@ unit: $(UNIT)
 	echo "unit: $$n programs"; test $$n -gt 0
 unit-%: $(OUT)/unit/%
 	$<
+
+# How fast the formats are, by one core.
+.PHONY: bench-format
+bench-format: $(OUT)/bench/bench_format
+	$<
+$(OUT)/bench/%: $(OUT)/tests/bench/%.o $(COMMON_A)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(call link,$^,$@)
