@@ -8,3 +8,43 @@ unit: $(UNIT)
 	echo "unit: $$n programs"; test $$n -gt 0
 unit-%: $(OUT)/unit/%
 	$<
+
+# How fast the formats are, by one core.
+.PHONY: bench-format
+bench-format: $(OUT)/bench/bench_format
+	$<
+$(OUT)/bench/%: $(OUT)/tests/bench/%.o $(COMMON_A)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(call link,$^,$@)
+
+# Fuzzing. Each tests/fuzz/fuzz_<name>.c is built twice: with replay.c, to run over its corpus in
+# tests/fuzz/corpus/<name>/ in every flavour (make corpus), and with libFuzzer, to look for more
+# (make fuzz FUZZ_SECONDS=600). What it finds goes into the corpus; what it merely tried stays in
+# build/fuzz/.
+.PHONY: corpus fuzz fuzz-run
+FUZZ_SECONDS ?= 20
+FUZZ_NAMES := $(patsubst tests/fuzz/fuzz_%.c,%,$(FUZZ_C))
+
+corpus: $(FUZZ_NAMES:%=$(OUT)/corpus/%)
+	$(Q)n=0; for f in $(FUZZ_NAMES); do \
+		$(OUT)/corpus/$$f tests/fuzz/corpus/$$f || exit 1; n=$$((n+1)); done; \
+	echo "corpus: $$n targets"; test $$n -gt 0
+$(OUT)/corpus/%: $(OUT)/tests/fuzz/fuzz_%.o $(OUT)/tests/fuzz/replay.o $(DAEMON_A) $(CTL_A) $(COMMON_A)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(call link,$^,$@)
+
+fuzz:
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=fuzz CC=clang CFLAGS=-Wno-unknown-warning-option fuzz-run
+fuzz-run: $(FUZZ_NAMES:%=$(OUT)/fuzz/%)
+	$(Q)n=0; for f in $(FUZZ_NAMES); do \
+		echo "== fuzz $$f, $(FUZZ_SECONDS) s"; mkdir -p $(OUT)/tried/$$f $(OUT)/found; \
+		$(OUT)/fuzz/$$f -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 -verbosity=0 \
+			-rss_limit_mb=4096 -artifact_prefix=$(OUT)/found/$$f- $(OUT)/tried/$$f tests/fuzz/corpus/$$f \
+			|| exit 1; n=$$((n+1)); done; \
+	echo "fuzz: $$n targets"; test $$n -gt 0
+$(OUT)/fuzz/%: $(OUT)/tests/fuzz/fuzz_%.o $(DAEMON_A) $(CTL_A) $(COMMON_A)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(call link,$^,$@) -fsanitize=fuzzer

@@ -52,8 +52,9 @@ struct ltx_encoder;
 typedef int (*ltx_write_fn)(void *arg, const void *p, size_t n, struct err *e);
 
 /** ltx_encoder_new(h, encoding, write, arg, ret, e): checks h by the encoder's rules and writes the
- * header. Output arrives in pieces of at most a few page sizes. Memory: about 10 bytes a page for
- * the index. */
+ * header. Output is gathered: it arrives in pieces of up to 128 KiB, the last ones from
+ * ltx_encoder_finish. Memory: those 128 KiB and about 10 bytes a page for the index. A failed call
+ * is final: every later one fails as well. */
 int ltx_encoder_new(const struct ltx_header *h, enum ltx_encoding encoding, ltx_write_fn write,
                     void *arg, struct ltx_encoder **ret, struct err *e);
 /** ltx_encoder_page(enc, pgno, page, e): page is page_size bytes. Enforced: ascending, <= commit,

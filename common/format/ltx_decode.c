@@ -1,0 +1,131 @@
+#include <inttypes.h>
+
+#include "common/format/crc64.h"
+#include "common/format/ltx_page.h"
+
+/* header, zero page header, empty index, its size, trailer */
+#define MIN_SIZE                                                                          \
+    (LTX_HEADER_SIZE + LTX_PAGE_HEADER_SIZE + 1 + LTX_INDEX_SIZE_SIZE + LTX_TRAILER_SIZE)
+
+int ltx_decoder_open(struct ltx_decoder *d, const void *p, size_t n, struct err *e)
+{
+    if (n < MIN_SIZE)
+        return err_set(e, ERR_CORRUPT, "LTX file of %zu bytes: cut off", n);
+    struct ltx_decoder t = {.p = p, .n = n, .pos = LTX_HEADER_SIZE};
+    int r = ltx_header_decode(t.p, &t.h, e);
+    if (r < 0)
+        return r;
+    size_t trailer = n - LTX_TRAILER_SIZE, size_at = trailer - LTX_INDEX_SIZE_SIZE;
+    uint64_t index_size = be64_get(t.p + size_at);
+    if (!index_size || index_size > size_at - LTX_PAGE_HEADER_SIZE - LTX_HEADER_SIZE)
+        return err_set(e, ERR_CORRUPT, "LTX file of %zu bytes: page index of %" PRIu64 " bytes", n,
+                       index_size);
+    t.index_off = size_at - (size_t)index_size;
+    t.index_end = size_at - 1;
+    if (t.p[t.index_end] != 0)
+        return err_set(e, ERR_CORRUPT, "LTX file: page index without an end mark");
+    t.post_apply = be64_get(t.p + trailer);
+    t.file_checksum = be64_get(t.p + trailer + 8);
+    r = ltx_post_apply_check(&t.h, t.post_apply, ERR_CORRUPT, e);
+    if (r < 0)
+        return r;
+    if (!(t.file_checksum & LTX_CHECKSUM_FLAG))
+        return err_set(e, ERR_CORRUPT, "LTX file checksum is %016" PRIx64, t.file_checksum);
+    t.crc = crc64(0, t.p, LTX_HEADER_SIZE);
+    t.db_checksum = LTX_CHECKSUM_FLAG;
+    t.index_pos = t.index_off;
+    *d = t;
+    return 0;
+}
+
+/* The zero page header was seen: everything that can only be said about the whole file. */
+static int finish(struct ltx_decoder *d, struct err *e)
+{
+    const struct ltx_header *h = &d->h;
+    if (d->pos + LTX_PAGE_HEADER_SIZE != d->index_off)
+        return err_set(e, ERR_CORRUPT, "page block ends at %zu, the page index starts at %zu",
+                       d->pos + LTX_PAGE_HEADER_SIZE, d->index_off);
+    if (d->index_pos != d->index_end)
+        return err_set(e, ERR_CORRUPT, "page index goes on after the last page, %u", d->last_pgno);
+    if (h->min_txid == 1 && ltx_snapshot_next(h, d->last_pgno) <= h->commit)
+        return err_set(e, ERR_CORRUPT, "snapshot ends at page %u of %u", d->last_pgno, h->commit);
+    size_t summed_end = d->n - 8;
+    uint64_t sum = LTX_CHECKSUM_FLAG | crc64(d->crc, d->p + d->pos, summed_end - d->pos);
+    if (sum != d->file_checksum)
+        return err_set(e, ERR_CORRUPT,
+                       "file checksum is %016" PRIx64 ", its bytes give %016" PRIx64,
+                       d->file_checksum, sum);
+    if (h->min_txid == 1 && !(h->flags & LTX_FLAG_NO_CHECKSUM) && d->db_checksum != d->post_apply)
+        return err_set(e, ERR_CORRUPT,
+                       "post-apply checksum is %016" PRIx64 ", the pages give %016" PRIx64,
+                       d->post_apply, d->db_checksum);
+    d->done = true;
+    return 1;
+}
+
+static int check_order(const struct ltx_decoder *d, uint32_t pgno, struct err *e)
+{
+    const struct ltx_header *h = &d->h;
+    if (pgno <= d->last_pgno)
+        return err_set(e, ERR_CORRUPT, "page %u comes after page %u", pgno, d->last_pgno);
+    if (pgno > h->commit)
+        return err_set(e, ERR_CORRUPT, "page %u is beyond commit %u", pgno, h->commit);
+    if (pgno == ltx_lock_pgno(h->page_size))
+        return err_set(e, ERR_CORRUPT, "page %u is the lock page", pgno);
+    if (h->min_txid == 1 && pgno != ltx_snapshot_next(h, d->last_pgno))
+        return err_set(e, ERR_CORRUPT, "page %u follows page %u in a snapshot", pgno, d->last_pgno);
+    return 0;
+}
+
+int ltx_decoder_next(struct ltx_decoder *d, uint32_t *ret_pgno, uint8_t *page, struct err *e)
+{
+    static const uint8_t zero[LTX_PAGE_HEADER_SIZE];
+    struct ltx_frame f;
+    struct ltx_index_entry x;
+    if (d->done)
+        return 1;
+    size_t left = d->index_off - d->pos;
+    if (left >= sizeof zero && memcmp(d->p + d->pos, zero, sizeof zero) == 0)
+        return finish(d, e);
+    int r = ltx_frame_parse(d->p + d->pos, left, d->h.page_size, &f, e);
+    if (r >= 0)
+        r = check_order(d, f.pgno, e);
+    if (r < 0)
+        return r;
+    r = ltx_index_next(d->p, d->index_end, &d->index_pos, &x, e);
+    if (r < 0)
+        return r;
+    if (r > 0 || x.pgno != f.pgno || x.off != d->pos || x.size != f.size)
+        return err_set(e, ERR_CORRUPT, "page %u is not where the page index says", f.pgno);
+    r = ltx_frame_unpack(&f, d->h.page_size, page, e);
+    if (r < 0)
+        return r;
+    d->crc = crc64(crc64(d->crc, d->p + d->pos, f.summed), page, d->h.page_size);
+    if (d->h.min_txid == 1 && !(d->h.flags & LTX_FLAG_NO_CHECKSUM))
+        d->db_checksum = LTX_CHECKSUM_FLAG |
+                         (d->db_checksum ^ ltx_page_checksum(f.pgno, page, d->h.page_size));
+    d->last_pgno = f.pgno;
+    d->pos += f.size;
+    *ret_pgno = f.pgno;
+    return 0;
+}
+
+int ltx_verify(const void *p, size_t n, struct ltx_header *ret_h, struct err *e)
+{
+    struct ltx_decoder d;
+    uint32_t pgno;
+    int r = ltx_decoder_open(&d, p, n, e);
+    if (r < 0)
+        return r;
+    cleanup_free uint8_t *page = malloc(d.h.page_size);
+    if (!page)
+        return err_set(e, ERR_NOMEM, "no memory for a page");
+    do
+        r = ltx_decoder_next(&d, &pgno, page, e);
+    while (!r);
+    if (r < 0)
+        return r;
+    if (ret_h)
+        *ret_h = d.h;
+    return 0;
+}

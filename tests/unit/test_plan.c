@@ -1,0 +1,208 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "common/format/plan.h"
+
+#define F(level, min, max) {level, min, max, 200, 0}
+
+static void expect(const struct plan_file *file, size_t n, uint64_t txid,
+                   const struct plan_file *want, size_t n_want)
+{
+    struct err e = {0};
+    struct plan_file *got = NULL;
+    size_t n_got = 0;
+    assert_int_equal(plan_restore(file, n, txid, &got, &n_got, &e), 0);
+    assert_int_equal(n_got, n_want);
+    for (size_t i = 0; i < n_want; i++) {
+        assert_int_equal(got[i].level, want[i].level);
+        assert_int_equal(got[i].min, want[i].min);
+        assert_int_equal(got[i].max, want[i].max);
+    }
+    free(got);
+}
+
+static void refuse(const struct plan_file *file, size_t n, uint64_t txid, enum err_code code,
+                   const char *text)
+{
+    struct err e = {0};
+    struct plan_file *got = NULL;
+    size_t n_got = 77;
+    assert_int_equal(plan_restore(file, n, txid, &got, &n_got, &e), -(int)code);
+    assert_int_equal(e.code, code);
+    if (!strstr(e.msg, text))
+        fail_msg("\"%s\" is not in \"%s\"", text, e.msg);
+    assert_null(got);
+    assert_int_equal(n_got, 77);
+}
+
+static const struct plan_file replica[] = {
+    F(0, 8, 8), F(0, 9, 9), F(0, 10, 10), F(1, 4, 6), F(1, 7, 9),
+    F(2, 2, 6), F(9, 1, 3), F(9, 1, 1),   F(0, 7, 7),
+};
+
+static void latest_takes_the_longest_steps(void **state)
+{
+    (void)state;
+    static const struct plan_file want[] = {F(9, 1, 3), F(2, 2, 6), F(1, 7, 9), F(0, 10, 10)};
+    expect(replica, ARRAY_LEN(replica), 0, want, ARRAY_LEN(want));
+}
+
+static void a_txid_is_reached_exactly(void **state)
+{
+    (void)state;
+    static const struct plan_file want[] = {F(9, 1, 3), F(2, 2, 6), F(0, 7, 7), F(0, 8, 8)};
+    expect(replica, ARRAY_LEN(replica), 8, want, ARRAY_LEN(want));
+    refuse(replica, ARRAY_LEN(replica), 5, ERR_CORRUPT, "exactly TXID 0000000000000005");
+    refuse(replica, ARRAY_LEN(replica), 5, ERR_CORRUPT, "before it is 0000000000000003");
+    refuse(replica, ARRAY_LEN(replica), 5, ERR_CORRUPT, "ends at 0000000000000006");
+    refuse(replica, ARRAY_LEN(replica), 11, ERR_CORRUPT, "before it is 000000000000000a");
+}
+
+static void a_compacted_level_may_hold_the_snapshot(void **state)
+{
+    (void)state;
+    static const struct plan_file file[] = {F(0, 1, 1), F(0, 2, 2), F(1, 1, 2), F(0, 3, 3)};
+    static const struct plan_file want[] = {F(1, 1, 2), F(0, 3, 3)};
+    expect(file, ARRAY_LEN(file), 0, want, ARRAY_LEN(want));
+}
+
+static void equal_reach_prefers_smaller_min_then_higher_level(void **state)
+{
+    (void)state;
+    static const struct plan_file file[] = {F(9, 1, 5), F(0, 6, 8), F(1, 4, 8), F(3, 4, 8),
+                                            F(2, 4, 8), F(1, 1, 5)};
+    static const struct plan_file want[] = {F(9, 1, 5), F(3, 4, 8)};
+    expect(file, ARRAY_LEN(file), 0, want, ARRAY_LEN(want));
+}
+
+static void holes_are_named(void **state)
+{
+    (void)state;
+    static const struct plan_file hole[] = {F(9, 1, 3), F(0, 4, 4), F(0, 7, 7), F(1, 9, 12)};
+    static const struct plan_file want[] = {F(9, 1, 3), F(0, 4, 4)};
+    refuse(hole, ARRAY_LEN(hole), 0, ERR_CORRUPT,
+           "TXIDs 0000000000000005 to 0000000000000006 are missing");
+    refuse(hole, ARRAY_LEN(hole), 0, ERR_CORRUPT, "up to 000000000000000c");
+    expect(hole, ARRAY_LEN(hole), 4, want, ARRAY_LEN(want));
+    refuse(hole, ARRAY_LEN(hole), 7, ERR_CORRUPT, "before it is 0000000000000004");
+    refuse(hole, ARRAY_LEN(hole), 2, ERR_CORRUPT, "the oldest one is of TXID 0000000000000003");
+    refuse(hole + 1, ARRAY_LEN(hole) - 1, 0, ERR_CORRUPT, "no snapshot");
+    refuse(hole, 0, 0, ERR_NOTFOUND, "empty");
+}
+
+static void txids_at_the_end_of_64_bits(void **state)
+{
+    (void)state;
+    static const struct plan_file file[] = {F(9, 1, UINT64_MAX - 1), F(0, UINT64_MAX, UINT64_MAX)};
+    expect(file, 2, 0, file, 2);
+    expect(file, 2, UINT64_MAX, file, 2);
+}
+
+/* Sets of TXIDs reachable, by trying everything: the oracle. */
+static uint64_t reachable(const struct plan_file *f, size_t n, uint64_t txid)
+{
+    bool at[16] = {true};
+    for (bool more = true; more;) {
+        more = false;
+        for (size_t i = 0; i < n; i++)
+            for (uint64_t have = 0; have < 16; have++)
+                if (at[have] && (have || f[i].min == 1) && f[i].min <= have + 1 &&
+                    f[i].max > have && (!txid || f[i].max <= txid) && !at[f[i].max])
+                    more = at[f[i].max] = true;
+    }
+    for (uint64_t k = 15; k; k--)
+        if (at[k])
+            return k;
+    return 0;
+}
+
+/* The fewest files that lead there: taking the furthest reach each time must find as few. */
+static unsigned fewest(const struct plan_file *f, size_t n, uint64_t to)
+{
+    unsigned steps[16] = {0};
+    for (uint64_t have = 1; have <= to; have++) {
+        steps[have] = 1000;
+        for (size_t i = 0; i < n; i++) {
+            if (f[i].max != have)
+                continue;
+            if (f[i].min == 1)
+                steps[have] = MIN(steps[have], 1u);
+            for (uint64_t from = f[i].min - 1; from && from < have; from++)
+                steps[have] = MIN(steps[have], steps[from] + 1);
+        }
+    }
+    return steps[to];
+}
+
+static void random_replicas_against_brute_force(void **state)
+{
+    (void)state;
+    unsigned found = 0, refused = 0;
+    for (int round = 0; round < 200000; round++) {
+        struct plan_file f[8];
+        size_t n = 1 + util_random_below(8);
+        uint64_t newest = 0;
+        for (size_t i = 0; i < n; i++) {
+            uint64_t min = 1 + util_random_below(util_random_below(2) ? 4 : 10);
+            f[i] = (struct plan_file)F((unsigned)util_random_below(10), min,
+                                       MIN(min + util_random_below(4), 15ull));
+            newest = MAX(newest, f[i].max);
+        }
+        uint64_t txid = util_random_below(2) ? util_random_below(16) : 0;
+        uint64_t to = reachable(f, n, txid);
+        struct err e = {0};
+        struct plan_file *got = NULL;
+        size_t n_got = 0;
+        int r = plan_restore(f, n, txid, &got, &n_got, &e);
+        if (!to || to != (txid ? txid : newest)) {
+            assert_int_equal(r, -ERR_CORRUPT);
+            refused++;
+            continue;
+        }
+        assert_int_equal(r, 0);
+        uint64_t have = 0;
+        for (size_t i = 0; i < n_got; i++) {
+            assert_true(i ? got[i].min <= have + 1 : got[i].min == 1);
+            assert_true(got[i].max > have);
+            have = got[i].max;
+        }
+        assert_int_equal(have, to);
+        assert_int_equal(n_got, fewest(f, n, to));
+        free(got);
+        found++;
+    }
+    assert_true(found > 1000 && refused > 1000);
+}
+
+static void a_hundred_thousand_files(void **state)
+{
+    (void)state;
+    size_t n = 100000, n_got = 0;
+    struct plan_file *f = malloc(n * sizeof *f), *got = NULL;
+    struct err e = {0};
+    assert_non_null(f);
+    for (size_t i = 0; i < n; i++)
+        f[n - 1 - i] = (struct plan_file)F(0, i + 1, i + 1);
+    assert_int_equal(plan_restore(f, n, 0, &got, &n_got, &e), 0);
+    assert_int_equal(n_got, n);
+    free(got);
+    free(f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(latest_takes_the_longest_steps),
+        cmocka_unit_test(a_txid_is_reached_exactly),
+        cmocka_unit_test(a_compacted_level_may_hold_the_snapshot),
+        cmocka_unit_test(equal_reach_prefers_smaller_min_then_higher_level),
+        cmocka_unit_test(holes_are_named),
+        cmocka_unit_test(txids_at_the_end_of_64_bits),
+        cmocka_unit_test(random_replicas_against_brute_force),
+        cmocka_unit_test(a_hundred_thousand_files),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
