@@ -9,7 +9,7 @@
 #define NUMBER_WAIT_MS 10000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000       /* quiet for so long: copy the WAL into the database */
 #define SETTLE_AGAIN_MS 30000
-#define LOOK_MS 50 /* while commits pour in between two captures: look after the WAL */
+#define LOOK_MS 10 /* while commits pour in between two captures: look after the WAL */
 #define ASSIST_MS 50
 
 static void poke(struct database *db);
