@@ -234,6 +234,7 @@ class Handler(BaseHTTPRequestHandler):
             lines.append("Connection: close")
         data = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (b"" if head else body)
         self.sent_status = status
+        self.log_entry()  # before the client can ask for the ledger
         if self.drip:
             for i in range(len(data)):
                 self.wfile.write(data[i:i + 1])
@@ -242,13 +243,13 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(data)
 
     def reset(self):
+        self.log_entry()
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close_connection = True
         raise Reset()
 
     def stall(self):
         self.log_entry()
-        self.logged = True
         while True:
             time.sleep(60)
 
@@ -340,6 +341,7 @@ class Handler(BaseHTTPRequestHandler):
     def serve(self):
         self.body, self.sent_status, self.stored, self.logged = None, 0, False, False
         if self.path.startswith("/_"):
+            self.logged = True
             self.control()
             return
         self.bucket, self.key = self.locate()
@@ -369,12 +371,14 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with server.lock:
                 server.active -= 1
-            if not self.logged:
-                self.log_entry()
+            self.log_entry()
 
     do_PUT = do_GET = do_HEAD = do_DELETE = do_POST = serve
 
     def log_entry(self):
+        if self.logged:
+            return
+        self.logged = True
         self.server.write_ledger({
             "time": time.time(), "verb": self.verb, "bucket": self.bucket, "key": self.key,
             "status": self.sent_status, "stored": self.stored,

@@ -55,6 +55,12 @@ static int tls_failed(const struct s3_target *t, const struct s3_answer *a, stru
     return err_set(e, ERR_NET, "TLS with %s failed: %s", t->host, a->curl_text);
 }
 
+static int hint_https(const struct s3_target *t, struct err *e)
+{
+    return err_hint(e, "if the server speaks TLS, write endpoint = https://... in [target %s]",
+                    t->name);
+}
+
 static int by_curl(const struct s3_target *t, const struct s3_answer *a, struct err *e)
 {
     switch (a->curl) {
@@ -88,17 +94,16 @@ static int by_curl(const struct s3_target *t, const struct s3_answer *a, struct 
     case CURLE_WEIRD_SERVER_REPLY:
     case CURLE_GOT_NOTHING:
         (void)err_set(e, ERR_NET, "%s gave no HTTP answer: %s", t->host, a->curl_text);
-        if (!t->https)
-            return err_hint(e, "if the server speaks TLS, write endpoint = https://... in "
-                               "[target %s]", t->name);
-        return -ERR_NET;
+        return t->https ? -ERR_NET : hint_https(t, e);
     case CURLE_PARTIAL_FILE:
         return err_set(e, ERR_STORE, "the answer broke off after %llu of %lld bytes",
                        (unsigned long long)a->received, (long long)a->content_length);
     default:
-        return err_set(e, ERR_NET, "%s",
-                       a->curl_text[0] ? a->curl_text
-                                       : curl_easy_strerror((CURLcode)a->curl));
+        (void)err_set(e, ERR_NET, "%s",
+                      a->curl_text[0] ? a->curl_text : curl_easy_strerror((CURLcode)a->curl));
+        if (!t->https && a->curl == CURLE_RECV_ERROR && !a->status)
+            return hint_https(t, e);
+        return -ERR_NET;
     }
 }
 

@@ -237,13 +237,23 @@ static int verdict_head(struct s3_reply *r, struct s3_xfer *x)
     return 0;
 }
 
+bool s3_reply_page(struct s3_reply *r, struct s3_xfer *x)
+{
+    const struct s3_answer *a = &x->answer;
+    if (x->verb != S3_LIST || a->status != 200 || x->err.code)
+        return false;
+    r->page_read = s3_xml_page(a->body.p, a->body.len, &x->page, &r->page_err) == 0;
+    return r->page_read;
+}
+
 /* Whole, well-formed, and the same to two parsers; below the prefix, after the marker, ascending:
  * a listing that fails any of that may have left something out. */
 static int verdict_list(struct s3_reply *r, struct s3_xfer *x)
 {
-    const struct s3_answer *a = &x->answer;
-    if (s3_xml_page(a->body.p, a->body.len, &x->page, &x->err) < 0)
+    if (!r->page_read) {
+        x->err = r->page_err;
         return -1;
+    }
     uint64_t h = 0;
     const char *last = x->marker;
     for (size_t i = 0; i < x->page.n; i++) {

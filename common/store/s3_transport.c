@@ -60,7 +60,6 @@ struct s3_private {
     struct s3_xfer *next_active, *prev_active, *next_ended, *next_complete;
     void *libs3_private, *libs3_data;
     write_fn libs3_write;
-    bool libs3_refused;
     bool in_ended, added;
     CURLcode option_rc, result;
     struct s3_reply reply;
@@ -116,14 +115,8 @@ static size_t on_header(char *line, size_t size, size_t n, void *arg)
 static size_t on_write(char *data, size_t size, size_t n, void *arg)
 {
     struct s3_xfer *x = arg;
-    struct s3_private *p = x->priv;
     n *= size;
-    if (s3_reply_data(&p->reply, x, data, n) < 0)
-        return CURL_WRITEFUNC_ERROR;
-    /* libs3 sees nothing but the body of what may be a listing */
-    if (x->verb == S3_LIST && x->answer.status == 200 && p->libs3_write && !p->libs3_refused)
-        p->libs3_refused = p->libs3_write(data, 1, n, p->libs3_data) != n; /* then it has enough */
-    return n;
+    return s3_reply_data(&x->priv->reply, x, data, n) < 0 ? CURL_WRITEFUNC_ERROR : n;
 }
 
 static size_t on_read(char *to, size_t size, size_t n, void *arg)
@@ -399,7 +392,9 @@ static void on_poll(uv_poll_t *h, int status, int events)
 {
     struct sock *s = h->data;
     assert(s->magic == SOCK_MAGIC);
-    int flags = status < 0 ? CURL_CSELECT_ERR : 0;
+    /* an error on the socket: curl shall find out by itself which, CURL_CSELECT_ERR would hide it,
+     * and with it that a kept connection was dead and the request can be repeated */
+    int flags = status < 0 ? CURL_CSELECT_IN | CURL_CSELECT_OUT : 0;
     if (events & UV_READABLE)
         flags |= CURL_CSELECT_IN;
     if (events & UV_WRITABLE)
@@ -641,6 +636,7 @@ int s3_transport_new(uv_loop_t *loop, const struct s3_target *t, struct s3_trans
     (void)uv_timer_init(loop, &tr->timer);
     (void)uv_timer_init(loop, &tr->tick);
     (void)uv_idle_init(loop, &tr->soon);
+    tr->handles = 3;
     tr->timer.data = tr->tick.data = tr->soon.data = tr;
     *ret = tr;
     return 0;
@@ -661,7 +657,6 @@ void s3_transport_close(struct s3_transport *tr, void (*closed)(void *arg), void
         S3_deinitialize();
     while (tr->socks)
         sock_close(tr->socks);
-    tr->handles += 3;
     uv_close((uv_handle_t *)&tr->timer, on_closed);
     uv_close((uv_handle_t *)&tr->tick, on_closed);
     uv_close((uv_handle_t *)&tr->soon, on_closed);
@@ -760,6 +755,10 @@ CURLMcode __wrap_curl_multi_remove_handle(CURLM *m, CURL *easy)
     struct s3_private *p = x->priv;
     (void)__real_curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &x->answer.status);
     (void)__real_curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &x->answer.os_errno);
+    /* All that libs3 ever sees of an answer is a listing that has been found whole: its parser
+     * leaks the document when there is a DTD, and takes anything for a listing. */
+    if (p->result == CURLE_OK && p->libs3_write && s3_reply_page(&p->reply, x))
+        (void)p->libs3_write((char *)x->answer.body.p, 1, x->answer.body.len, p->libs3_data);
     p->added = false;
     if (p->prev_active)
         p->prev_active->priv->next_active = p->next_active;
