@@ -27,7 +27,7 @@ struct conf_target {
     char *path; /* S3: key prefix without leading or trailing slash, may be empty; file: absolute
                    directory */
     char *region;
-    enum conf_addressing addressing;
+    enum conf_addressing addressing; /* AUTO is resolved: PATH or VIRTUAL */
     char *access_key_id, *secret_access_key, *secret_access_key_file, *session_token;
     char *credentials_file, *profile; /* the rest of the credential chain is store/cred */
     bool skip_verify;
@@ -65,11 +65,14 @@ struct conf {
     size_t n_dbs;
     char **file; /* every file read, in order */
     size_t n_files;
+    struct conf_raw *raw; /* what was written where, for conf_dump; private */
 };
 
-/** conf_load(path, ret, errors): read the file and its includes. Every problem found is appended
- * to `errors`, one line each ("file:line: what (what to do)"), and then nothing is returned but
- * the first one's error in e. */
+/** conf_load(path, ret, errors, e): read the file and its includes. Every problem found is appended
+ * to `errors`, one line each ("file:line: what (what to do)"; a line that starts with a space
+ * belongs to the one before it), and then nothing is returned but the first one's error in e:
+ * ERR_CONFIG, or what reading `path` itself failed with (ERR_NOTFOUND, ERR_PERM ...). One call at
+ * a time: the INI library keeps its options in globals. */
 int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e);
 /** conf_parse(name, text, n, ret, errors, e): the same for bytes at hand, includes refused. */
 int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,

@@ -19,10 +19,10 @@
 #ifndef WALSUP_STORE_H
 #define WALSUP_STORE_H
 
-#include <uv.h>
-
 #include "common/base/err.h"
 #include "common/format/conf.h"
+
+#include <uv.h> /* after ours: it brings sys/param.h with its own MIN and MAX */
 
 struct store;
 struct store_req;

@@ -1,0 +1,635 @@
+/* A directory as a store. Everything that touches the disk runs in on_work() on a worker, a
+ * bounded piece at a time; after_work() delivers on the loop thread and queues the next piece. */
+#include "common/store/store_impl.h"
+
+#include <assert.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <libgen.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+#include <sys/xattr.h>
+#include <time.h>
+
+#include "common/base/clk.h"
+#include "common/base/fsx.h"
+
+#define OP_MAGIC 0x0f11e0a1u
+#define CHUNK_BYTES ((size_t)1 << 20)
+#define PUT_STEP_BYTES ((uint64_t)8 << 20) /* copied before the loop hears of it */
+#define TMP_STALE_MS (3600 * 1000)
+#define DIR_MODE 0750
+#define FILE_MODE 0640
+#define DEFAULT_CONNECTIONS 4
+#define MAX_DEPTH 64
+
+struct store_file {
+    struct store base;
+    char *dir;
+    struct op *ops; /* all that run, for close */
+};
+
+enum verb { PUT, GET, LIST, DELETE, HEAD };
+
+struct found {
+    char *key;
+    uint64_t size;
+    int64_t mtime_ms;
+};
+
+struct op {
+    unsigned magic;
+    enum verb verb;
+    struct store_file *store;
+    struct store_req *req;
+    struct op *next, *prev;
+    uv_work_t work;
+    atomic_bool canceled;
+    bool finished; /* the worker has nothing left to do */
+    struct err err;
+    char *path; /* of the object; the directory where the walk starts for LIST */
+
+    struct store_body body; /* PUT */
+    struct store_meta meta;
+    unsigned flags;
+    struct fsx_tmp tmp;
+
+    int fd; /* PUT: the source; GET: the object */
+    uint64_t off, end;
+    void *chunk;
+    size_t n_chunk;
+    store_sink_fn sink;
+    void *arg;
+    struct store_info info, *ret_info;
+    bool info_given;
+
+    const char *prefix, *after; /* LIST */
+    store_item_fn item;
+    struct found *found;
+    size_t n_found, cap_found;
+
+    const char *const *keys; /* DELETE */
+    size_t n_keys;
+};
+
+/* ---- on a worker: put ----------------------------------------------------------------------- */
+
+/* Create what is missing of a directory, and make each new entry durable in its parent: a file
+ * in a directory that a power cut undoes is not stored. */
+static int make_dirs(const char *dir, struct err *e)
+{
+    if (mkdir(dir, DIR_MODE) == 0 || errno == ENOENT) {
+        cleanup_free char *copy = util_strdup(dir);
+        const char *parent = dirname(copy);
+        struct stat st;
+        if (stat(dir, &st) < 0) {
+            int r = make_dirs(parent, e);
+            if (r < 0)
+                return r;
+            if (mkdir(dir, DIR_MODE) < 0 && errno != EEXIST)
+                return err_sys(e, errno, "create directory %s", dir);
+        }
+        return fsx_sync_dir(parent, e);
+    }
+    if (errno != EEXIST)
+        return err_sys(e, errno, "create directory %s", dir);
+    return 0;
+}
+
+static int set_xattr(int fd, const char *name, const char *value, struct err *e)
+{
+    char full[64];
+    (void)snprintf(full, sizeof full, "user.%s", name);
+    if (fsetxattr(fd, full, value, strlen(value), 0) == 0)
+        return 0;
+    /* no support, or no room for attributes: the object is what counts */
+    if (errno == ENOTSUP || errno == ENOSPC || errno == E2BIG || errno == EPERM)
+        return 0;
+    return err_sys(e, errno, "set attribute %s", full);
+}
+
+static int set_meta(int fd, const struct store_meta *m, struct err *e)
+{
+    struct store_meta_text text[STORE_META_MAX];
+    size_t n = store_meta_format(m, text);
+    for (size_t i = 0; i < n; i++) {
+        int r = set_xattr(fd, text[i].name, text[i].value, e);
+        if (r < 0)
+            return r;
+    }
+    if (m->timestamp_ms) {
+        struct timespec t = {.tv_sec = (time_t)(m->timestamp_ms / 1000),
+                             .tv_nsec = (long)(m->timestamp_ms % 1000) * 1000000};
+        struct timespec both[2] = {{.tv_nsec = UTIME_OMIT}, t};
+        if (futimens(fd, both) < 0)
+            return err_sys(e, errno, "set time");
+    }
+    return 0;
+}
+
+static int put_begin(struct op *op, struct err *e)
+{
+    if (op->body.path) {
+        op->fd = open(op->body.path, O_RDONLY | O_CLOEXEC);
+        if (op->fd < 0)
+            return err_sys(e, errno, "open %s", op->body.path);
+        op->chunk = malloc(CHUNK_BYTES);
+        if (!op->chunk)
+            return err_set(e, ERR_NOMEM, "no memory to copy %s", op->body.path);
+    }
+    /* the parents are there except for the first object: try before looking */
+    int r = fsx_tmp_open(op->path, FILE_MODE, &op->tmp, e);
+    if (r != -ERR_NOTFOUND)
+        return r;
+    cleanup_free char *copy = util_strdup(op->path);
+    r = make_dirs(dirname(copy), e);
+    if (r < 0)
+        return r;
+    err_clear(e);
+    return fsx_tmp_open(op->path, FILE_MODE, &op->tmp, e);
+}
+
+static int put_copy(struct op *op, struct err *e)
+{
+    if (!op->body.path) {
+        op->off = op->end;
+        return fsx_write_all(op->tmp.fd, op->body.p, (size_t)op->body.size, e);
+    }
+    for (uint64_t stop = MIN(op->end, op->off + PUT_STEP_BYTES); op->off < stop;) {
+        if (atomic_load(&op->canceled))
+            return err_set(e, ERR_CANCELED, "canceled");
+        size_t n = (size_t)MIN(stop - op->off, CHUNK_BYTES);
+        int r = fsx_pread_all(op->fd, op->chunk, n, op->off, e);
+        if (r < 0)
+            return err_wrap(e, "read %s", op->body.path);
+        r = fsx_write_all(op->tmp.fd, op->chunk, n, e);
+        if (r < 0)
+            return r;
+        op->off += n;
+    }
+    return 0;
+}
+
+static int put_publish(struct op *op, struct err *e)
+{
+    struct stat st;
+    if (op->body.path) {
+        if (fstat(op->fd, &st) < 0)
+            return err_sys(e, errno, "stat %s", op->body.path);
+        if ((uint64_t)st.st_size != op->body.size)
+            return err_set(e, ERR_CORRUPT, "%s has %lld bytes, %llu were announced",
+                           op->body.path, (long long)st.st_size,
+                           (unsigned long long)op->body.size);
+    }
+    int r = set_meta(op->tmp.fd, &op->meta, e);
+    if (r < 0)
+        return r;
+    r = fsx_tmp_publish(&op->tmp, op->flags & STORE_IF_ABSENT ? 0 : FSX_REPLACE, e);
+    if (r == -ERR_EXISTS) {
+        r = err_set(e, ERR_CONFLICT, "it exists already");
+        (void)err_hint(e, "another writer may be replicating to this path");
+    }
+    return r;
+}
+
+static int work_put(struct op *op, struct err *e)
+{
+    int r = op->tmp.path ? 0 : put_begin(op, e);
+    if (r == 0)
+        r = put_copy(op, e);
+    if (r < 0 || op->off < op->end)
+        return r;
+    op->finished = true;
+    return put_publish(op, e);
+}
+
+/* ---- on a worker: get, head, delete --------------------------------------------------------- */
+
+static void read_meta(int fd, struct store_meta *m)
+{
+    static const char *const names[] = {STORE_META_TIMESTAMP, STORE_META_CHECKSUM,
+                                        STORE_META_LINEAGE};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        char full[64], value[64];
+        (void)snprintf(full, sizeof full, "user.%s", names[i]);
+        ssize_t n = fgetxattr(fd, full, value, sizeof value - 1);
+        if (n < 0)
+            continue;
+        value[n] = '\0';
+        store_meta_parse(m, names[i], value);
+    }
+}
+
+static int64_t mtime_ms(const struct stat *st)
+{
+    return (int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000;
+}
+
+static int open_object(struct op *op, struct err *e)
+{
+    struct stat st;
+    /* O_NONBLOCK: a fifo in the way must not hold a worker */
+    op->fd = open(op->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (op->fd < 0 && errno == ELOOP)
+        return err_set(e, ERR_IO, "it is a symbolic link, which is not followed");
+    if (op->fd < 0)
+        return err_sys(e, errno, "open");
+    if (fstat(op->fd, &st) < 0)
+        return err_sys(e, errno, "stat");
+    if (S_ISDIR(st.st_mode)) /* a prefix, and on S3 that would be no object either */
+        return err_set(e, ERR_NOTFOUND, "it is a directory");
+    if (!S_ISREG(st.st_mode))
+        return err_set(e, ERR_IO, "it is not a regular file");
+    op->info.size = (uint64_t)st.st_size;
+    op->info.mtime_ms = mtime_ms(&st);
+    read_meta(op->fd, &op->info.meta);
+    return 0;
+}
+
+static int work_get(struct op *op, struct err *e)
+{
+    if (op->fd < 0) {
+        int r = open_object(op, e);
+        if (r < 0)
+            return r;
+        if (op->end == UINT64_MAX && op->off <= op->info.size)
+            op->end = op->info.size;
+        if (op->end > op->info.size)
+            return err_set(e, ERR_CORRUPT, "it has %llu bytes, %llu from %llu were asked for",
+                           (unsigned long long)op->info.size,
+                           (unsigned long long)(op->end - op->off), (unsigned long long)op->off);
+        op->chunk = malloc(MAX((size_t)1, (size_t)MIN(op->end - op->off, CHUNK_BYTES)));
+        if (!op->chunk)
+            return err_set(e, ERR_NOMEM, "no memory to read");
+    }
+    size_t n = (size_t)MIN(op->end - op->off, CHUNK_BYTES);
+    int r = fsx_pread_all(op->fd, op->chunk, n, op->off, e);
+    if (r < 0)
+        return r;
+    op->n_chunk = n;
+    op->off += n;
+    op->finished = op->off == op->end;
+    return 0;
+}
+
+static int work_head(struct op *op, struct err *e)
+{
+    op->finished = true;
+    return open_object(op, e);
+}
+
+static int work_delete(struct op *op, struct err *e)
+{
+    op->finished = true;
+    for (size_t i = 0; i < op->n_keys; i++) {
+        if (atomic_load(&op->canceled))
+            return err_set(e, ERR_CANCELED, "canceled");
+        cleanup_free char *path = util_printf("%s/%s", op->store->dir, op->keys[i]);
+        if (unlink(path) < 0 && errno != ENOENT && errno != ENOTDIR)
+            return err_sys(e, errno, "remove %s", path);
+    }
+    return 0;
+}
+
+/* ---- on a worker: list ---------------------------------------------------------------------- */
+
+static void closedirp(DIR **d)
+{
+    if (*d)
+        (void)closedir(*d);
+}
+
+static int add_found(struct op *op, const char *key, const struct stat *st, struct err *e)
+{
+    if (op->n_found == op->cap_found) {
+        size_t cap = op->cap_found ? op->cap_found * 2 : 64;
+        struct found *more = realloc(op->found, cap * sizeof *more);
+        if (!more)
+            return err_set(e, ERR_NOMEM, "no memory for a list of %zu objects", cap);
+        op->found = more;
+        op->cap_found = cap;
+    }
+    op->found[op->n_found++] =
+        (struct found){util_strdup(key), (uint64_t)st->st_size, mtime_ms(st)};
+    return 0;
+}
+
+/* can a key below this directory (given with its slash) match the prefix? */
+static bool dir_matches(const char *dir_key, const char *prefix)
+{
+    return !strncmp(dir_key, prefix, MIN(strlen(dir_key), strlen(prefix)));
+}
+
+static int walk(struct op *op, int dir_fd, const char *dir_key, unsigned depth, struct err *e);
+
+static int walk_entry(struct op *op, int dir_fd, const char *dir_key, const char *name,
+                      unsigned depth, struct err *e)
+{
+    cleanup_free char *key = util_printf("%s%s", dir_key, name);
+    struct stat st;
+    if (fstatat(dir_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return errno == ENOENT ? 0 : err_sys(e, errno, "stat %s/%s", op->store->dir, key);
+    if (S_ISDIR(st.st_mode)) {
+        cleanup_free char *sub = util_printf("%s/", key);
+        if (!dir_matches(sub, op->prefix))
+            return 0;
+        if (depth >= MAX_DEPTH)
+            return err_set(e, ERR_IO, "%s/%s is nested too deeply", op->store->dir, key);
+        int fd = openat(dir_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (fd < 0)
+            return errno == ENOENT ? 0 : err_sys(e, errno, "open %s/%s", op->store->dir, key);
+        return walk(op, fd, sub, depth + 1, e);
+    }
+    if (!S_ISREG(st.st_mode))
+        return 0;
+    if (fsx_is_tmp(name)) {
+        /* by the change time, which no put sets: a file that is being written is never old */
+        if (clk_real_ms() - (int64_t)st.st_ctim.tv_sec * 1000 > TMP_STALE_MS)
+            (void)unlinkat(dir_fd, name, 0);
+        return 0;
+    }
+    if (strncmp(key, op->prefix, strlen(op->prefix)) || strcmp(key, op->after) <= 0)
+        return 0;
+    return add_found(op, key, &st, e);
+}
+
+/* takes over dir_fd */
+static int walk(struct op *op, int dir_fd, const char *dir_key, unsigned depth, struct err *e)
+{
+    cleanup(closedirp) DIR *d = fdopendir(dir_fd);
+    if (!d) {
+        int errnum = errno;
+        (void)close(dir_fd);
+        return err_sys(e, errnum, "open directory %s/%s", op->store->dir, dir_key);
+    }
+    for (;;) {
+        if (atomic_load(&op->canceled))
+            return err_set(e, ERR_CANCELED, "canceled");
+        errno = 0;
+        const struct dirent *ent = readdir(d);
+        if (!ent)
+            return errno ? err_sys(e, errno, "read directory %s/%s", op->store->dir, dir_key) : 0;
+        if (!strcmp(ent->d_name, ".") || !strcmp(ent->d_name, ".."))
+            continue;
+        int r = walk_entry(op, dirfd(d), dir_key, ent->d_name, depth, e);
+        if (r < 0)
+            return r;
+    }
+}
+
+static int by_key(const void *a, const void *b)
+{
+    return strcmp(((const struct found *)a)->key, ((const struct found *)b)->key);
+}
+
+static int work_list(struct op *op, struct err *e)
+{
+    op->finished = true;
+    const char *slash = strrchr(op->prefix, '/');
+    cleanup_free char *dir_key =
+        slash ? strndup(op->prefix, (size_t)(slash - op->prefix) + 1) : util_strdup("");
+    int fd = open(op->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT || errno == ENOTDIR ? 0 : err_sys(e, errno, "open directory");
+    int r = walk(op, fd, dir_key, 0, e);
+    if (r == 0 && op->n_found)
+        qsort(op->found, op->n_found, sizeof *op->found, by_key);
+    return r;
+}
+
+/* ---- the loop's side ------------------------------------------------------------------------ */
+
+static void on_work(uv_work_t *w)
+{
+    struct op *op = w->data;
+    assert(op->magic == OP_MAGIC);
+    static int (*const work[])(struct op *, struct err *) = {
+        [PUT] = work_put, [GET] = work_get, [LIST] = work_list,
+        [DELETE] = work_delete, [HEAD] = work_head};
+    if (atomic_load(&op->canceled))
+        (void)err_set(&op->err, ERR_CANCELED, "canceled");
+    else
+        (void)work[op->verb](op, &op->err);
+    if (op->err.code && op->tmp.path)
+        fsx_tmp_abort(&op->tmp);
+}
+
+static void op_finish(struct op *op)
+{
+    static const char *const name[] = {
+        [PUT] = "write", [GET] = "read", [LIST] = "list", [DELETE] = "delete", [HEAD] = "look up"};
+    struct store_req *req = op->req;
+    struct store_file *f = op->store;
+    if (op->err.code == ERR_CANCELED)
+        (void)err_set(&req->err, ERR_CANCELED, "%s %s was canceled", name[op->verb], op->path);
+    else if (op->err.code) {
+        req->err = op->err;
+        (void)err_wrap(&req->err, "%s %s", name[op->verb], op->path);
+    }
+    if (op->prev)
+        op->prev->next = op->next;
+    else
+        f->ops = op->next;
+    if (op->next)
+        op->next->prev = op->prev;
+    if (op->fd >= 0)
+        (void)close(op->fd);
+    fsx_tmp_abort(&op->tmp);
+    for (size_t i = 0; i < op->n_found; i++)
+        free(op->found[i].key);
+    free(op->found);
+    free(op->chunk);
+    free(op->path);
+    op->magic = 0;
+    free(op);
+    /* the last request of a closing store: its done() comes first, then the barrier */
+    bool last = f->base.impl_closing && !f->ops;
+    store_finish(req);
+    if (last)
+        store_impl_closed(&f->base);
+}
+
+static int deliver(struct op *op)
+{
+    struct store_req *req = op->req;
+    if (op->ret_info && !op->info_given)
+        *op->ret_info = op->info;
+    op->info_given = true;
+    if (op->verb == PUT)
+        req->bytes = op->off;
+    if (op->verb == GET && op->n_chunk) {
+        size_t n = op->n_chunk;
+        op->n_chunk = 0;
+        req->bytes += n;
+        return op->sink(op->arg, op->chunk, n, &op->err);
+    }
+    for (size_t i = 0; i < op->n_found; i++) {
+        if (atomic_load(&op->canceled))
+            return err_set(&op->err, ERR_CANCELED, "canceled");
+        struct store_object o = {op->found[i].key, op->found[i].size, op->found[i].mtime_ms};
+        int r = op->item(op->arg, &o, &op->err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static void after_work(uv_work_t *w, int status);
+
+static void op_queue(struct op *op)
+{
+    op->work.data = op;
+    (void)uv_queue_work(op->store->base.loop, &op->work, on_work, after_work);
+}
+
+static void after_work(uv_work_t *w, int status)
+{
+    struct op *op = w->data;
+    assert(op->magic == OP_MAGIC);
+    if (status == UV_ECANCELED)
+        (void)err_set(&op->err, ERR_CANCELED, "canceled");
+    if (!op->err.code) {
+        int r = deliver(op);
+        if (r < 0 && !op->err.code)
+            (void)err_set(&op->err, (enum err_code)-r, "refused by the receiver");
+    }
+    if (op->err.code || op->finished)
+        op_finish(op);
+    else
+        op_queue(op);
+}
+
+static struct op *op_new(struct store *s, struct store_req *req, enum verb verb, const char *key)
+{
+    struct store_file *f = CONTAINER_OF(s, struct store_file, base);
+    struct op *op = util_zalloc(sizeof *op);
+    op->magic = OP_MAGIC;
+    op->verb = verb;
+    op->store = f;
+    op->req = req;
+    op->fd = -1;
+    op->tmp = (struct fsx_tmp)FSX_TMP_INIT;
+    op->path = key ? util_printf("%s/%s", f->dir, key) : util_strdup(f->dir);
+    op->next = f->ops;
+    if (op->next)
+        op->next->prev = op;
+    f->ops = op;
+    req->impl = op;
+    return op;
+}
+
+static void file_put(struct store *s, struct store_req *req, const char *key,
+                     const struct store_body *body, const struct store_meta *meta, unsigned flags)
+{
+    const char *slash = strrchr(key, '/');
+    if (fsx_is_tmp(slash ? slash + 1 : key)) { /* list would take it for a left-over */
+        (void)err_set(&req->err, ERR_USAGE, "object name \"%s\" looks like a temporary file", key);
+        store_finish_later(req);
+        return;
+    }
+    struct op *op = op_new(s, req, PUT, key);
+    op->body = *body;
+    if (meta)
+        op->meta = *meta;
+    op->flags = flags;
+    op->end = body->size;
+    op_queue(op);
+}
+
+static void file_get(struct store *s, struct store_req *req, const char *key, uint64_t off,
+                     uint64_t len, store_sink_fn sink, void *arg, struct store_info *ret_info)
+{
+    struct op *op = op_new(s, req, GET, key);
+    op->off = off;
+    op->end = len > UINT64_MAX - off ? UINT64_MAX : off + len;
+    op->sink = sink;
+    op->arg = arg;
+    op->ret_info = ret_info;
+    op_queue(op);
+}
+
+static void file_list(struct store *s, struct store_req *req, const char *prefix,
+                      const char *after, store_item_fn item, void *arg)
+{
+    const char *slash = strrchr(prefix, '/');
+    cleanup_free char *dir = slash ? strndup(prefix, (size_t)(slash - prefix)) : NULL;
+    if (dir && store_key_ok(dir, &req->err) < 0) {
+        store_finish_later(req);
+        return;
+    }
+    struct op *op = op_new(s, req, LIST, dir);
+    op->prefix = prefix;
+    op->after = after;
+    op->item = item;
+    op->arg = arg;
+    op_queue(op);
+}
+
+static void file_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n)
+{
+    struct op *op = op_new(s, req, DELETE, n == 1 ? keys[0] : NULL);
+    op->keys = keys;
+    op->n_keys = n;
+    op_queue(op);
+}
+
+static void file_head(struct store *s, struct store_req *req, const char *key,
+                      struct store_info *ret_info)
+{
+    struct op *op = op_new(s, req, HEAD, key);
+    op->ret_info = ret_info;
+    op_queue(op);
+}
+
+static void op_cancel(struct op *op)
+{
+    atomic_store(&op->canceled, true);
+    (void)uv_cancel((uv_req_t *)&op->work); /* fails when it runs: then the flag ends it */
+}
+
+static void file_cancel(struct store_req *req)
+{
+    op_cancel(req->impl);
+}
+
+static void file_close(struct store *s)
+{
+    struct store_file *f = CONTAINER_OF(s, struct store_file, base);
+    s->impl_closing = true;
+    for (struct op *op = f->ops; op; op = op->next)
+        op_cancel(op);
+    if (!f->ops)
+        store_impl_closed(s);
+}
+
+static void file_free(struct store *s)
+{
+    struct store_file *f = CONTAINER_OF(s, struct store_file, base);
+    free(f->dir);
+    free(f);
+}
+
+static const struct store_ops ops = {
+    file_put, file_get, file_list, file_delete, file_head, file_cancel, file_close, file_free};
+
+int store_file_new(uv_loop_t *loop, const struct conf_target *t, struct store **ret,
+                   struct err *e)
+{
+    (void)loop;
+    if (!t->path || t->path[0] != '/') {
+        (void)err_set(e, ERR_CONFIG, "target %s: the directory \"%s\" is not an absolute path",
+                      t->name ? t->name : "", t->path ? t->path : "");
+        return err_hint(e, "write path = /some/directory");
+    }
+    struct store_file *f = util_zalloc(sizeof *f);
+    f->base.ops = &ops;
+    f->base.describe = util_strdup(t->path);
+    f->base.connections = t->max_connections ? t->max_connections : DEFAULT_CONNECTIONS;
+    f->dir = util_strdup(t->path);
+    size_t n = strlen(f->dir);
+    while (n > 1 && f->dir[n - 1] == '/')
+        f->dir[--n] = '\0';
+    *ret = &f->base;
+    return 0;
+}

@@ -1,0 +1,77 @@
+/* store_impl.h - what a kind of store provides, and what store.c gives it in return. Only the
+ * store_*.c files include this. Loop thread only. */
+#ifndef WALSUP_STORE_IMPL_H
+#define WALSUP_STORE_IMPL_H
+
+#include "common/store/store.h"
+
+/* Each of the first five has to end in exactly one store_finish(req), later. `close` cancels all
+ * of the store's requests and ends in exactly one store_impl_closed(s), which may come from inside
+ * and must come only when no request is left and nothing of the kind refers to the store. */
+struct store_ops {
+    void (*put)(struct store *s, struct store_req *req, const char *key,
+                const struct store_body *body, const struct store_meta *meta, unsigned flags);
+    void (*get)(struct store *s, struct store_req *req, const char *key, uint64_t off,
+                uint64_t len, store_sink_fn sink, void *arg, struct store_info *ret_info);
+    void (*list)(struct store *s, struct store_req *req, const char *prefix, const char *after,
+                 store_item_fn item, void *arg);
+    void (*del)(struct store *s, struct store_req *req, const char *const *keys, size_t n);
+    void (*head)(struct store *s, struct store_req *req, const char *key,
+                 struct store_info *ret_info);
+    void (*cancel)(struct store_req *req);
+    void (*close)(struct store *s);
+    void (*free)(struct store *s);
+};
+
+/* embedded as the first member of struct store_file and struct store_s3 */
+struct store {
+    unsigned magic;
+    const struct store_ops *ops;
+    uv_loop_t *loop;
+    enum conf_target_type type;
+    char *describe;
+    unsigned connections;
+
+    unsigned in_flight; /* submitted, done() not yet called */
+    bool closing, impl_closing, impl_closed, handle_closing;
+    void (*closed)(void *arg);
+    void *closed_arg;
+    uv_idle_t later;           /* calls done() of the requests in late */
+    struct store_req **late;   /* failed inside their own submitting call */
+    size_t n_late, cap_late;
+};
+
+/** store_file_new(), store_s3_new(): like store_open, without the common part. */
+int store_file_new(uv_loop_t *loop, const struct conf_target *t, struct store **ret,
+                   struct err *e);
+int store_s3_new(uv_loop_t *loop, const struct conf_target *t, struct store **ret, struct err *e);
+
+/** store_finish(req): call done(); the request and, once the store is closing, everything else
+ * may be gone when this returns. */
+void store_finish(struct store_req *req);
+/** store_finish_later(req): the same from inside a submitting call. */
+void store_finish_later(struct store_req *req);
+void store_impl_closed(struct store *s);
+
+/** store_key_ok(key, e): no empty, "." or ".." component, no control character, at most 1024
+ * bytes: such names mean different things to different stores. */
+int store_key_ok(const char *key, struct err *e);
+
+/* Metadata as text: names without their "user." or "x-amz-meta-". */
+#define STORE_META_TIMESTAMP "litestream-timestamp"
+#define STORE_META_CHECKSUM "walsup-checksum"
+#define STORE_META_LINEAGE "walsup-lineage"
+#define STORE_META_MAX 3
+struct store_meta_text {
+    const char *name;
+    char value[40];
+};
+/** store_meta_format(m, out): the fields that are set; returns how many. m may be NULL. */
+size_t store_meta_format(const struct store_meta *m, struct store_meta_text out[STORE_META_MAX]);
+/** store_meta_parse(m, name, value): unknown names and unreadable values are left out, because
+ * other programs may have written them. */
+void store_meta_parse(struct store_meta *m, const char *name, const char *value);
+/** store_rfc3339(text, ret_ms): false when malformed. */
+bool store_rfc3339(const char *text, int64_t *ret_ms);
+
+#endif

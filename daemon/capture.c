@@ -1,0 +1,477 @@
+#include "daemon/capture.h"
+
+#include "common/format/wal.h"
+#include "daemon/framemap.h"
+
+#define CHUNK_BYTES (1u << 20)
+#define OUT_BYTES (256u << 10)
+
+bool capture_same_wal(const struct capture_pos *pos, const struct session_index *x)
+{
+    return pos->salt[0] == x->salt[0] && pos->salt[1] == x->salt[1];
+}
+
+uint32_t capture_behind(const struct capture_pos *pos, const struct session_index *x)
+{
+    if (!pos->valid || !capture_same_wal(pos, x))
+        return x->n;
+    return x->n > pos->frame ? x->n - pos->frame : 0;
+}
+
+/* ---- output ----------------------------------------------------------------------------------- */
+
+struct output {
+    struct fsx_tmp *tmp;
+    uint8_t *buf;
+    size_t used;
+};
+
+static int output_flush(struct output *o, struct err *e)
+{
+    int r = fsx_write_all(o->tmp->fd, o->buf, o->used, e);
+    o->used = 0;
+    return r < 0 ? err_wrap(e, "write %s", o->tmp->tmp) : 0;
+}
+
+static int output_write(void *arg, const void *p, size_t n, struct err *e)
+{
+    struct output *o = arg;
+    const uint8_t *from = p;
+    while (n) {
+        size_t part = MIN(n, OUT_BYTES - o->used);
+        memcpy(o->buf + o->used, from, part);
+        o->used += part;
+        from += part;
+        n -= part;
+        if (o->used == OUT_BYTES) {
+            int r = output_flush(o, e);
+            if (r < 0)
+                return r;
+        }
+    }
+    return 0;
+}
+
+static void encoder_freep(struct ltx_encoder **enc)
+{
+    *enc = ltx_encoder_free(*enc);
+}
+
+/* ---- scanning frames -------------------------------------------------------------------------- */
+
+/* The range of frames looked at, and what was learned. */
+struct scan {
+    struct wal_header wal;
+    uint32_t cksum[2]; /* running checksum, after the last frame read */
+    uint32_t last;     /* last frame that counts */
+    uint32_t commit;   /* database size of the last commit frame seen */
+    uint32_t commit_cksum[2];
+    struct framemap map;
+    /* the frames as read, kept when the whole range fits: then no page is read twice */
+    uint8_t *kept;
+    uint32_t kept_first;
+};
+
+static void scan_done(struct scan *sc)
+{
+    framemap_free(&sc->map);
+    free(sc->kept);
+    sc->kept = NULL;
+}
+
+/* Read the WAL header and compare its salts with the wal-index: 0, BROKEN when they differ. */
+static int scan_header(struct session *s, const struct session_index *x, struct scan *sc,
+                       struct err *e)
+{
+    uint8_t h[WAL_HEADER_SIZE];
+    int r = session_wal_read(s, 0, h, sizeof h, e);
+    if (r == 0)
+        r = wal_header_parse(h, &sc->wal, e);
+    if (r < 0)
+        return err_wrap(e, "WAL of %s", session_path(s));
+    if (sc->wal.salt[0] != x->salt[0] || sc->wal.salt[1] != x->salt[1])
+        return CAPTURE_BROKEN;
+    if (sc->wal.page_size != x->page_size)
+        return err_set(e, ERR_CORRUPT, "the WAL of %s has page size %u, its wal-index %u",
+                       session_path(s), sc->wal.page_size, x->page_size);
+    return 0;
+}
+
+enum { SCAN_CUT = 1 };
+
+static int scan_chunk(struct session *s, struct scan *sc, const uint8_t *p, uint32_t first,
+                      uint32_t n, uint64_t limit_frames, uint32_t from, struct err *e)
+{
+    size_t size = wal_frame_size(sc->wal.page_size);
+    for (uint32_t i = 0; i < n; i++) {
+        struct wal_frame f;
+        if (!wal_frame_check(&sc->wal, p + i * size, sc->cksum, &f))
+            return err_set(e, ERR_CORRUPT, "frame %u of the WAL of %s fails its checksum",
+                           first + i, session_path(s));
+        int r = framemap_put(&sc->map, f.pgno, first + i, e);
+        if (r < 0)
+            return r;
+        if (!f.commit)
+            continue;
+        sc->last = first + i;
+        sc->commit = f.commit;
+        memcpy(sc->commit_cksum, sc->cksum, sizeof sc->cksum);
+        if (sc->last - from + 1 >= limit_frames)
+            return SCAN_CUT;
+    }
+    return 0;
+}
+
+/* Check and map frames first..last; stops at the first commit frame that is limit_frames or more
+ * into the range. sc->cksum is the running checksum before `first`. */
+static int scan_frames(struct session *s, struct scan *sc, uint32_t first, uint32_t last,
+                       uint64_t limit_frames, struct err *e)
+{
+    size_t size = wal_frame_size(sc->wal.page_size);
+    uint32_t per = MAX(CHUNK_BYTES / (uint32_t)size, 1u);
+    uint32_t total = last - first + 1;
+    bool keep = total <= per;
+    if (keep)
+        per = total;
+    cleanup_free uint8_t *chunk = malloc(per * size);
+    if (!chunk)
+        return err_set(e, ERR_NOMEM, "no memory to read the WAL of %s", session_path(s));
+    for (uint32_t k = first; k <= last;) {
+        uint32_t n = MIN(per, last - k + 1);
+        int r = session_wal_read(s, wal_frame_off(sc->wal.page_size, k), chunk, n * size, e);
+        if (r == 0)
+            r = scan_chunk(s, sc, chunk, k, n, limit_frames, first, e);
+        if (r < 0)
+            return r;
+        k += n;
+        if (r == SCAN_CUT)
+            break;
+    }
+    if (keep) {
+        sc->kept = TAKE_PTR(chunk);
+        sc->kept_first = first;
+    }
+    return 0;
+}
+
+static int read_frame_page(struct session *s, const struct scan *sc, uint32_t frame, uint8_t *page,
+                           struct err *e)
+{
+    uint32_t ps = sc->wal.page_size;
+    if (sc->kept && frame >= sc->kept_first) {
+        memcpy(page,
+               sc->kept + (frame - sc->kept_first) * wal_frame_size(ps) + WAL_FRAME_HEADER_SIZE,
+               ps);
+        return 0;
+    }
+    return session_wal_read(s, wal_frame_off(ps, frame) + WAL_FRAME_HEADER_SIZE, page, ps, e);
+}
+
+/* ---- a range of frames ------------------------------------------------------------------------ */
+
+static bool growth_missing(const struct scan *sc, uint32_t prev)
+{
+    uint32_t lock = ltx_lock_pgno(sc->wal.page_size);
+    for (uint32_t p = prev + 1; p && p <= sc->commit; p++)
+        if (p != lock && !framemap_has(&sc->map, p))
+            return true;
+    return false;
+}
+
+/* Pages that the database grew by without a frame in the range: a reader would see the latest older
+ * frame of this WAL, else the file. */
+static int complete_growth(struct session *s, struct scan *sc, const struct session_index *x,
+                           uint32_t prev, uint32_t pos_frame, struct err *e)
+{
+    uint32_t lock = ltx_lock_pgno(sc->wal.page_size);
+    struct framemap older cleanup_framemap = {NULL, 0, 0};
+    if (x->n != x->b) {
+        uint8_t h[WAL_FRAME_HEADER_SIZE];
+        for (uint32_t k = 1; k <= pos_frame; k++) {
+            int r = session_wal_read(s, wal_frame_off(sc->wal.page_size, k), h, sizeof h, e);
+            struct wal_frame f = wal_frame_parse(h);
+            if (r == 0 && f.pgno > prev && f.pgno <= sc->commit)
+                r = framemap_put(&older, f.pgno, k, e);
+            if (r < 0)
+                return r;
+        }
+        framemap_sort(&older, UINT32_MAX);
+    }
+    size_t i = 0;
+    for (uint32_t p = prev + 1; p && p <= sc->commit; p++) {
+        if (p == lock || framemap_has(&sc->map, p))
+            continue;
+        while (i < older.n && older.slot[i].pgno < p)
+            i++;
+        uint32_t frame = i < older.n && older.slot[i].pgno == p ? older.slot[i].frame : 0;
+        int r = framemap_put(&sc->map, p, frame, e);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int write_range(struct session *s, struct scan *sc, struct ltx_encoder *enc,
+                       struct capture_file *out, struct err *e)
+{
+    uint32_t lock = ltx_lock_pgno(sc->wal.page_size);
+    cleanup_free uint8_t *page = malloc(sc->wal.page_size);
+    if (!page)
+        return err_set(e, ERR_NOMEM, "no memory for a page");
+    framemap_sort(&sc->map, sc->commit);
+    for (size_t i = 0; i < sc->map.n; i++) {
+        const struct framemap_entry *m = &sc->map.slot[i];
+        if (m->pgno == lock)
+            continue;
+        int r = m->frame ? read_frame_page(s, sc, m->frame, page, e)
+                         : session_db_read(s, m->pgno, 1, page, e);
+        if (r == 0)
+            r = ltx_encoder_page(enc, m->pgno, page, e);
+        if (r < 0)
+            return r;
+        out->n_pages++;
+    }
+    return 0;
+}
+
+static void fill_header(struct ltx_header *h, const struct capture_opts *o, uint32_t page_size,
+                        uint32_t commit)
+{
+    *h = (struct ltx_header){
+        .flags = LTX_FLAG_NO_CHECKSUM,
+        .page_size = page_size,
+        .commit = commit,
+        .min_txid = o->min_txid,
+        .max_txid = o->max_txid,
+        .timestamp_ms = o->timestamp_ms,
+        .node_id = o->lineage,
+    };
+}
+
+/* Header, pages (by fn), trailer; the temporary file is left in out->tmp. */
+static int write_file(struct session *s, const struct capture_opts *o, struct capture_file *out,
+                      int (*pages)(struct session *, void *, struct ltx_encoder *,
+                                   struct capture_file *, struct err *),
+                      void *arg, struct err *e)
+{
+    cleanup_free uint8_t *buf = malloc(OUT_BYTES);
+    if (!buf)
+        return err_set(e, ERR_NOMEM, "no memory for an output buffer");
+    int r = fsx_tmp_open(o->path, 0600, &out->tmp, e);
+    if (r < 0)
+        return r;
+    struct output output = {&out->tmp, buf, 0};
+    cleanup(encoder_freep) struct ltx_encoder *enc = NULL;
+    r = ltx_encoder_new(&out->h, o->encoding, output_write, &output, &enc, e);
+    if (r == 0)
+        r = pages(s, arg, enc, out, e);
+    if (r == 0)
+        r = ltx_encoder_finish(enc, 0, &out->size, e);
+    if (r == 0)
+        r = output_flush(&output, e);
+    if (r != 0)
+        fsx_tmp_abort(&out->tmp);
+    return r;
+}
+
+static int range_pages(struct session *s, void *arg, struct ltx_encoder *enc,
+                       struct capture_file *out, struct err *e)
+{
+    return write_range(s, arg, enc, out, e);
+}
+
+/* Where the range starts: 0 with sc and *ret_first set, BROKEN if the WAL is not the one expected. */
+static int range_start(struct session *s, const struct capture_pos *pos,
+                       const struct session_index *x, struct scan *sc, uint32_t *ret_first,
+                       struct err *e)
+{
+    int r = scan_header(s, x, sc, e);
+    if (r != 0)
+        return r;
+    bool same = capture_same_wal(pos, x);
+    if (!same && !pos->restartable)
+        return CAPTURE_BROKEN;
+    bool from_start = !same || !pos->frame;
+    memcpy(sc->cksum, from_start ? sc->wal.cksum : pos->cksum, sizeof sc->cksum);
+    *ret_first = from_start ? 1 : pos->frame + 1;
+    return 0;
+}
+
+static int range(struct session *s, const struct capture_pos *pos, const struct session_index *x,
+                 const struct capture_opts *o, struct scan *sc, struct capture_file *out,
+                 struct err *e)
+{
+    uint32_t first = 1;
+    int r = range_start(s, pos, x, sc, &first, e);
+    if (r != 0)
+        return r;
+    uint64_t size = wal_frame_size(x->page_size);
+    r = scan_frames(s, sc, first, x->n, MAX(o->limit_bytes / size, (uint64_t)1), e);
+    if (r < 0)
+        return r;
+    if (growth_missing(sc, pos->pages)) {
+        /* The file may already hold newer versions of such pages than a cut in the middle of the
+         * WAL would show, so the range goes to the end. */
+        if (sc->last < x->n) {
+            scan_done(sc);
+            memcpy(sc->cksum, first == 1 ? sc->wal.cksum : pos->cksum, sizeof sc->cksum);
+            r = scan_frames(s, sc, first, x->n, UINT64_MAX, e);
+            if (r < 0)
+                return r;
+        }
+        r = complete_growth(s, sc, x, pos->pages, first - 1, e);
+        if (r < 0)
+            return r;
+    }
+    if (!sc->commit || (sc->last == x->n && memcmp(sc->commit_cksum, x->cksum, sizeof x->cksum)))
+        return err_set(e, ERR_CORRUPT, "the WAL of %s does not end in the commit its wal-index names",
+                       session_path(s));
+    fill_header(&out->h, o, x->page_size, sc->commit);
+    out->frames = sc->last - first + 1;
+    out->h.wal_offset = (int64_t)wal_frame_off(x->page_size, first);
+    out->h.wal_size = (int64_t)(out->frames * size);
+    memcpy(out->h.wal_salt, x->salt, sizeof x->salt);
+    return write_file(s, o, out, range_pages, sc, e);
+}
+
+int capture_range(struct session *s, struct capture_pos *pos, const struct capture_opts *opts,
+                  struct capture_file *ret, struct err *e)
+{
+    struct session_index x, after;
+    int r = session_index(s, &x, e);
+    if (r < 0)
+        return r;
+    if (!pos->valid || (!capture_same_wal(pos, &x) && !pos->restartable) ||
+        (capture_same_wal(pos, &x) && x.n < pos->frame)) {
+        pos->valid = false;
+        return CAPTURE_BROKEN;
+    }
+    if (!capture_behind(pos, &x))
+        return CAPTURE_NOTHING;
+    cleanup(scan_done) struct scan sc = {.last = 0};
+    *ret = (struct capture_file){.tmp = FSX_TMP_INIT};
+    r = range(s, pos, &x, opts, &sc, ret, e);
+    if (r == 0 || r == CAPTURE_BROKEN || r == -ERR_CORRUPT) {
+        /* A guard that landed in slot 0 with frames not ours cannot stop a restart: whatever was
+         * read, or seemed damaged, while that happened means nothing. */
+        int r2 = session_index(s, &after, e);
+        if (r2 == 0 && (after.salt[0] != x.salt[0] || after.salt[1] != x.salt[1]))
+            r2 = CAPTURE_BROKEN;
+        if (r2 != 0) {
+            fsx_tmp_abort(&ret->tmp);
+            r = r2;
+        }
+    }
+    if (r == CAPTURE_BROKEN)
+        pos->valid = false;
+    if (r != 0)
+        return r;
+    *pos = (struct capture_pos){
+        .valid = true,
+        .salt = {x.salt[0], x.salt[1]},
+        .frame = sc.last,
+        .cksum = {sc.commit_cksum[0], sc.commit_cksum[1]},
+        .pages = sc.commit,
+        .restartable = false,
+    };
+    return 0;
+}
+
+/* ---- the whole database ----------------------------------------------------------------------- */
+
+struct full {
+    const struct session_index *x;
+    struct scan sc;
+};
+
+static int full_pages(struct session *s, void *arg, struct ltx_encoder *enc,
+                      struct capture_file *out, struct err *e)
+{
+    struct full *f = arg;
+    uint32_t ps = f->x->page_size;
+    uint32_t lock = ltx_lock_pgno(ps);
+    uint32_t per = CHUNK_BYTES / ps;
+    cleanup_free uint8_t *pages = malloc(CHUNK_BYTES);
+    if (!pages)
+        return err_set(e, ERR_NOMEM, "no memory to read %s", session_path(s));
+    framemap_sort(&f->sc.map, f->x->pages);
+    const struct framemap_entry *m = f->sc.map.slot;
+    const struct framemap_entry *m_end = m + f->sc.map.n;
+    for (uint32_t first = 1; first && first <= f->x->pages; first += per) {
+        uint32_t n = MIN(per, f->x->pages - first + 1);
+        int r = session_db_read(s, first, n, pages, e);
+        if (r < 0)
+            return r;
+        for (uint32_t i = 0; i < n; i++) {
+            uint8_t *page = pages + (size_t)i * ps;
+            if (m < m_end && m->pgno == first + i) {
+                r = read_frame_page(s, &f->sc, m->frame, page, e);
+                if (r < 0)
+                    return r;
+                m++;
+            }
+            if (first + i == lock)
+                continue;
+            r = ltx_encoder_page(enc, first + i, page, e);
+            if (r < 0)
+                return r;
+            out->n_pages++;
+        }
+    }
+    return 0;
+}
+
+static int full(struct session *s, struct full *f, const struct capture_opts *o,
+                struct capture_file *out, struct err *e)
+{
+    const struct session_index *x = f->x;
+    /* When everything was copied the file alone is the truth, and the WAL may be overwritten under
+     * us: do not look at it. */
+    if (x->n != x->b) {
+        int r = scan_header(s, x, &f->sc, e);
+        if (r != 0)
+            return r;
+        memcpy(f->sc.cksum, f->sc.wal.cksum, sizeof f->sc.cksum);
+        r = scan_frames(s, &f->sc, 1, x->n, UINT64_MAX, e);
+        if (r < 0)
+            return r;
+        if (f->sc.last != x->n || memcmp(f->sc.commit_cksum, x->cksum, sizeof x->cksum))
+            return err_set(e, ERR_CORRUPT,
+                           "the WAL of %s does not end in the commit its wal-index names",
+                           session_path(s));
+        out->frames = x->n;
+    }
+    fill_header(&out->h, o, x->page_size, x->pages);
+    out->h.wal_offset = WAL_HEADER_SIZE;
+    out->h.wal_size = (int64_t)(x->n * wal_frame_size(x->page_size));
+    memcpy(out->h.wal_salt, x->salt, sizeof x->salt);
+    return write_file(s, o, out, full_pages, f, e);
+}
+
+int capture_full(struct session *s, const struct session_index *x, struct capture_pos *pos,
+                 const struct capture_opts *opts, struct capture_file *ret, struct err *e)
+{
+    *ret = (struct capture_file){.tmp = FSX_TMP_INIT};
+    if (!x->pages)
+        return CAPTURE_NOTHING;
+    struct full f = {.x = x, .sc = {.last = 0}};
+    int r = full(s, &f, opts, ret, e);
+    scan_done(&f.sc);
+    if (r == -ERR_CORRUPT) {
+        struct session_index after;
+        if (session_index(s, &after, NULL) == 0 &&
+            (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
+            r = CAPTURE_BROKEN;
+    }
+    if (r != 0)
+        return r;
+    *pos = (struct capture_pos){
+        .valid = true,
+        .salt = {x->salt[0], x->salt[1]},
+        .frame = x->n,
+        .cksum = {x->cksum[0], x->cksum[1]},
+        .pages = x->pages,
+        .restartable = x->n == x->b,
+    };
+    return 0;
+}

@@ -1,0 +1,61 @@
+/* capture.h - committed WAL frames (or the whole database) to one LTX file.
+ * Worker threads; the caller holds a guard on the session throughout. */
+#ifndef WALSUP_CAPTURE_H
+#define WALSUP_CAPTURE_H
+
+#include "common/base/fsx.h"
+#include "common/format/ltx.h"
+#include "daemon/session.h"
+
+/* The position: the last captured frame. Everything up to it is in LTX files. */
+struct capture_pos {
+    bool valid;
+    uint32_t salt[2];
+    uint32_t frame;
+    uint32_t cksum[2]; /* running WAL checksum after that frame */
+    uint32_t pages;    /* database size in pages at that frame */
+    /* At some moment under two guards everything was captured and copied into the database: the
+     * next change of salts is a restart that loses nothing. */
+    bool restartable;
+};
+
+/* One LTX file, written but not yet visible. */
+struct capture_file {
+    struct ltx_header h;
+    struct fsx_tmp tmp;
+    uint64_t size;
+    uint32_t n_pages;
+    uint32_t frames; /* WAL frames it stands for */
+};
+
+enum capture_outcome {
+    CAPTURE_NOTHING = 1, /* no committed frame after the position */
+    CAPTURE_BROKEN = 2,  /* continuity with the position is lost: only a full capture helps */
+};
+
+/* How the file is to be made. */
+struct capture_opts {
+    const char *path; /* final name */
+    uint64_t min_txid, max_txid;
+    int64_t timestamp_ms;
+    uint64_t lineage;
+    enum ltx_encoding encoding;
+    uint64_t limit_bytes; /* range only: cut at the first commit past this many bytes of WAL */
+};
+
+/** capture_range(s, pos, opts, ret, e): the frames after pos, newest version of each page, pages beyond
+ * the final commit dropped, growth completed, into one file; pos moves to its last frame. On every
+ * other outcome pos stays, except that `valid` is cleared with BROKEN. */
+int capture_range(struct session *s, struct capture_pos *pos, const struct capture_opts *opts,
+                  struct capture_file *ret, struct err *e);
+/** capture_full(s, x, pos, opts, ret, e): every page as a reader at x sees it; pos becomes x. x was read
+ * under a guard that is still held. BROKEN: the WAL was restarted under the read; try again.
+ * NOTHING: the database has no page yet. */
+int capture_full(struct session *s, const struct session_index *x, struct capture_pos *pos,
+                 const struct capture_opts *opts, struct capture_file *ret, struct err *e);
+/** capture_behind(pos, x): frames between the position and the end of the WAL. */
+uint32_t capture_behind(const struct capture_pos *pos, const struct session_index *x);
+/** capture_same_wal(pos, x): the position lies in the WAL that x describes. */
+bool capture_same_wal(const struct capture_pos *pos, const struct session_index *x);
+
+#endif

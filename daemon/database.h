@@ -1,0 +1,125 @@
+/* database.h - one configured database on the loop thread: decides when its source runs, owns the
+ * list of spool files and the uploaders. Loop thread only. */
+#ifndef WALSUP_DATABASE_H
+#define WALSUP_DATABASE_H
+
+#include "common/store/retry.h"
+#include "daemon/source.h"
+#include "daemon/uploader.h"
+
+enum database_event {
+    DATABASE_WAL,  /* the -wal changed: most likely a commit */
+    DATABASE_FILE, /* the database file itself was written: somebody checkpoints */
+    DATABASE_NAME, /* created, removed or renamed */
+};
+
+struct database_sync;
+/** called once: e->code ERR_OK when every replica has everything committed before the call */
+typedef void (*database_sync_fn)(struct database_sync *w, const struct err *e);
+struct database_sync {
+    database_sync_fn done;
+    void *data;
+    bool wait; /* for the replicas; else only for the spool */
+    /* the database's own */
+    struct database *db;
+    struct database_sync *next;
+    bool armed;        /* the capture that covers the call has run */
+    uint64_t txid;     /* what the replicas must reach */
+    uv_timer_t timer;
+    struct err err;    /* the answer, once it is decided */
+};
+
+struct database {
+    unsigned magic;
+    uv_loop_t *loop;
+    char *name, *path, *dir;
+    struct source_conf source_conf;
+    struct source *source;
+    struct uploader **up;
+    size_t n_up;
+    uint64_t scan_ms;
+
+    struct spool_file *file; /* what is in the spool, ascending TXIDs */
+    size_t n_files, cap_files;
+
+    /* the job */
+    uv_work_t work;
+    bool running;
+    struct source_job job;
+    struct source_result result;
+    uint64_t job_started_ms;
+    struct database_sync *riding; /* waiters whose capture is the running job's */
+
+    /* what is wanted */
+    bool loaded, numbered;
+    uint64_t number_deadline_ms;
+    bool has_history; /* local state was there: TXIDs are known without asking a replica */
+    uint64_t renumber; /* lowest TXID that is free in every replica that was listed */
+    bool dirty, assist, look, force, snapshot_wanted;
+    uint64_t last_event_ms, last_run_ms, last_assist_ms, settle_after_ms;
+    struct retry retry;
+    uint64_t retry_at_ms;
+    uv_timer_t timer;
+    struct database_sync *waiting;
+
+    /* what is known, for status */
+    enum source_state state;
+    bool attached_once; /* the first attempt to attach is over, whatever came of it */
+    struct err err;     /* of the last run, while retry.failures > 0 */
+    struct source_result seen; /* last run's figures */
+    uint64_t txid;
+    int64_t since_ms;       /* real time of the last change of state */
+    int64_t last_commit_ms; /* real time of the last capture that found something */
+    uint64_t dropped;       /* spool files up to here were removed */
+    uint64_t drop_snapshot;
+
+    bool closing, flushing;
+    void (*closed)(struct database *db, void *arg);
+    void *closed_arg;
+    size_t uploaders_open;
+    bool timer_open, detached;
+    void *owner; /* the manager */
+    void (*changed)(struct database *db, void *owner); /* after every job and acknowledgement */
+    void *watch; /* the watcher's entry */
+};
+
+struct database_replica {
+    const char *target, *path;
+    struct store *store;
+    uint64_t interval_ms;
+};
+
+/** database_new(loop, name, c, replicas, n, scan_ms): a database that starts as soon as database_start
+ * is called. Strings are copied, stores are not owned. */
+struct database *database_new(uv_loop_t *loop, const char *name, const struct source_conf *c,
+                              const struct database_replica *r, size_t n, uint64_t scan_ms);
+void database_start(struct database *db);
+/** database_event(db, ev): something happened to its files. Cheap enough for every inotify event. */
+void database_event(struct database *db, enum database_event ev);
+/** database_sync(db, w, timeout_ms): capture now; with w->wait also upload now, whatever the
+ * intervals say, and wait for every replica. w stays the caller's and must live until done(). */
+void database_sync(struct database *db, struct database_sync *w, uint64_t timeout_ms);
+/** database_sync_cancel(w): done() will not be called. */
+void database_sync_cancel(struct database_sync *w);
+/** database_reconf(db, c, replicas, n, scan_ms): new settings for the same path and the same
+ * replicas, in the same order. */
+void database_reconf(struct database *db, const struct source_conf *c,
+                     const struct database_replica *r, size_t n, uint64_t scan_ms);
+/** database_flush(db): capture and upload everything now; database_flushed() tells when it is done.
+ * After that nothing new is captured. */
+void database_flush(struct database *db);
+bool database_flushed(const struct database *db);
+/** database_close(db, closed, arg): stop, detach; then closed(db, arg), after which db is freed. */
+void database_close(struct database *db, void (*closed)(struct database *db, void *arg),
+                    void *arg);
+
+/* from the uploaders */
+void database_uploader_changed(struct database *db, struct uploader *u);
+void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid);
+void database_uploader_closed(struct database *db, struct uploader *u);
+void database_want_snapshot(struct database *db);
+
+/** database_stuck_ms(db): how long the job under way has made no progress; 0 if none runs. */
+uint64_t database_stuck_ms(const struct database *db);
+
+#endif

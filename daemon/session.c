@@ -1,0 +1,519 @@
+#include "daemon/session.h"
+
+#include <errno.h>
+#include <sqlite3.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "common/base/clk.h"
+#include "common/format/wal.h"
+
+#define SESSION_MAGIC 0x5e551011u
+#define SHM_BLOCK 32768
+#define ATTACH_BUSY_MS 2000
+
+/* One connection and the two statements that take and end its guard. */
+struct conn {
+    sqlite3 *db;
+    sqlite3_stmt *begin, *read, *rollback;
+};
+
+struct session {
+    uint32_t magic;
+    char *path;
+    dev_t dev;
+    ino_t ino;
+    uint32_t page_size;
+    struct conn guard[2]; /* taking turns */
+    int held;             /* index of the guard that is held */
+    bool both;            /* the other one is held too: between guard_next and switch */
+    struct conn ckpt;     /* runs PASSIVE */
+    struct conn writer;   /* takes the write lock for the barrier; opened when first needed */
+    const volatile uint32_t *shm; /* the wal-index, through SQLite's own mapping */
+};
+
+/* ---- process-wide settings -------------------------------------------------------------------- */
+
+static uid_t pretend_root(void)
+{
+    return 0;
+}
+
+int session_setup(struct err *e)
+{
+    (void)sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+    int rc = sqlite3_initialize();
+    if (rc != SQLITE_OK)
+        return err_set(e, ERR_INTERNAL, "sqlite3_initialize: %s", sqlite3_errstr(rc));
+    /* SQLite gives -wal and -shm to the database's owner only if it believes to be root; with
+     * CAP_CHOWN that works for our own user as well, and without it nothing changes. */
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    if (geteuid() != 0 && vfs && vfs->iVersion >= 3 && vfs->xSetSystemCall)
+        (void)vfs->xSetSystemCall(vfs, "geteuid", (sqlite3_syscall_ptr)pretend_root);
+    return 0;
+}
+
+/* ---- connections ------------------------------------------------------------------------------ */
+
+static int sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc, const char *what)
+{
+    const char *text = db ? sqlite3_errmsg(db) : sqlite3_errstr(rc);
+    int sys = db ? sqlite3_system_errno(db) : 0;
+    enum err_code code = ERR_IO;
+    switch (rc & 0xff) {
+    case SQLITE_NOMEM:
+        code = ERR_NOMEM;
+        break;
+    case SQLITE_FULL:
+        code = ERR_NOSPC;
+        break;
+    case SQLITE_PERM:
+    case SQLITE_READONLY:
+    case SQLITE_AUTH:
+        code = ERR_PERM;
+        break;
+    case SQLITE_CANTOPEN:
+        code = sys == EACCES || sys == EPERM || sys == EROFS ? ERR_PERM : ERR_IO;
+        break;
+    case SQLITE_CORRUPT:
+    case SQLITE_NOTADB:
+        code = ERR_CORRUPT;
+        break;
+    case SQLITE_BUSY:
+        code = ERR_BUSY;
+        break;
+    default:
+        break;
+    }
+    return sys ? err_set(e, code, "%s %s: %s (%s)", what, s->path, text, strerror(sys))
+               : err_set(e, code, "%s %s: %s", what, s->path, text);
+}
+
+static void conn_close(struct conn *c)
+{
+    (void)sqlite3_finalize(c->begin);
+    (void)sqlite3_finalize(c->read);
+    (void)sqlite3_finalize(c->rollback);
+    (void)sqlite3_close(c->db);
+    *c = (struct conn){NULL, NULL, NULL, NULL};
+}
+
+static int conn_settings(const struct session *s, struct conn *c, struct err *e)
+{
+    static const struct {
+        int op, value;
+    } config[] = {
+        {SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1}, {SQLITE_DBCONFIG_DEFENSIVE, 1},
+        {SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0},   {SQLITE_DBCONFIG_ENABLE_TRIGGER, 0},
+        {SQLITE_DBCONFIG_ENABLE_VIEW, 0},      {SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(config); i++) {
+        int rc = sqlite3_db_config(c->db, config[i].op, config[i].value, NULL);
+        if (rc != SQLITE_OK)
+            return sql_err(e, s, c->db, rc, "configure the connection to");
+    }
+    (void)sqlite3_busy_timeout(c->db, 0); /* we retry by ourselves, where we know for how long */
+    (void)sqlite3_wal_autocheckpoint(c->db, 0);
+    (void)sqlite3_extended_result_codes(c->db, 1);
+    int persist = 1;
+    int rc = sqlite3_file_control(c->db, "main", SQLITE_FCNTL_PERSIST_WAL, &persist);
+    if (rc != SQLITE_OK)
+        return sql_err(e, s, c->db, rc, "set persistent WAL on");
+    rc = sqlite3_exec(c->db, "PRAGMA mmap_size=0", NULL, NULL, NULL);
+    if (rc != SQLITE_OK)
+        return sql_err(e, s, c->db, rc, "configure the connection to");
+    return 0;
+}
+
+static int conn_open(const struct session *s, struct conn *c, struct err *e)
+{
+    int rc = sqlite3_open_v2(s->path, &c->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
+    if (rc != SQLITE_OK) {
+        sql_err(e, s, c->db, rc, "open");
+        conn_close(c);
+        return -(int)e->code;
+    }
+    return 0;
+}
+
+/* The statements need no schema, so a huge or hostile schema is never even parsed. */
+static int conn_prepare(const struct session *s, struct conn *c, struct err *e)
+{
+    const struct {
+        const char *sql;
+        sqlite3_stmt **stmt;
+    } list[] = {{"BEGIN", &c->begin},
+                {"PRAGMA schema_version", &c->read},
+                {"ROLLBACK", &c->rollback}};
+    for (size_t i = 0; i < ARRAY_LEN(list); i++) {
+        int rc = sqlite3_prepare_v3(c->db, list[i].sql, -1, SQLITE_PREPARE_PERSISTENT,
+                                    list[i].stmt, NULL);
+        if (rc != SQLITE_OK)
+            return sql_err(e, s, c->db, rc, "prepare a statement on");
+    }
+    return 0;
+}
+
+static int conn_add(const struct session *s, struct conn *c, struct err *e)
+{
+    int r = conn_open(s, c, e);
+    if (r == 0)
+        r = conn_settings(s, c, e);
+    if (r == 0)
+        r = conn_prepare(s, c, e);
+    return r;
+}
+
+static int step(sqlite3_stmt *stmt)
+{
+    int rc = sqlite3_step(stmt);
+    int rc2 = sqlite3_reset(stmt);
+    return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc2;
+}
+
+static void read_end(struct conn *c)
+{
+    if (!sqlite3_get_autocommit(c->db))
+        (void)step(c->rollback);
+}
+
+/* BEGIN takes no lock; the read does. Result code of SQLite. */
+static int read_begin(struct conn *c)
+{
+    int rc = step(c->begin);
+    if (rc == SQLITE_OK)
+        rc = step(c->read);
+    if (rc != SQLITE_OK)
+        read_end(c);
+    return rc;
+}
+
+static void pause_us(long us)
+{
+    struct timespec t = {0, us * 1000};
+    (void)nanosleep(&t, NULL);
+}
+
+/* ---- attach and detach ------------------------------------------------------------------------ */
+
+static sqlite3_file *db_file(struct conn *c)
+{
+    sqlite3_file *f = NULL;
+    (void)sqlite3_file_control(c->db, "main", SQLITE_FCNTL_FILE_POINTER, &f);
+    return f;
+}
+
+static sqlite3_file *wal_file(struct conn *c)
+{
+    sqlite3_file *f = NULL;
+    (void)sqlite3_file_control(c->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &f);
+    return f && f->pMethods ? f : NULL;
+}
+
+/* The header decides whether this is ours to attach; read through SQLite's handle, no lock taken. */
+static int check_header(struct session *s, struct err *e)
+{
+    uint8_t h[100];
+    sqlite3_file *f = db_file(&s->guard[0]);
+    if (!f || !f->pMethods)
+        return err_set(e, ERR_INTERNAL, "no file handle for %s", s->path);
+    sqlite3_int64 size = 0;
+    int rc = f->pMethods->xFileSize(f, &size);
+    if (rc == SQLITE_OK && size < (sqlite3_int64)sizeof h)
+        return SESSION_EMPTY;
+    if (rc == SQLITE_OK)
+        rc = f->pMethods->xRead(f, h, sizeof h, 0);
+    if (rc != SQLITE_OK)
+        return sql_err(e, s, s->guard[0].db, rc, "read the header of");
+    if (memcmp(h, "SQLite format 3", 16) != 0) {
+        err_set(e, ERR_CORRUPT, "%s is not an SQLite database (or it is encrypted)", s->path);
+        return err_hint(e, "point path = at the database file itself");
+    }
+    if (h[18] == 3 || h[19] == 3) {
+        err_set(e, ERR_UNSUPPORTED, "%s uses WAL2, which walsup does not support", s->path);
+        return err_hint(e, "run PRAGMA journal_mode=WAL with a released version of SQLite");
+    }
+    if (h[18] != 2 || h[19] != 2)
+        return SESSION_NOT_WAL;
+    return 0;
+}
+
+static int first_guard(struct session *s, struct err *e)
+{
+    uint64_t end = clk_mono_ms() + ATTACH_BUSY_MS;
+    for (;;) {
+        int rc = read_begin(&s->guard[0]);
+        if (rc == SQLITE_OK)
+            break;
+        if ((rc & 0xff) != SQLITE_BUSY)
+            return sql_err(e, s, s->guard[0].db, rc, "read");
+        if (clk_mono_ms() > end)
+            return SESSION_BUSY;
+        pause_us(1000);
+    }
+    sqlite3_file *f = db_file(&s->guard[0]);
+    volatile void *p = NULL;
+    int rc = f->pMethods->iVersion >= 2 && f->pMethods->xShmMap
+                 ? f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p)
+                 : SQLITE_NOTFOUND;
+    if (rc != SQLITE_OK || !p) {
+        err_set(e, ERR_UNSUPPORTED, "%s is in WAL mode without a shared wal-index", s->path);
+        return err_hint(e, "an application holds it in locking_mode=EXCLUSIVE, or it lies on a "
+                           "file system without shared memory");
+    }
+    s->shm = p;
+    return 0;
+}
+
+static int open_all(struct session *s, struct err *e)
+{
+    struct stat st;
+    if (stat(s->path, &st) < 0)
+        return errno == ENOENT || errno == ENOTDIR ? SESSION_MISSING
+                                                   : err_sys(e, errno, "look at %s", s->path);
+    if (!S_ISREG(st.st_mode)) {
+        err_set(e, ERR_CONFIG, "%s is not a regular file", s->path);
+        return err_hint(e, "path = names the database file");
+    }
+    s->dev = st.st_dev;
+    s->ino = st.st_ino;
+    int r = conn_open(s, &s->guard[0], e);
+    if (r == 0)
+        r = check_header(s, e);
+    if (r == 0)
+        r = conn_settings(s, &s->guard[0], e);
+    if (r == 0)
+        r = conn_prepare(s, &s->guard[0], e);
+    if (r == 0)
+        r = first_guard(s, e);
+    if (r == 0)
+        r = conn_add(s, &s->guard[1], e);
+    if (r == 0)
+        r = conn_add(s, &s->ckpt, e);
+    if (r != 0)
+        return r;
+    /* a connection that never read has no WAL open: its checkpoint would silently do nothing */
+    int rc = read_begin(&s->ckpt);
+    if ((rc & 0xff) == SQLITE_BUSY)
+        return SESSION_BUSY;
+    if (rc != SQLITE_OK)
+        return sql_err(e, s, s->ckpt.db, rc, "read");
+    read_end(&s->ckpt);
+    struct session_index x;
+    r = session_index(s, &x, e);
+    if (r < 0)
+        return r;
+    s->page_size = x.page_size;
+    return 0;
+}
+
+int session_open(const char *path, struct session **ret, struct err *e)
+{
+    struct session *s = util_zalloc(sizeof *s);
+    s->magic = SESSION_MAGIC;
+    s->path = util_strdup(path);
+    int r = open_all(s, e);
+    if (r == 0)
+        *ret = s;
+    else
+        (void)session_close(s);
+    return r;
+}
+
+struct session *session_close(struct session *s)
+{
+    if (!s)
+        return NULL;
+    if (s->writer.db)
+        conn_close(&s->writer);
+    if (s->ckpt.db)
+        conn_close(&s->ckpt);
+    conn_close(&s->guard[!s->held]);
+    if (s->guard[s->held].db)
+        read_end(&s->guard[s->held]);
+    conn_close(&s->guard[s->held]);
+    free(s->path);
+    s->magic = 0;
+    free(s);
+    return NULL;
+}
+
+const char *session_path(const struct session *s)
+{
+    return s->path;
+}
+
+uint32_t session_page_size(const struct session *s)
+{
+    return s->page_size;
+}
+
+bool session_moved(const struct session *s)
+{
+    struct stat st;
+    return stat(s->path, &st) < 0 || st.st_dev != s->dev || st.st_ino != s->ino;
+}
+
+/* ---- the wal-index ---------------------------------------------------------------------------- */
+
+/* Layout of one header copy, in 32-bit words: 0 version, 2 change, 3 init/byte order/page size,
+ * 4 mxFrame, 5 pages, 6-7 frame checksum, 8-9 salts, 10-11 checksum of the 40 bytes before. Two
+ * copies, then nBackfill at word 24. Writers store the second copy first. */
+static bool header_good(const uint32_t h[12])
+{
+    uint32_t s0 = 0, s1 = 0;
+    for (int i = 0; i < 10; i += 2) {
+        s0 += h[i] + s1;
+        s1 += h[i + 1] + s0;
+    }
+    return s0 == h[10] && s1 == h[11];
+}
+
+int session_index(struct session *s, struct session_index *ret, struct err *e)
+{
+    uint32_t a[12], b[12];
+    for (unsigned tries = 0;; tries++) {
+        for (int i = 0; i < 12; i++)
+            a[i] = s->shm[i];
+        __atomic_thread_fence(__ATOMIC_SEQ_CST);
+        for (int i = 0; i < 12; i++)
+            b[i] = s->shm[12 + i];
+        if (!memcmp(a, b, sizeof a) && header_good(a))
+            break;
+        if (tries > 10000)
+            return err_set(e, ERR_CORRUPT, "the wal-index of %s never gets consistent", s->path);
+        if (tries > 100)
+            pause_us(100);
+    }
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    uint32_t backfill = s->shm[24];
+    if (a[0] != 3007000)
+        return err_set(e, ERR_UNSUPPORTED, "the wal-index of %s has version %u", s->path, a[0]);
+    const uint8_t *bytes = (const uint8_t *)&a[3]; /* init u8, big-endian flag u8, page size u16 */
+    uint16_t page_size;
+    memcpy(&page_size, bytes + 2, sizeof page_size);
+    *ret = (struct session_index){
+        .n = a[4],
+        .b = backfill,
+        .salt = {be32toh(a[8]), be32toh(a[9])}, /* copied from the WAL header as stored */
+        .pages = a[5],
+        .cksum = {a[6], a[7]},
+        .page_size = page_size == 1 ? 65536 : page_size,
+        .big_endian = bytes[1] != 0,
+    };
+    if (!page_size_valid(ret->page_size))
+        return err_set(e, ERR_CORRUPT, "the wal-index of %s gives page size %u", s->path,
+                       ret->page_size);
+    return 0;
+}
+
+/* ---- guards, checkpoint, write lock ----------------------------------------------------------- */
+
+int session_guard_next(struct session *s, struct err *e)
+{
+    struct conn *c = &s->guard[!s->held];
+    for (int tries = 0;; tries++) {
+        int rc = read_begin(c);
+        if (rc == SQLITE_OK) {
+            s->both = true;
+            return 0;
+        }
+        if ((rc & 0xff) != SQLITE_BUSY)
+            return sql_err(e, s, c->db, rc, "begin a read transaction on");
+        if (tries >= 20)
+            return SESSION_BUSY;
+        pause_us(500);
+    }
+}
+
+void session_guard_switch(struct session *s)
+{
+    if (!s->both)
+        return;
+    read_end(&s->guard[s->held]);
+    s->held = !s->held;
+    s->both = false;
+}
+
+void session_guard_undo(struct session *s)
+{
+    if (!s->both)
+        return;
+    read_end(&s->guard[!s->held]);
+    s->both = false;
+}
+
+int session_passive(struct session *s, bool *ret_all, struct err *e)
+{
+    int log = -1, done = -1;
+    int rc = sqlite3_wal_checkpoint_v2(s->ckpt.db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
+    if ((rc & 0xff) == SQLITE_BUSY)
+        return SESSION_BUSY;
+    if (rc != SQLITE_OK)
+        return sql_err(e, s, s->ckpt.db, rc, "checkpoint");
+    *ret_all = log >= 0 && log == done;
+    return 0;
+}
+
+int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)
+{
+    if (!s->writer.db) {
+        int r = conn_add(s, &s->writer, e);
+        if (r < 0) {
+            conn_close(&s->writer);
+            return r;
+        }
+    }
+    uint64_t end = clk_mono_ms() + timeout_ms;
+    for (;;) {
+        int rc = sqlite3_exec(s->writer.db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
+        if (rc == SQLITE_OK)
+            return 0;
+        if ((rc & 0xff) != SQLITE_BUSY)
+            return sql_err(e, s, s->writer.db, rc, "take the write lock of");
+        if (clk_mono_ms() >= end)
+            return SESSION_BUSY;
+        pause_us(50);
+    }
+}
+
+void session_write_unlock(struct session *s)
+{
+    read_end(&s->writer);
+}
+
+/* ---- reading ---------------------------------------------------------------------------------- */
+
+int session_wal_read(struct session *s, uint64_t off, void *p, size_t n, struct err *e)
+{
+    sqlite3_file *f = wal_file(&s->guard[s->held]);
+    if (!f)
+        return err_set(e, ERR_IO, "%s has no WAL open", s->path);
+    uint8_t *to = p;
+    while (n) {
+        int part = (int)MIN(n, (size_t)1 << 30);
+        int rc = f->pMethods->xRead(f, to, part, (sqlite3_int64)off);
+        if (rc == SQLITE_IOERR_SHORT_READ)
+            return err_set(e, ERR_CORRUPT, "the WAL of %s ends before offset %llu", s->path,
+                           (unsigned long long)(off + (uint64_t)part));
+        if (rc != SQLITE_OK)
+            return err_set(e, ERR_IO, "read the WAL of %s at %llu: %s", s->path,
+                           (unsigned long long)off, sqlite3_errstr(rc));
+        to += part;
+        off += (uint64_t)part;
+        n -= (size_t)part;
+    }
+    return 0;
+}
+
+int session_db_read(struct session *s, uint32_t pgno, uint32_t n_pages, uint8_t *p, struct err *e)
+{
+    sqlite3_file *f = db_file(&s->guard[s->held]);
+    if (!f || !f->pMethods)
+        return err_set(e, ERR_IO, "%s is not open", s->path);
+    uint64_t off = (uint64_t)(pgno - 1) * s->page_size;
+    int rc = f->pMethods->xRead(f, p, (int)(n_pages * s->page_size), (sqlite3_int64)off);
+    if (rc != SQLITE_OK && rc != SQLITE_IOERR_SHORT_READ) /* a short read filled up with zeros */
+        return err_set(e, ERR_IO, "read page %u of %s: %s", pgno, s->path, sqlite3_errstr(rc));
+    return 0;
+}

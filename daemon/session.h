@@ -1,0 +1,82 @@
+/* session.h - one attached database: the SQLite handles, the guards, the wal-index. The only code
+ * in walsup that opens a database, and it never opens the database or its -shm raw: closing such a
+ * descriptor would drop all of the process's POSIX locks on the file (DESIGN.md, I1).
+ *
+ * Thread: every function blocks on SQLite or the disk; worker threads only, one thread at a time
+ * per session. No function writes into the database.
+ *
+ * Words: N = last committed frame in the WAL, B = frames already copied into the database file,
+ * guard = an open read transaction of ours that has really read. Under any guard the frames
+ * committed after it was begun stay in the WAL; a guard begun while N > B also keeps the WAL from
+ * being restarted. */
+#ifndef WALSUP_SESSION_H
+#define WALSUP_SESSION_H
+
+#include <sys/types.h>
+
+#include "common/base/err.h"
+
+struct session;
+
+/* positive outcomes of the functions below */
+enum session_outcome {
+    SESSION_MISSING = 1, /* no such file */
+    SESSION_EMPTY,       /* a file without a database header yet */
+    SESSION_NOT_WAL,     /* a database, but in rollback-journal mode */
+    SESSION_BUSY,        /* somebody holds the lock that is needed: try again later */
+};
+
+/* what the wal-index says, read consistently */
+struct session_index {
+    uint32_t n, b;
+    uint32_t salt[2];
+    uint32_t pages;    /* database size in pages after frame n */
+    uint32_t cksum[2]; /* running checksum after frame n */
+    uint32_t page_size;
+    bool big_endian; /* byte order of the WAL's checksums */
+};
+
+/** session_open(path, ret, e): attach: open the connections and take the first guard. Creates -wal and
+ * -shm if SQLite needs them (owned by the database's owner). MISSING, EMPTY, NOT_WAL and BUSY are
+ * outcomes, and leave nothing behind. path is absolute. */
+int session_open(const char *path, struct session **ret, struct err *e);
+/** session_close(s): detach, the guard last, changing nothing: no checkpoint, side files stay. NULL is
+ * fine. Returns NULL. */
+struct session *session_close(struct session *s);
+
+/** session_index(s, ret, e): consistent copy of the wal-index header and B. No system call. */
+int session_index(struct session *s, struct session_index *ret, struct err *e);
+
+/** session_guard_next(s, e): begin the second guard beside the one held. BUSY: the old one is still
+ * held, nothing else happened. */
+int session_guard_next(struct session *s, struct err *e);
+/** session_guard_switch(s): end the older guard; the newer one stays. Only after session_guard_next. */
+void session_guard_switch(struct session *s);
+/** session_guard_undo(s): end the newer guard again instead. */
+void session_guard_undo(struct session *s);
+
+/** session_passive(s, ret_all, e): PASSIVE checkpoint on a connection of its own, under the guard
+ * held. *ret_all: every frame in the WAL at that time was copied. BUSY: another checkpointer is at
+ * work. */
+int session_passive(struct session *s, bool *ret_all, struct err *e);
+/** session_write_lock(s, timeout_ms, e): BEGIN IMMEDIATE, retried for at most timeout_ms; BUSY if a
+ * writer never let go. While it is held the application's writers wait. */
+int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e);
+void session_write_unlock(struct session *s);
+
+/** session_wal_read(s, off, p, n, e): n bytes of the -wal file; fewer is ERR_CORRUPT. */
+int session_wal_read(struct session *s, uint64_t off, void *p, size_t n, struct err *e);
+/** session_db_read(s, pgno, n_pages, p, e): n_pages pages of the database file; what lies beyond its
+ * end reads as zeros. */
+int session_db_read(struct session *s, uint32_t pgno, uint32_t n_pages, uint8_t *p,
+                    struct err *e);
+
+const char *session_path(const struct session *s);
+uint32_t session_page_size(const struct session *s);
+/** session_moved(s): the path no longer leads to the file that is open (replaced or removed). */
+bool session_moved(const struct session *s);
+
+/** session_setup(e): once, before the first session: SQLite settings of the whole process. */
+int session_setup(struct err *e);
+
+#endif

@@ -1,0 +1,518 @@
+#include "daemon/source.h"
+
+#include <inttypes.h>
+
+#include "common/base/clk.h"
+#include "common/format/wal.h"
+
+#define RANGE_LIMIT_BYTES (64u << 20)
+#define BARRIER_WAIT_MS 100
+#define FULL_TRIES 5
+#define CYCLE_TRIES 3
+
+struct source {
+    struct source_conf conf;
+    char *path, *dir;
+    struct spool_state spool;
+    bool loaded;
+    struct session *session;
+    struct capture_pos pos;
+    uint64_t txid;      /* last one given out */
+    uint64_t published; /* last one in the spool */
+    uint64_t lineage;
+    int64_t last_stamp_ms;
+    struct ltx_header tip; /* of the newest published file */
+    struct capture_file out[SOURCE_MAX_FILES]; /* captured, not yet published */
+    size_t n_out;
+    struct source_counters count;
+};
+
+struct source *source_new(const struct source_conf *c)
+{
+    struct source *s = util_zalloc(sizeof *s);
+    s->path = util_strdup(c->path);
+    s->dir = util_strdup(c->dir);
+    source_reconf(s, c);
+    return s;
+}
+
+void source_reconf(struct source *s, const struct source_conf *c)
+{
+    s->conf = *c;
+    s->conf.path = s->path;
+    s->conf.dir = s->dir;
+}
+
+static void forget_out(struct source *s)
+{
+    for (size_t i = 0; i < s->n_out; i++)
+        fsx_tmp_abort(&s->out[i].tmp);
+    s->n_out = 0;
+    s->txid = s->published;
+}
+
+struct source *source_free(struct source *s)
+{
+    if (!s)
+        return NULL;
+    forget_out(s);
+    s->session = session_close(s->session);
+    spool_state_done(&s->spool);
+    free(s->path);
+    free(s->dir);
+    free(s);
+    return NULL;
+}
+
+const struct spool_state *source_spool(const struct source *s)
+{
+    return &s->spool;
+}
+
+/* ---- capturing -------------------------------------------------------------------------------- */
+
+static struct capture_opts next_file(struct source *s, char **path)
+{
+    int64_t now = clk_real_ms();
+    s->last_stamp_ms = MAX(now, s->last_stamp_ms); /* a clock set back never reorders history */
+    free(*path);
+    *path = spool_path(s->dir, s->txid + 1);
+    return (struct capture_opts){
+        .path = *path,
+        .min_txid = s->txid + 1,
+        .max_txid = s->txid + 1,
+        .timestamp_ms = s->last_stamp_ms,
+        .lineage = s->lineage,
+        .encoding = s->conf.encoding,
+        .limit_bytes = RANGE_LIMIT_BYTES,
+    };
+}
+
+static void keep_file(struct source *s, const struct capture_file *f)
+{
+    s->out[s->n_out++] = *f;
+    s->txid = f->h.max_txid;
+    s->count.captures++;
+    s->count.frames += f->frames;
+    s->count.pages += f->n_pages;
+    s->count.bytes += f->size;
+}
+
+/* One more file of WAL frames: 0, or an outcome of capture_range; "full" when there is no room. */
+enum { OUT_FULL = 16 };
+
+static int capture_one(struct source *s, struct err *e)
+{
+    if (s->n_out == SOURCE_MAX_FILES)
+        return OUT_FULL;
+    cleanup_free char *path = NULL;
+    struct capture_opts o = next_file(s, &path);
+    struct capture_file f;
+    int r = capture_range(s->session, &s->pos, &o, &f, e);
+    if (r == 0)
+        keep_file(s, &f);
+    return r;
+}
+
+/* Everything up to the end of the WAL: NOTHING left, OUT_FULL, BROKEN or an error. */
+static int capture_all(struct source *s, struct err *e)
+{
+    int r;
+    do
+        r = capture_one(s, e);
+    while (r == 0);
+    return r;
+}
+
+static int capture_everything(struct source *s, struct err *e)
+{
+    for (int tries = 0; tries < FULL_TRIES; tries++) {
+        struct session_index x;
+        int r = session_index(s->session, &x, e);
+        if (r < 0)
+            return r;
+        cleanup_free char *path = NULL;
+        struct capture_opts o = next_file(s, &path);
+        struct capture_file f;
+        r = capture_full(s->session, &x, &s->pos, &o, &f, e);
+        if (r == CAPTURE_BROKEN)
+            continue;
+        if (r == 0) {
+            keep_file(s, &f);
+            s->count.fulls++;
+        }
+        return r;
+    }
+    return err_set(e, ERR_BUSY, "the WAL of %s was restarted under every attempt to read it", s->path);
+}
+
+/* ---- guards and checkpoints (the rules W1 to W6 of DESIGN.md) ---------------------------------- */
+
+/* Take a new guard, then drop the old one. When N = B the new guard may have landed in slot 0, where
+ * it does not stop the next writer from restarting the WAL: then everything must be captured before
+ * the old guard goes. When N > B no restart is possible under either kind of guard, and frames that
+ * are not captured yet are safe. 0, or BROKEN, or an error; a lock that is busy is no error, the old
+ * guard simply stays. */
+static int handover(struct source *s, struct err *e)
+{
+    int r = session_guard_next(s->session, e);
+    if (r == SESSION_BUSY)
+        return 0;
+    if (r < 0)
+        return r;
+    for (;;) {
+        struct session_index x;
+        r = session_index(s->session, &x, e);
+        if (r < 0)
+            break;
+        bool same = s->pos.valid && capture_same_wal(&s->pos, &x);
+        if (x.n != x.b) {
+            if (same && capture_behind(&s->pos, &x))
+                s->pos.restartable = false;
+            break;
+        }
+        if (same && !capture_behind(&s->pos, &x)) {
+            s->pos.restartable = true;
+            break;
+        }
+        if (!same && !x.n && s->pos.valid && s->pos.restartable) {
+            /* restarted by a transaction that was rolled back: an empty WAL with new salts */
+            s->pos = (struct capture_pos){.valid = true,
+                                          .salt = {x.salt[0], x.salt[1]},
+                                          .pages = s->pos.pages,
+                                          .restartable = true};
+            break;
+        }
+        r = capture_one(s, e);
+        if (r != 0)
+            break;
+    }
+    if (r != 0) {
+        session_guard_undo(s->session);
+        return r == OUT_FULL || r == CAPTURE_NOTHING ? 0 : r;
+    }
+    session_guard_switch(s->session);
+    s->count.handovers++;
+    return 0;
+}
+
+/* Copy the WAL into the database and leave the guard in slot 0, so that the next writer restarts the
+ * WAL. *ret_done tells whether that came about; writers that kept going are the usual reason why
+ * not. */
+static int cycle(struct source *s, bool *ret_done, bool *ret_pinned, struct err *e)
+{
+    *ret_done = false;
+    for (int tries = 0; tries < CYCLE_TRIES; tries++) {
+        int r = handover(s, e);
+        if (r != 0)
+            return r;
+        bool all = false;
+        r = session_passive(s->session, &all, e);
+        if (r != 0)
+            return r == SESSION_BUSY ? 0 : r;
+        s->count.checkpoints++;
+        struct session_index x;
+        r = session_index(s->session, &x, e);
+        if (r < 0)
+            return r;
+        *ret_pinned = !all && x.n == s->pos.frame;
+        if (x.n != x.b)
+            continue;
+        r = handover(s, e);
+        if (r != 0)
+            return r;
+        if (s->pos.restartable) {
+            *ret_done = true;
+            s->count.restarts++;
+            return 0;
+        }
+    }
+    return 0;
+}
+
+/* Writers that never pause: hold them for the tail of the WAL. The bulk was copied by cycle(). */
+static int barrier(struct source *s, struct err *e)
+{
+    int r = session_write_lock(s->session, BARRIER_WAIT_MS, e);
+    if (r != 0)
+        return r == SESSION_BUSY ? 0 : r;
+    uint64_t start = clk_mono_us();
+    bool all = false;
+    r = handover(s, e);
+    if (r == 0)
+        r = session_passive(s->session, &all, e);
+    if (r == 0 && all)
+        r = handover(s, e);
+    session_write_unlock(s->session);
+    uint64_t took = clk_mono_us() - start;
+    s->count.barriers++;
+    s->count.barrier_us += took;
+    s->count.barrier_max_us = MAX(s->count.barrier_max_us, took);
+    return r == SESSION_BUSY ? 0 : r;
+}
+
+/* ---- attach ----------------------------------------------------------------------------------- */
+
+/* Continuity is gone: say why, take everything. */
+static int start_over(struct source *s, struct source_result *ret, const char *why, struct err *e)
+{
+    s->pos.valid = false;
+    if (why) {
+        ret->broken = true;
+        s->count.broken++;
+        (void)snprintf(ret->why, sizeof ret->why, "%s", why);
+    }
+    if (s->n_out == SOURCE_MAX_FILES) {
+        ret->more = true;
+        return 0;
+    }
+    int r = capture_everything(s, e);
+    if (r == CAPTURE_NOTHING)
+        return 0; /* no page yet */
+    return r;
+}
+
+static int attach(struct source *s, struct source_result *ret, struct err *e)
+{
+    int r = session_open(s->path, &s->session, e);
+    switch (r) {
+    case SESSION_MISSING:
+    case SESSION_EMPTY:
+        ret->state = SOURCE_WAITING;
+        return r;
+    case SESSION_NOT_WAL:
+        ret->state = SOURCE_NOT_WAL;
+        return r;
+    case SESSION_BUSY:
+        ret->state = SOURCE_BUSY;
+        return r;
+    default:
+        if (r < 0)
+            return r;
+    }
+    s->pos = (struct capture_pos){.valid = false};
+    return 0;
+}
+
+/* The file under the path is not the one that is open any more: another database, another history. */
+static void check_identity(struct source *s, struct source_result *ret)
+{
+    if (!s->session || !session_moved(s->session))
+        return;
+    forget_out(s);
+    s->session = session_close(s->session);
+    s->lineage = 0;
+    ret->broken = true;
+    (void)snprintf(ret->why, sizeof ret->why, "%s was replaced or removed", s->path);
+}
+
+/* ---- publishing ------------------------------------------------------------------------------- */
+
+/* fsync comes here, after the guards are settled: nobody waits for our disk under a lock. A file that
+ * cannot be made durable was not captured. */
+static int publish(struct source *s, struct source_result *ret, struct err *e)
+{
+    for (size_t i = 0; i < s->n_out; i++) {
+        struct capture_file *f = &s->out[i];
+        int r = fsx_tmp_publish(&f->tmp, 0, e);
+        if (r < 0) {
+            forget_out(s); /* the rest follows a gap: gone as well */
+            s->pos.valid = false;
+            return err_wrap(e, "spool of %s", s->path);
+        }
+        s->published = f->h.max_txid;
+        s->tip = f->h;
+        ret->file[ret->n_files++] =
+            (struct spool_file){f->h.max_txid, f->size, f->h.timestamp_ms};
+    }
+    s->n_out = 0;
+    return 0;
+}
+
+/* A base for a replica that has none: the state of the newest TXID, as one file from TXID 1. */
+static int snapshot(struct source *s, struct source_result *ret, struct err *e)
+{
+    int r = session_guard_next(s->session, e);
+    if (r != 0)
+        return r == SESSION_BUSY ? 0 : r;
+    struct session_index x;
+    for (int tries = 0;; tries++) {
+        r = capture_all(s, e);
+        if (r == CAPTURE_NOTHING)
+            r = session_index(s->session, &x, e);
+        if (r != 0 || !capture_behind(&s->pos, &x) || tries >= 20)
+            break;
+    }
+    if (r == 0 && capture_behind(&s->pos, &x))
+        r = OUT_FULL;
+    if (r == 0) {
+        cleanup_free char *path = spool_snapshot_path(s->dir, s->txid);
+        struct capture_opts o = {.path = path,
+                                 .min_txid = 1,
+                                 .max_txid = s->txid,
+                                 .timestamp_ms = s->last_stamp_ms,
+                                 .lineage = s->lineage,
+                                 .encoding = s->conf.encoding};
+        struct capture_pos pos = s->pos;
+        struct capture_file f;
+        r = capture_full(s->session, &x, &pos, &o, &f, e);
+        if (r == 0)
+            r = fsx_tmp_publish(&f.tmp, FSX_REPLACE, e);
+        if (r == 0)
+            ret->snapshot = (struct spool_file){s->txid, f.size, o.timestamp_ms};
+    }
+    session_guard_undo(s->session);
+    if (r == OUT_FULL || r == CAPTURE_NOTHING || r == CAPTURE_BROKEN) {
+        ret->more = true; /* the manager asks again */
+        return 0;
+    }
+    return r;
+}
+
+/* ---- the job ---------------------------------------------------------------------------------- */
+
+static int load(struct source *s, struct err *e)
+{
+    spool_state_done(&s->spool);
+    int r = spool_open(s->dir, &s->spool, e);
+    if (r < 0)
+        return r;
+    s->loaded = true;
+    if (s->spool.has_tip) {
+        s->tip = s->spool.tip;
+        s->txid = s->published = s->tip.max_txid;
+        s->lineage = s->tip.node_id;
+        s->last_stamp_ms = s->tip.timestamp_ms;
+    }
+    return 0;
+}
+
+static int capture_job(struct source *s, struct source_result *ret, struct err *e)
+{
+    int r = capture_all(s, e);
+    if (r == OUT_FULL)
+        ret->more = true;
+    else if (r == CAPTURE_BROKEN)
+        return start_over(s, ret, "the WAL changed without us (locks lost, or -shm replaced)", e);
+    else if (r != CAPTURE_NOTHING)
+        return r;
+    return handover(s, e);
+}
+
+static int look_after_wal(struct source *s, const struct source_job *job,
+                          struct source_result *ret, struct err *e)
+{
+    struct session_index x;
+    int r = session_index(s->session, &x, e);
+    if (r < 0 || !x.n)
+        return r;
+    bool long_enough = x.n >= s->conf.checkpoint_pages;
+    bool drained = s->pos.restartable && x.n == x.b && !capture_behind(&s->pos, &x);
+    if (drained)
+        return 0;
+    bool done = false;
+    if (long_enough || job->settle)
+        r = cycle(s, &done, &ret->pinned, e);
+    if (r != 0 || done || ret->pinned)
+        return r;
+    uint64_t bytes = x.n * wal_frame_size(x.page_size);
+    if (bytes >= s->conf.wal_limit_bytes)
+        r = barrier(s, e);
+    return r;
+}
+
+static int attached_job(struct source *s, const struct source_job *job, struct source_result *ret,
+                        struct err *e)
+{
+    int r = 0;
+    if (!s->pos.valid) {
+        r = start_over(s, ret, NULL, e);
+        if (r == 0 && s->pos.valid)
+            r = handover(s, e);
+    } else if (job->capture || job->snapshot) {
+        r = capture_job(s, ret, e);
+    }
+    if (r == 0 && job->assist)
+        r = handover(s, e);
+    if (r == 0 && s->pos.valid)
+        r = look_after_wal(s, job, ret, e);
+    if (r == CAPTURE_BROKEN)
+        r = start_over(s, ret, "the WAL was restarted before its end was captured", e);
+    if (r == 0 && job->snapshot && s->pos.valid && s->txid)
+        r = snapshot(s, ret, e);
+    return r;
+}
+
+static void describe(struct source *s, struct source_result *ret)
+{
+    ret->txid = s->published;
+    ret->lineage = s->lineage;
+    ret->count = s->count;
+    if (!s->session)
+        return;
+    ret->state = SOURCE_ATTACHED;
+    struct session_index x;
+    if (session_index(s->session, &x, NULL) < 0)
+        return;
+    uint64_t frame = wal_frame_size(x.page_size);
+    ret->page_size = x.page_size;
+    ret->pages = x.pages;
+    ret->wal_bytes = x.n * frame;
+    ret->pending_bytes = capture_behind(&s->pos, &x) * frame;
+    ret->drained = s->pos.valid && s->pos.restartable && x.n == x.b && !ret->pending_bytes;
+}
+
+/* A positive return is an outcome that ret already tells. */
+static int run(struct source *s, const struct source_job *job, struct source_result *ret,
+               struct err *e)
+{
+    if (!s->loaded || job->load) {
+        int r = load(s, e);
+        if (r < 0 || job->load)
+            return r;
+    }
+    if (job->drop_last) {
+        int r = spool_drop(s->dir, &s->tip, job->drop_first, job->drop_last, e);
+        if (r < 0)
+            return r;
+    }
+    if (job->drop_snapshot) {
+        int r = spool_drop_snapshot(s->dir, job->drop_snapshot, e);
+        if (r < 0)
+            return r;
+    }
+    if (job->next_txid > s->txid + 1) {
+        s->txid = s->published = job->next_txid - 1;
+        s->pos.valid = false;
+    }
+    if (job->new_lineage)
+        s->lineage = 0;
+    check_identity(s, ret);
+    while (!s->lineage)
+        util_random(&s->lineage, sizeof s->lineage);
+    int r = s->session ? 0 : attach(s, ret, e);
+    if (r == 0)
+        r = attached_job(s, job, ret, e);
+    return r < 0 ? r : 0;
+}
+
+void source_run(struct source *s, const struct source_job *job, struct source_result *ret)
+{
+    *ret = (struct source_result){.state = SOURCE_LOADED};
+    if (job->detach) {
+        s->session = session_close(s->session);
+        return;
+    }
+    int r = run(s, job, ret, &ret->err);
+    struct err pe;
+    err_clear(&pe);
+    if (publish(s, ret, &pe) < 0 && r == 0) {
+        ret->err = pe;
+        r = -(int)pe.code;
+    }
+    if (r == 0)
+        err_clear(&ret->err);
+    else if (ret->err.code != ERR_NOSPC && ret->err.code != ERR_BUSY)
+        s->session = session_close(s->session); /* the next attempt starts from a clean attach */
+    describe(s, ret);
+}

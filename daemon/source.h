@@ -1,0 +1,81 @@
+/* source.h - one database as a source of LTX files: attach, capture, checkpoint, publish into the
+ * spool. Everything about a database that touches SQLite or the disk happens in source_run().
+ *
+ * Thread: a source belongs to the loop thread while idle and to one worker while source_run() is
+ * under way; nothing is shared. */
+#ifndef WALSUP_SOURCE_H
+#define WALSUP_SOURCE_H
+
+#include "daemon/capture.h"
+#include "daemon/spool.h"
+
+struct source;
+
+struct source_conf {
+    const char *path;           /* the database, absolute */
+    const char *dir;            /* its spool directory */
+    enum ltx_encoding encoding;
+    uint64_t checkpoint_pages;  /* WAL length in frames that starts a checkpoint cycle */
+    uint64_t wal_limit_bytes;   /* WAL size that justifies the barrier */
+};
+
+enum source_state {
+    SOURCE_LOADED,  /* the spool was read; not attached */
+    SOURCE_WAITING, /* no file, or no database in it yet */
+    SOURCE_NOT_WAL,
+    SOURCE_BUSY,     /* could not get a read lock; try again */
+    SOURCE_ATTACHED,
+};
+
+/* What one run is to do. Zero: look only. */
+struct source_job {
+    bool load;            /* read the spool; nothing else */
+    bool capture;         /* committed frames into the spool now */
+    bool settle;          /* it has been quiet: copy the WAL into the database, let it restart */
+    bool assist;          /* somebody else checkpoints: move our guard out of the way */
+    bool snapshot;        /* also make a base (TXID 1..now) */
+    bool detach;          /* close the database; nothing else */
+    uint64_t next_txid;   /* with local state missing: the first TXID to use (0 = as it stands) */
+    bool new_lineage;     /* start a new history at the next capture */
+    uint64_t drop_first, drop_last; /* these spool files are in every replica (0 = none) */
+    uint64_t drop_snapshot;
+};
+
+#define SOURCE_MAX_FILES 8
+
+/* Since the source was made; for status, tests and benchmarks. */
+struct source_counters {
+    uint64_t captures, fulls, frames, pages, bytes, handovers, checkpoints, restarts, barriers,
+        barrier_us, barrier_max_us, broken;
+};
+
+struct source_result {
+    enum source_state state;
+    struct err err; /* code ERR_OK: fine */
+    struct spool_file file[SOURCE_MAX_FILES]; /* new in the spool, in TXID order */
+    size_t n_files;
+    struct spool_file snapshot; /* txid 0: none */
+    bool more;       /* not everything was captured: run again soon */
+    bool broken;     /* continuity was lost and a full capture made */
+    char why[200];   /* why it was lost */
+    uint64_t txid;   /* newest in the spool */
+    uint64_t lineage;
+    uint32_t page_size, pages;
+    uint64_t wal_bytes;     /* committed WAL length */
+    uint64_t pending_bytes; /* of it not captured */
+    bool drained;           /* everything captured and copied into the database */
+    struct source_counters count;
+    bool pinned;            /* a reader of the application keeps the WAL from being copied */
+};
+
+struct source *source_new(const struct source_conf *c);
+struct source *source_free(struct source *s);
+/** source_run(s, job, ret): one job, on a worker. Never fails as such: ret->err says what was wrong.
+ * What was captured before an error is in the spool and reported. */
+void source_run(struct source *s, const struct source_job *job, struct source_result *ret);
+/** source_spool(s): what `load` found; valid until the next run. */
+const struct spool_state *source_spool(const struct source *s);
+/** source_reconf(s, c): new settings; only while idle; path and dir must be the same. */
+void source_reconf(struct source *s, const struct source_conf *c);
+
+#endif

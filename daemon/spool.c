@@ -1,0 +1,234 @@
+#include "daemon/spool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include "common/base/log.h"
+
+char *spool_path(const char *dir, uint64_t txid)
+{
+    char name[LTX_NAME_SIZE];
+    return util_printf("%s/l0/%s", dir, ltx_name(name, txid, txid));
+}
+
+char *spool_snapshot_path(const char *dir, uint64_t txid)
+{
+    char name[LTX_NAME_SIZE];
+    return util_printf("%s/snapshot/%s", dir, ltx_name(name, 1, txid));
+}
+
+void spool_state_done(struct spool_state *st)
+{
+    free(st->file);
+    *st = (struct spool_state){.file = NULL};
+}
+
+/* ---- reading what is there -------------------------------------------------------------------- */
+
+struct names {
+    const char *dir;
+    struct spool_file *file;
+    size_t n, cap;
+    bool sweep_all;
+};
+
+static int on_name(const char *name, void *arg)
+{
+    struct names *l = arg;
+    uint64_t min, max;
+    if (fsx_is_tmp(name) || l->sweep_all) {
+        cleanup_free char *path = util_printf("%s/%s", l->dir, name);
+        (void)fsx_unlink(path, NULL);
+        return 0;
+    }
+    if (!ltx_name_parse(name, &min, &max) || min != max)
+        return 0; /* not ours: leave it alone */
+    if (l->n == l->cap) {
+        l->cap = l->cap ? l->cap * 2 : 64;
+        l->file = util_realloc(l->file, l->cap * sizeof *l->file);
+    }
+    l->file[l->n++] = (struct spool_file){.txid = min};
+    return 0;
+}
+
+static int by_txid(const void *a, const void *b)
+{
+    uint64_t x = ((const struct spool_file *)a)->txid;
+    uint64_t y = ((const struct spool_file *)b)->txid;
+    return (x > y) - (x < y);
+}
+
+static int check_file(const char *dir, struct spool_file *f, struct ltx_header *ret_h,
+                      struct err *e)
+{
+    cleanup_free char *path = spool_path(dir, f->txid);
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return err_sys(e, errno, "open %s", path);
+    if (st.st_size < (off_t)LTX_HEADER_SIZE)
+        return err_set(e, ERR_CORRUPT, "%s is only %lld bytes long", path, (long long)st.st_size);
+    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED)
+        return err_sys(e, errno, "map %s", path);
+    int r = ltx_verify(p, (size_t)st.st_size, ret_h, e);
+    (void)munmap(p, (size_t)st.st_size);
+    if (r < 0)
+        return err_wrap(e, "%s", path);
+    if (ret_h->min_txid != f->txid || ret_h->max_txid != f->txid)
+        return err_set(e, ERR_CORRUPT, "%s carries TXID %016" PRIx64 "-%016" PRIx64, path,
+                       ret_h->min_txid, ret_h->max_txid);
+    f->size = (uint64_t)st.st_size;
+    f->timestamp_ms = ret_h->timestamp_ms;
+    return 0;
+}
+
+static char *tip_path(const char *dir)
+{
+    return util_printf("%s/tip", dir);
+}
+
+static bool tip_read(const char *dir, struct ltx_header *ret)
+{
+    cleanup_free char *path = tip_path(dir);
+    cleanup_buf struct buf b = BUF_INIT;
+    return fsx_read(path, LTX_HEADER_SIZE, &b, NULL) == 0 && b.len == LTX_HEADER_SIZE &&
+           ltx_header_decode(b.p, ret, NULL) == 0;
+}
+
+static int tip_write(const char *dir, const struct ltx_header *h, struct err *e)
+{
+    uint8_t bytes[LTX_HEADER_SIZE];
+    ltx_header_encode(h, bytes);
+    cleanup_free char *path = tip_path(dir);
+    return fsx_publish(path, bytes, sizeof bytes, 0600, FSX_REPLACE, e);
+}
+
+/* A file that cannot be trusted breaks the chain there: it and everything before it goes; what
+ * follows stays, and the numbering goes on. */
+static int check_files(const char *dir, struct spool_state *st, struct err *e)
+{
+    size_t keep_from = 0;
+    for (size_t i = 0; i < st->n; i++) {
+        struct ltx_header h;
+        struct err fe;
+        int r = check_file(dir, &st->file[i], &h, &fe);
+        if (r == -ERR_CORRUPT) {
+            keep_from = i + 1;
+            st->damaged = true;
+            (void)snprintf(st->damage, sizeof st->damage, "%s", fe.msg);
+            /* even a damaged name is taken: its TXID must not be given out again */
+            if (!st->has_tip)
+                st->tip = (struct ltx_header){
+                    .flags = LTX_FLAG_NO_CHECKSUM, .page_size = 512, .commit = 1};
+            st->tip.min_txid = st->tip.max_txid = MAX(st->tip.max_txid, st->file[i].txid);
+            st->has_tip = true;
+            continue;
+        }
+        if (r < 0) {
+            *e = fe; /* a disk that cannot be read is no reason to throw anything away */
+            return r;
+        }
+        if (!st->has_tip || h.max_txid >= st->tip.max_txid) {
+            st->tip = h;
+            st->has_tip = true;
+        }
+    }
+    if (keep_from) {
+        int r = spool_drop(dir, &st->tip, st->file[0].txid, st->file[keep_from - 1].txid, e);
+        if (r < 0)
+            return r;
+        memmove(st->file, st->file + keep_from, (st->n - keep_from) * sizeof *st->file);
+        st->n -= keep_from;
+    }
+    return 0;
+}
+
+int spool_open(const char *dir, struct spool_state *ret, struct err *e)
+{
+    cleanup_free char *l0 = util_printf("%s/l0", dir);
+    cleanup_free char *snapshot = util_printf("%s/snapshot", dir);
+    int r = fsx_mkdirs(l0, 0700, e);
+    if (r == 0)
+        r = fsx_mkdirs(snapshot, 0700, e);
+    struct names old = {.dir = snapshot, .sweep_all = true};
+    if (r == 0)
+        r = fsx_list(snapshot, on_name, &old, e);
+    struct names names = {.dir = l0};
+    if (r == 0)
+        r = fsx_list(l0, on_name, &names, e);
+    if (r < 0) {
+        free(names.file);
+        return r;
+    }
+    struct spool_state st = {.file = names.file, .n = names.n};
+    if (st.n)
+        qsort(st.file, st.n, sizeof *st.file, by_txid);
+    st.has_tip = tip_read(dir, &st.tip);
+    r = check_files(dir, &st, e);
+    if (r < 0) {
+        spool_state_done(&st);
+        return r;
+    }
+    *ret = st;
+    return 0;
+}
+
+/* ---- removing --------------------------------------------------------------------------------- */
+
+int spool_drop(const char *dir, const struct ltx_header *tip, uint64_t first, uint64_t last,
+               struct err *e)
+{
+    if (tip->max_txid <= last) {
+        int r = tip_write(dir, tip, e);
+        if (r < 0)
+            return r;
+    }
+    for (uint64_t txid = first; txid <= last; txid++) {
+        cleanup_free char *path = spool_path(dir, txid);
+        int r = fsx_unlink(path, e);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int spool_drop_snapshot(const char *dir, uint64_t txid, struct err *e)
+{
+    cleanup_free char *path = spool_snapshot_path(dir, txid);
+    return fsx_unlink(path, e);
+}
+
+/* ---- how far a replica is --------------------------------------------------------------------- */
+
+static char *acked_path(const char *dir, const char *target)
+{
+    return util_printf("%s/acked.%s", dir, target);
+}
+
+bool spool_acked_read(const char *dir, const char *target, uint64_t lineage, uint64_t *ret_txid)
+{
+    cleanup_free char *path = acked_path(dir, target);
+    cleanup_buf struct buf b = BUF_INIT;
+    if (fsx_read(path, 64, &b, NULL) < 0)
+        return false;
+    uint64_t l, t;
+    int used = 0;
+    if (sscanf(buf_str(&b), "%16" SCNx64 " %16" SCNx64 "\n%n", &l, &t, &used) != 2 ||
+        used != (int)b.len || used != 34 || l != lineage)
+        return false;
+    *ret_txid = t;
+    return true;
+}
+
+int spool_acked_write(const char *dir, const char *target, uint64_t lineage, uint64_t txid,
+                      struct err *e)
+{
+    cleanup_free char *path = acked_path(dir, target);
+    char text[40];
+    int n = snprintf(text, sizeof text, "%016" PRIx64 " %016" PRIx64 "\n", lineage, txid);
+    return fsx_publish(path, text, (size_t)n, 0600, FSX_REPLACE | FSX_NOSYNC, e);
+}

@@ -1,0 +1,228 @@
+#include "daemon/status.h"
+
+#include <inttypes.h>
+#include <sqlite3.h>
+
+#include "common/base/clk.h"
+
+/* A replica counts as late when it lacks something for longer than this beyond its interval. */
+#define LATE_MS 5000
+
+uint64_t status_lag_ms(const struct uploader *u)
+{
+    const struct database *db = u->db;
+    for (size_t i = 0; i < db->n_files; i++)
+        if (db->file[i].txid > u->acked)
+            return (uint64_t)MAX(clk_real_ms() - db->file[i].timestamp_ms, (int64_t)1);
+    return 0;
+}
+
+static const char *replica_state(const struct uploader *u)
+{
+    if (u->retry.failures)
+        return "error";
+    if (!u->known)
+        return "starting";
+    return status_lag_ms(u) > u->interval_ms + LATE_MS ? "behind" : "ok";
+}
+
+const char *status_state(const struct database *db)
+{
+    if (db->retry.failures)
+        return "failed";
+    if (!db->attached_once)
+        return "starting";
+    switch (db->state) {
+    case SOURCE_WAITING:
+        return "waiting";
+    case SOURCE_NOT_WAL:
+        return "not-wal";
+    case SOURCE_ATTACHED:
+        break;
+    default:
+        return "starting";
+    }
+    bool starting = !db->txid;
+    for (size_t i = 0; i < db->n_up; i++) {
+        const char *s = replica_state(db->up[i]);
+        if (!strcmp(s, "error") || !strcmp(s, "behind"))
+            return "behind";
+        starting = starting || !strcmp(s, "starting");
+    }
+    return starting ? "starting" : "replicating";
+}
+
+enum status_health status_health(const struct database *db)
+{
+    const char *s = status_state(db);
+    if (!strcmp(s, "failed"))
+        return STATUS_FAILED;
+    return !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") ? STATUS_DEGRADED
+                                                                                 : STATUS_HEALTHY;
+}
+
+static json_t *json_time(int64_t ms)
+{
+    return ms ? json_integer(ms) : json_null();
+}
+
+static int64_t wall_of(uint64_t mono_ms)
+{
+    return clk_real_ms() + (int64_t)mono_ms - (int64_t)clk_mono_ms();
+}
+
+static json_t *replica_error(const struct uploader *u)
+{
+    if (!u->retry.failures)
+        return json_null();
+    return json_pack("{s:s, s:s, s:s, s:o, s:i, s:o}", "code", err_name(u->err.code), "message",
+                     u->err.msg, "hint", u->err.hint, "since_ms", json_time(u->retry.since_ms),
+                     "failures", (int)u->retry.failures, "next_retry_ms",
+                     json_time(u->retry_at_ms ? wall_of(u->retry_at_ms) : 0));
+}
+
+static json_t *txid_json(uint64_t txid)
+{
+    char hex[17];
+    (void)snprintf(hex, sizeof hex, "%016" PRIx64, txid);
+    return json_string(hex);
+}
+
+static json_t *replica_json(const struct uploader *u)
+{
+    uint64_t files;
+    uint64_t bytes = uploader_pending(u, &files);
+    cleanup_free char *where = util_printf("%s%s%s", store_describe(u->store),
+                                           u->replica[0] ? " replica " : "", u->replica);
+    json_t *r = json_object();
+    json_object_set_new(r, "target", json_string(u->target));
+    json_object_set_new(r, "location", json_string(where));
+    json_object_set_new(r, "state", json_string(replica_state(u)));
+    json_object_set_new(r, "txid", txid_json(u->acked));
+    json_object_set_new(r, "lag_bytes", json_integer((json_int_t)(bytes + u->db->seen.pending_bytes)));
+    json_object_set_new(r, "lag_ms", json_integer((json_int_t)status_lag_ms(u)));
+    json_object_set_new(r, "pending_files", json_integer((json_int_t)files));
+    json_object_set_new(r, "pending_bytes", json_integer((json_int_t)bytes));
+    json_object_set_new(r, "uploads", json_integer((json_int_t)u->uploads));
+    json_object_set_new(r, "uploaded_bytes", json_integer((json_int_t)u->bytes));
+    json_object_set_new(r, "sync_interval_ms", json_integer((json_int_t)u->interval_ms));
+    json_object_set_new(r, "last_success_ms", json_time(u->last_success_ms));
+    json_object_set_new(r, "error", replica_error(u));
+    return r;
+}
+
+static const char *detail(const struct database *db)
+{
+    if (db->seen.pinned)
+        return "a reader of the application keeps the WAL from being checkpointed";
+    switch (db->state) {
+    case SOURCE_WAITING:
+        return "no database at this path yet; it is picked up when it appears";
+    case SOURCE_NOT_WAL:
+        return "rollback journal; run PRAGMA journal_mode=WAL once in the application";
+    default:
+        return "";
+    }
+}
+
+static json_t *database_error(const struct database *db)
+{
+    if (!db->retry.failures)
+        return json_null();
+    char dur[32], next[64];
+    uint64_t now = clk_mono_ms();
+    (void)snprintf(next, sizeof next, "next try in %s",
+                   util_duration(dur, db->retry_at_ms > now ? db->retry_at_ms - now : 0));
+    return json_pack("{s:s, s:s, s:s, s:o, s:s}", "code", err_name(db->err.code), "message",
+                     db->err.msg, "hint", db->err.hint, "since_ms",
+                     json_time(db->retry.since_ms), "next", next);
+}
+
+static json_t *counters_json(const struct source_counters *c)
+{
+    json_t *j = json_object();
+    const struct {
+        const char *name;
+        uint64_t value;
+    } list[] = {
+        {"captures", c->captures},       {"full_captures", c->fulls},
+        {"frames", c->frames},           {"pages", c->pages},
+        {"ltx_bytes", c->bytes},         {"handovers", c->handovers},
+        {"checkpoints", c->checkpoints}, {"wal_restarts", c->restarts},
+        {"barriers", c->barriers},       {"barrier_us", c->barrier_us},
+        {"barrier_max_us", c->barrier_max_us}, {"continuity_lost", c->broken},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(list); i++)
+        json_object_set_new(j, list[i].name, json_integer((json_int_t)list[i].value));
+    return j;
+}
+
+static json_t *database_json(const struct database *db)
+{
+    const struct source_result *s = &db->seen;
+    json_t *d = json_object();
+    json_t *replicas = json_array();
+    json_object_set_new(d, "name", json_string(db->name));
+    json_object_set_new(d, "path", json_string(db->path));
+    json_object_set_new(d, "state", json_string(status_state(db)));
+    json_object_set_new(d, "detail", json_string(detail(db)));
+    json_object_set_new(d, "since_ms", json_time(db->since_ms));
+    json_object_set_new(d, "txid", txid_json(db->txid));
+    json_object_set_new(d, "page_size", json_integer(s->page_size));
+    json_object_set_new(d, "db_bytes", json_integer((json_int_t)s->pages * s->page_size));
+    json_object_set_new(d, "wal_bytes", json_integer((json_int_t)s->wal_bytes));
+    json_object_set_new(d, "wal_pending_bytes", json_integer((json_int_t)s->pending_bytes));
+    json_object_set_new(d, "spool_files", json_integer((json_int_t)db->n_files));
+    json_object_set_new(d, "last_commit_ms", json_time(db->last_commit_ms));
+    json_object_set_new(d, "error", database_error(db));
+    json_object_set_new(d, "counters", counters_json(&s->count));
+    for (size_t i = 0; i < db->n_up; i++)
+        json_array_append_new(replicas, replica_json(db->up[i]));
+    json_object_set_new(d, "replicas", replicas);
+    return d;
+}
+
+json_t *status_json(const struct manager *m, const struct database *only)
+{
+    static const char *const health[] = {"healthy", "degraded", "failed"};
+    enum status_health worst = STATUS_HEALTHY;
+    json_t *list = json_array();
+    for (size_t i = 0; i < m->n_dbs; i++) {
+        if (only && m->db[i] != only)
+            continue;
+        worst = MAX(worst, status_health(m->db[i]));
+        json_array_append_new(list, database_json(m->db[i]));
+    }
+    json_t *j = json_object();
+    json_object_set_new(j, "version", json_string(WALSUP_VERSION));
+    json_object_set_new(j, "pid", json_integer(getpid()));
+    json_object_set_new(j, "started_ms", json_integer(m->started_ms));
+    json_object_set_new(j, "now_ms", json_integer(clk_real_ms()));
+    json_object_set_new(j, "sqlite_version", json_string(sqlite3_libversion()));
+    json_object_set_new(j, "state", json_string(health[worst]));
+    json_object_set_new(j, "databases", list);
+    return j;
+}
+
+void status_line(const struct manager *m, char *buf, size_t n)
+{
+    unsigned failed = 0, degraded = 0;
+    uint64_t worst = 0;
+    for (size_t i = 0; i < m->n_dbs; i++) {
+        enum status_health h = status_health(m->db[i]);
+        failed += h == STATUS_FAILED;
+        degraded += h == STATUS_DEGRADED;
+        for (size_t r = 0; r < m->db[i]->n_up; r++)
+            worst = MAX(worst, status_lag_ms(m->db[i]->up[r]));
+    }
+    char dur[32];
+    /* below a few seconds the figure would change with every commit and say nothing */
+    if (worst < LATE_MS)
+        (void)snprintf(buf, n, "%zu databases, all replicas up to date", m->n_dbs);
+    else
+        (void)snprintf(buf, n, "%zu databases, worst lag %s", m->n_dbs, util_duration(dur, worst));
+    size_t used = strlen(buf);
+    if (failed || degraded)
+        (void)snprintf(buf + used, n - used, ", %u failed, %u degraded (walsupctl status)", failed,
+                       degraded);
+}

@@ -1,0 +1,304 @@
+#include "daemon/uploader.h"
+
+#include <inttypes.h>
+
+#include "common/base/clk.h"
+#include "common/base/log.h"
+#include "common/store/layout.h"
+#include "daemon/database.h"
+
+#define UPLOADER_MAGIC 0x0b10ade7u
+
+static void on_timer(uv_timer_t *t);
+static void on_done(struct store_req *req);
+
+struct uploader *uploader_new(struct database *db, struct store *store, const char *target,
+                              const char *replica, uint64_t interval_ms)
+{
+    struct uploader *u = util_zalloc(sizeof *u);
+    u->magic = UPLOADER_MAGIC;
+    u->db = db;
+    u->store = store;
+    u->target = util_strdup(target);
+    u->replica = util_strdup(replica);
+    u->interval_ms = interval_ms;
+    (void)uv_timer_init(db->loop, &u->timer);
+    u->timer.data = u;
+    u->timer_open = true;
+    u->req.data = u;
+    u->req.done = on_done;
+    return u;
+}
+
+/* ---- closing: one barrier ---------------------------------------------------------------------- */
+
+static void maybe_closed(struct uploader *u)
+{
+    if (!u->closing || u->busy || u->noting || u->timer_open)
+        return;
+    struct database *db = u->db;
+    database_uploader_closed(db, u);
+    free(u->target);
+    free(u->replica);
+    free(u->key);
+    free(u->path);
+    u->magic = 0;
+    free(u);
+}
+
+static void on_timer_closed(uv_handle_t *h)
+{
+    struct uploader *u = h->data;
+    u->timer_open = false;
+    maybe_closed(u);
+}
+
+void uploader_close(struct uploader *u)
+{
+    if (u->closing)
+        return;
+    u->closing = true;
+    if (u->busy)
+        store_cancel(&u->req);
+    uv_close((uv_handle_t *)&u->timer, on_timer_closed);
+}
+
+/* ---- what the replica has ---------------------------------------------------------------------- */
+
+void uploader_learn(struct uploader *u, bool known, uint64_t acked)
+{
+    u->known = known;
+    u->acked = u->noted = known ? acked : 0;
+}
+
+static int on_item(void *arg, const struct store_object *o, struct err *e)
+{
+    (void)e;
+    struct uploader *u = arg;
+    uint64_t min, max;
+    if (layout_parse(o->key, &min, &max))
+        u->list_max = MAX(u->list_max, max);
+    return 0;
+}
+
+static void list_level(struct uploader *u)
+{
+    free(u->key);
+    u->key = layout_prefix(store_type(u->store), u->replica, u->list_level);
+    u->busy = u->listing = true;
+    store_list(u->store, &u->req, u->key, NULL, on_item, u);
+}
+
+static void on_listed(struct uploader *u)
+{
+    u->listing = false;
+    if (u->list_level < LTX_SNAPSHOT_LEVEL) {
+        u->list_level++;
+        list_level(u);
+        return;
+    }
+    u->known = true;
+    u->acked = u->list_max;
+    database_uploader_listed(u->db, u, u->list_max);
+}
+
+/* ---- uploading --------------------------------------------------------------------------------- */
+
+static const struct spool_file *next_file(const struct uploader *u)
+{
+    const struct database *db = u->db;
+    for (size_t i = 0; i < db->n_files; i++)
+        if (db->file[i].txid > u->acked)
+            return &db->file[i];
+    return NULL;
+}
+
+uint64_t uploader_pending(const struct uploader *u, uint64_t *ret_files)
+{
+    uint64_t bytes = 0;
+    *ret_files = 0;
+    for (size_t i = u->db->n_files; i > 0 && u->db->file[i - 1].txid > u->acked; i--) {
+        bytes += u->db->file[i - 1].size;
+        (*ret_files)++;
+    }
+    return bytes;
+}
+
+uint64_t uploader_due_ms(const struct uploader *u)
+{
+    return u->next_due_ms;
+}
+
+static void arm(struct uploader *u, uint64_t at_ms)
+{
+    uint64_t now = clk_mono_ms();
+    (void)uv_timer_start(&u->timer, on_timer, at_ms > now ? at_ms - now : 0, 0);
+}
+
+static void send_file(struct uploader *u, const struct spool_file *f, unsigned level, uint64_t min,
+                 char *path)
+{
+    u->sending = *f;
+    u->snapshot_in_flight = level == LTX_SNAPSHOT_LEVEL;
+    free(u->key);
+    free(u->path);
+    u->key = layout_key(store_type(u->store), u->replica, level, min, f->txid);
+    u->path = path;
+    u->body = (struct store_body){.path = u->path, .size = f->size};
+    u->meta = (struct store_meta){.timestamp_ms = f->timestamp_ms, .lineage = u->db->seen.lineage};
+    u->busy = true;
+    store_put(u->store, &u->req, u->key, &u->body, &u->meta, 0);
+}
+
+/* The replica's chain must go on with exactly the next TXID; else it needs a base that covers the
+ * gap. */
+static bool fits(const struct uploader *u, const struct spool_file *f)
+{
+    return f->txid == u->acked + 1;
+}
+
+void uploader_poke(struct uploader *u)
+{
+    if (u->closing || u->busy)
+        return;
+    uint64_t now = clk_mono_ms();
+    if (u->retry_at_ms > now) {
+        arm(u, u->retry_at_ms);
+        return;
+    }
+    if (!u->known) {
+        u->list_level = 0;
+        u->list_max = 0;
+        list_level(u);
+        return;
+    }
+    const struct spool_file *f = next_file(u);
+    if (!f || !u->db->numbered) {
+        u->flush = false;
+        return;
+    }
+    if (!u->snapshot.txid && !fits(u, f)) {
+        u->needs_base = true;
+        database_want_snapshot(u->db);
+        return; /* it comes back with u->snapshot set */
+    }
+    bool in_batch = f->txid <= u->batch_last;
+    if (!in_batch && !u->flush && !u->db->flushing && u->next_due_ms > now) {
+        arm(u, u->next_due_ms);
+        return;
+    }
+    if (!in_batch) {
+        u->batch_last = u->db->file[u->db->n_files - 1].txid;
+        u->next_due_ms = now + u->interval_ms;
+    }
+    if (u->snapshot.txid)
+        send_file(u, &u->snapshot, LTX_SNAPSHOT_LEVEL, 1,
+             spool_snapshot_path(u->db->dir, u->snapshot.txid));
+    else
+        send_file(u, f, 0, f->txid, spool_path(u->db->dir, f->txid));
+}
+
+static void on_timer(uv_timer_t *t)
+{
+    uploader_poke(t->data);
+}
+
+/* ---- remembering ------------------------------------------------------------------------------- */
+
+static void note_work(uv_work_t *w)
+{
+    struct uploader *u = w->data;
+    (void)spool_acked_write(u->db->dir, u->target, u->noting_lineage, u->noting_txid, NULL);
+}
+
+static void note(struct uploader *u);
+
+static void note_done(uv_work_t *w, int status)
+{
+    (void)status;
+    struct uploader *u = w->data;
+    u->noting = false;
+    u->noted = u->noting_txid;
+    if (u->closing)
+        maybe_closed(u);
+    else if (!next_file(u))
+        note(u);
+}
+
+/* A hint only: when it is lost the store is listed, when it is old some files go up once more. */
+static void note(struct uploader *u)
+{
+    if (u->noting || u->noted == u->acked)
+        return;
+    u->noting = true;
+    u->noting_txid = u->acked;
+    u->noting_lineage = u->db->seen.lineage;
+    u->note.data = u;
+    (void)uv_queue_work(u->db->loop, &u->note, note_work, note_done);
+}
+
+/* ---- outcome ----------------------------------------------------------------------------------- */
+
+static void failed(struct uploader *u, const struct err *e)
+{
+    bool news = !u->retry.failures || u->err.code != e->code;
+    uint64_t wait = retry_failed(&u->retry, e->code);
+    u->err = *e;
+    u->retry_at_ms = clk_mono_ms() + wait;
+    if (news) {
+        char dur[32];
+        log_err(LOG_WARN, e, "%s -> %s: not uploaded, next try in %s", u->db->name, u->target,
+                util_duration(dur, wait));
+    }
+    if (e->code == ERR_NOTFOUND && u->path && access(u->path, F_OK) < 0) {
+        /* the spool file itself is gone: nothing but a new base helps */
+        u->snapshot.txid = 0;
+        u->needs_base = true;
+        database_want_snapshot(u->db);
+    }
+}
+
+static void succeeded(struct uploader *u)
+{
+    if (u->retry.failures) {
+        char dur[32];
+        log_line(LOG_NOTICE, "%s -> %s: works again after %u failed attempts in %s", u->db->name,
+                 u->target, u->retry.failures,
+                 util_duration(dur, (uint64_t)MAX(clk_real_ms() - u->retry.since_ms, (int64_t)0)));
+    }
+    retry_ok(&u->retry);
+    err_clear(&u->err);
+    u->retry_at_ms = 0;
+    u->last_success_ms = clk_real_ms();
+}
+
+static void on_done(struct store_req *req)
+{
+    struct uploader *u = req->data;
+    u->busy = false;
+    if (u->closing) {
+        maybe_closed(u);
+        return;
+    }
+    if (req->err.code != ERR_OK) {
+        failed(u, &req->err);
+        u->listing = false;
+    } else if (u->listing) {
+        succeeded(u);
+        on_listed(u);
+    } else {
+        succeeded(u);
+        u->uploads++;
+        u->bytes += u->sending.size;
+        u->acked = MAX(u->acked, u->sending.txid);
+        if (u->snapshot_in_flight) {
+            u->db->drop_snapshot = u->snapshot.txid;
+            u->snapshot.txid = 0;
+            u->needs_base = false;
+        }
+        if (!next_file(u))
+            note(u);
+    }
+    database_uploader_changed(u->db, u);
+    uploader_poke(u);
+}

@@ -1,0 +1,75 @@
+/* uploader.h - one database's way to one target: learns how far the replica is, then uploads the
+ * spool's files in TXID order, one at a time, retrying for ever and saying so.
+ *
+ * Loop thread only. The uploader belongs to a struct database, which owns the list of files; the
+ * uploader only remembers how far it got. */
+#ifndef WALSUP_UPLOADER_H
+#define WALSUP_UPLOADER_H
+
+#include "common/store/retry.h"
+#include "common/store/store.h"
+#include "daemon/spool.h"
+
+struct database;
+
+struct uploader {
+    unsigned magic;
+    struct database *db;
+    struct store *store;
+    char *target;  /* name of the target */
+    char *replica; /* path below the target's */
+    uint64_t interval_ms;
+
+    bool known;     /* acked is what the replica has; before that nothing is uploaded */
+    uint64_t acked; /* highest TXID the store acknowledged */
+    bool listing;
+    unsigned list_level;
+    uint64_t list_max; /* highest TXID seen while listing */
+
+    bool busy;               /* a request or a worker job is under way */
+    bool snapshot_in_flight; /* the request is a base, not an L0 file */
+    struct spool_file sending;
+    char *key, *path;
+    struct store_body body;
+    struct store_meta meta;
+    struct store_req req;
+
+    struct spool_file snapshot; /* base waiting to be uploaded; txid 0: none */
+    bool needs_base;            /* the replica's chain does not reach the oldest file */
+
+    bool flush;           /* upload now, whatever the interval says */
+    uint64_t batch_last;  /* files up to this TXID belong to the batch under way */
+    uint64_t next_due_ms; /* monotonic: when the next batch may start */
+    struct retry retry;
+    uint64_t retry_at_ms; /* monotonic; 0 = not waiting */
+    struct err err;       /* of the last failed attempt, while retry.failures > 0 */
+    uv_timer_t timer;
+    bool timer_open;
+
+    uv_work_t note; /* writes acked.<target> */
+    bool noting;
+    uint64_t noted, noting_txid, noting_lineage;
+
+    int64_t last_success_ms; /* real time; 0 = none since the start */
+    uint64_t uploads, bytes;
+    bool closing;
+};
+
+/** uploader_new(db, store, target, replica, interval_ms): the store outlives the uploader. */
+struct uploader *uploader_new(struct database *db, struct store *store, const char *target,
+                              const char *replica, uint64_t interval_ms);
+/** uploader_learn(u, known, acked): what the spool directory says about the replica; when that is
+ * nothing, the store is listed. */
+void uploader_learn(struct uploader *u, bool known, uint64_t acked);
+/** uploader_poke(u): start whatever can be started. Cheap; call after anything changed. */
+void uploader_poke(struct uploader *u);
+/** uploader_due_ms(u): monotonic time at which a commit may be uploaded next (leading edge: now, if the
+ * replica was quiet for an interval). */
+uint64_t uploader_due_ms(const struct uploader *u);
+/** uploader_pending(u, ret_files): bytes and number of spool files that the replica lacks. */
+uint64_t uploader_pending(const struct uploader *u, uint64_t *ret_files);
+/** uploader_close(u): cancel; when nothing is in flight any more database_uploader_closed() is called
+ * and u is freed. */
+void uploader_close(struct uploader *u);
+
+#endif
