@@ -229,13 +229,15 @@ int cmd_status(struct ctl *c)
     json_t *reply = NULL;
     if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 1, &status))
         return status;
+    cleanup_free char *socket = NULL;
+    if (!ctl_socket(c, &socket, &status))
+        return status;
     json_t *parameters = json_object();
     if (optind < c->argc) {
         const char *db = c->argv[optind];
         cleanup_free char *path = strchr(db, '/') ? ctl_absolute(db) : util_strdup(db);
         (void)json_object_set_new(parameters, "db", json_string(path));
     }
-    cleanup_free char *socket = ctl_socket(c);
     if (client_call(socket, "Status", parameters, STATUS_TIMEOUT_MS, &reply, NULL, &e) < 0) {
         status = out_fail(c->json, &e);
         return e.code == ERR_NET || e.code == ERR_TIMEOUT ? (int)FAILED : status;

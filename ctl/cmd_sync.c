@@ -56,6 +56,9 @@ int cmd_sync(struct ctl *c)
     }
     if (o == CTL_STOP || !ctl_operands(c, 0, 1, &status))
         return status;
+    cleanup_free char *socket = NULL;
+    if (!ctl_socket(c, &socket, &status))
+        return status;
     json_t *parameters =
         json_pack("{s:b, s:I}", "wait", (int)wait, "timeout_ms", (json_int_t)timeout_ms);
     if (optind < c->argc) {
@@ -63,7 +66,6 @@ int cmd_sync(struct ctl *c)
         cleanup_free char *path = strchr(db, '/') ? ctl_absolute(db) : util_strdup(db);
         (void)json_object_set_new(parameters, "db", json_string(path));
     }
-    cleanup_free char *socket = ctl_socket(c);
     if (client_call(socket, "Sync", parameters, timeout_ms + ANSWER_MS, &reply, NULL, &e) < 0)
         return out_fail(c->json, &e);
     if (c->json)
@@ -98,8 +100,10 @@ int cmd_reload(struct ctl *c)
     json_t *reply = NULL;
     if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 0, &status))
         return status;
-    cleanup_free char *socket = ctl_socket(c);
+    cleanup_free char *socket = NULL;
     cleanup_free char *message = NULL;
+    if (!ctl_socket(c, &socket, &status))
+        return status;
     if (client_call(socket, "Reload", NULL, RELOAD_TIMEOUT_MS, &reply, &message, &e) < 0) {
         const char *lines = message ? strchr(message, '\n') : NULL; /* all that is wrong in the file */
         if (!lines)

@@ -130,16 +130,47 @@ bool ctl_load(struct ctl *c, struct conf **ret, int *ret_status)
     return false;
 }
 
-char *ctl_socket(struct ctl *c)
+/* the socket line of a configuration that is wrong somewhere else: the daemon may well run with an
+ * older state of it */
+static char *socket_line(const char *path)
+{
+    cleanup_file FILE *f = fopen(path, "re");
+    cleanup_free char *line = NULL;
+    size_t cap = 0;
+    bool in_walsup = false;
+    while (f && getline(&line, &cap, f) >= 0) {
+        char *p = line + strspn(line, " \t");
+        if (*p == '[')
+            in_walsup = !strncmp(p, "[walsup]", 8);
+        if (!in_walsup || strncmp(p, "socket", 6) != 0)
+            continue;
+        p += 6 + strspn(p + 6, " \t=:");
+        size_t n = strcspn(p, " \t\r\n");
+        if (*p == '/')
+            return strndup(p, n);
+    }
+    return NULL;
+}
+
+bool ctl_socket(struct ctl *c, char **ret, int *ret_status)
 {
     struct conf *conf = NULL;
-    if (c->socket)
-        return util_strdup(c->socket);
-    if (conf_load(c->config, &conf, NULL, NULL) < 0)
-        (void)conf_parse("", "", 0, &conf, NULL, NULL); /* the daemon may run with an older one */
-    char *path = util_strdup(conf->socket);
+    struct err e = {0};
+    if (c->socket) {
+        *ret = util_strdup(c->socket);
+        return true;
+    }
+    if (conf_load(c->config, &conf, NULL, &e) == 0) {
+        *ret = util_strdup(conf->socket);
+    } else if (c->config_given && e.code != ERR_CONFIG) {
+        *ret_status = out_fail(c->json, &e);
+        return false;
+    } else if (!(*ret = socket_line(c->config))) {
+        (void)conf_parse("", "", 0, &conf, NULL, NULL);
+        *ret = util_strdup(conf->socket);
+    }
     (void)conf_free(conf);
-    return path;
+    return true;
 }
 
 char *ctl_absolute(const char *path)

@@ -42,9 +42,9 @@ bool ctl_operands(struct ctl *c, int min, int max, int *ret_status);
 int ctl_usage_error(struct ctl *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /** ctl_load(c, ret, ret_status): the configuration; prints all its problems and is false on failure. */
 bool ctl_load(struct ctl *c, struct conf **ret, int *ret_status);
-/** ctl_socket(c): malloc'ed path of the control socket: --socket, the configuration if it is
- * readable and right, else the default. */
-char *ctl_socket(struct ctl *c);
+/** ctl_socket(c, ret, ret_status): malloc'ed path of the control socket: --socket, what the
+ * configuration says even if something else in it is wrong, else the default. */
+bool ctl_socket(struct ctl *c, char **ret, int *ret_status);
 /** ctl_absolute(path): malloc'ed; a relative path is taken from the working directory. */
 char *ctl_absolute(const char *path);
 /** ctl_find_db(c, conf, name_or_path, e): NULL with e filled if there is none. */
