@@ -237,6 +237,11 @@ static bool looks_like_host(const char *bucket)
     return tld_like(last + 1) || bucket[strspn(bucket, "0123456789.")] == '\0';
 }
 
+static bool host_is_local(const char *host)
+{
+    return !strncmp(host, "localhost", 9) || !strncmp(host, "127.", 4);
+}
+
 static bool bucket_letters(const char *b)
 {
     static const char ok[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
@@ -248,7 +253,7 @@ int conf_bucket_check(const char *bucket, const char *path, const char *region, 
                       bool from_url, struct err *e)
 {
     if (!endpoint_set && looks_like_host(bucket)) {
-        bool local = !strncmp(bucket, "localhost", 9) || !strncmp(bucket, "127.", 4);
+        bool local = host_is_local(bucket);
         cleanup_free char *aws = conf_endpoint_aws(region);
         const char *p = path + strspn(path, "/");
         size_t n = strcspn(p, "/");
@@ -309,6 +314,9 @@ static int target_of(struct conf_url *u, struct conf_target *t, struct err *e)
     if (u->endpoint && !(t->endpoint = conf_endpoint_clean(u->endpoint, e)))
         return -(int)e->code;
     int rc = conf_bucket_check(u->bucket, u->path, t->region, u->endpoint != NULL, true, e);
+    if (rc < 0 && !u->endpoint && looks_like_host(u->bucket))
+        return err_hint(e, "write s3://%.150s?endpoint=%s://%.80s", u->path + strspn(u->path, "/"),
+                        host_is_local(u->bucket) ? "http" : "https", u->bucket);
     if (rc < 0)
         return rc;
     if (!u->endpoint)

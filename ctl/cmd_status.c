@@ -1,0 +1,304 @@
+/* status, list */
+#include "ctl/ctl.h"
+
+#include "ctl/client.h"
+#include "ctl/out.h"
+
+#define STATUS_TIMEOUT_MS 10000
+
+enum exit_status { HEALTHY, DEGRADED, FAILED };
+
+static const char *str(const json_t *o, const char *key)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? s : "";
+}
+
+static uint64_t num(const json_t *o, const char *key)
+{
+    json_int_t v = json_integer_value(json_object_get(o, key));
+    return v > 0 ? (uint64_t)v : 0;
+}
+
+/* TXIDs are hexadecimal everywhere, as in the names of the files */
+static char *txid_text(const json_t *o)
+{
+    const json_t *t = json_object_get(o, "txid");
+    const char *s = json_string_value(t);
+    if (s) {
+        s += strspn(s, "0");
+        return util_strdup(*s ? s : "-");
+    }
+    return num(o, "txid") ? util_printf("%llx", (unsigned long long)num(o, "txid"))
+                          : util_strdup("-");
+}
+
+static char *ago(uint64_t then_ms, uint64_t now_ms, const char *never)
+{
+    char t[32];
+    if (!then_ms)
+        return util_strdup(never);
+    return util_printf("%s ago", out_short_duration(t, now_ms > then_ms ? now_ms - then_ms : 0));
+}
+
+/* ": since 5m (2026-01-01T00:00:00Z)" and what happens next, behind a problem's sentence */
+static void add_since(struct buf *b, uint64_t since_ms, uint64_t now_ms)
+{
+    char t[32], stamp[40];
+    if (since_ms)
+        buf_printf(b, ", since %s (%s)",
+                   out_short_duration(t, now_ms > since_ms ? now_ms - since_ms : 0),
+                   util_rfc3339(stamp, (int64_t)(since_ms / 1000 * 1000)));
+}
+
+static void add_replica_error(struct buf *b, const json_t *r, uint64_t now_ms)
+{
+    char t[32];
+    const json_t *error = json_object_get(r, "error");
+    if (!json_is_object(error))
+        return;
+    buf_printf(b, "%s%s: %s", b->len ? "; " : "", str(r, "target"), str(error, "message"));
+    add_since(b, num(error, "since_ms"), now_ms);
+    uint64_t next = num(error, "next_retry_ms"), failures = num(error, "failures");
+    if (failures)
+        buf_printf(b, "; failed %llu time%s", (unsigned long long)failures,
+                   failures == 1 ? "" : "s");
+    if (next)
+        buf_printf(b, "; next try %s%s", next > now_ms ? "in " : "now",
+                   next > now_ms ? out_short_duration(t, next - now_ms + 999) : "");
+    if (*str(error, "hint"))
+        buf_printf(b, "; hint: %s", str(error, "hint"));
+}
+
+static void add_db_error(struct buf *b, const json_t *d, uint64_t now_ms, enum out_tone tone)
+{
+    const json_t *error = json_object_get(d, "error");
+    if (json_is_object(error)) {
+        buf_add_str(b, str(error, "message"));
+        add_since(b, num(error, "since_ms"), now_ms);
+        if (*str(error, "next"))
+            buf_printf(b, "; next: %s", str(error, "next"));
+        if (*str(error, "hint"))
+            buf_printf(b, "; hint: %s", str(error, "hint"));
+    } else if (*str(d, "detail") && tone != OUT_PLAIN) {
+        buf_add_str(b, str(d, "detail"));
+        add_since(b, num(d, "since_ms"), now_ms);
+    }
+}
+
+static enum out_tone db_tone(const char *state)
+{
+    static const char *const bad[] = {"failed"};
+    static const char *const warn[] = {"waiting", "not-wal", "behind", "paused"};
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+        if (!strcmp(state, bad[i]))
+            return OUT_BAD;
+    for (size_t i = 0; i < ARRAY_LEN(warn); i++)
+        if (!strcmp(state, warn[i]))
+            return OUT_WARN;
+    return OUT_PLAIN;
+}
+
+/* one row to be sorted: worst first, then most behind, then as configured */
+struct line {
+    const json_t *db, *replica;
+    enum out_tone tone;
+    uint64_t lag_ms, lag_bytes;
+    size_t order;
+    bool first; /* of its database: carries the database's own problem */
+};
+
+static int worst_first(const void *pa, const void *pb)
+{
+    const struct line *a = pa, *b = pb;
+    if (a->tone != b->tone)
+        return (int)b->tone - (int)a->tone;
+    if (a->tone != OUT_PLAIN && a->lag_ms != b->lag_ms)
+        return a->lag_ms < b->lag_ms ? 1 : -1;
+    return a->order < b->order ? -1 : a->order > b->order;
+}
+
+static char *lag_text(const struct line *l)
+{
+    char size[32], time[32];
+    if (!l->replica)
+        return util_strdup("-");
+    if (!l->lag_bytes && !l->lag_ms)
+        return util_strdup("none");
+    if (l->lag_ms < 1000)
+        return util_strdup(util_size(size, l->lag_bytes));
+    if (!l->lag_bytes)
+        return util_strdup(out_short_duration(time, l->lag_ms));
+    return util_printf("%s %s", util_size(size, l->lag_bytes), out_short_duration(time, l->lag_ms));
+}
+
+static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
+{
+    struct out_row *row = out_row(t);
+    cleanup_buf struct buf note = BUF_INIT;
+    const char *state = str(l->db, "state"), *replica_state = str(l->replica, "state");
+    /* one word for both: the database's, unless the replica is worse off */
+    if (db_tone(state) == OUT_PLAIN && !strcmp(replica_state, "error"))
+        state = "error";
+    else if (db_tone(state) == OUT_PLAIN && !strcmp(replica_state, "behind"))
+        state = "behind";
+    row->cell[0] = util_strdup(str(l->db, "name"));
+    row->cell[1] = util_strdup(*state ? state : "?");
+    row->cell[2] = util_strdup(l->replica ? str(l->replica, "target") : "-");
+    row->cell[3] = txid_text(l->replica ? l->replica : l->db);
+    row->cell[4] = lag_text(l);
+    row->cell[5] = l->replica ? ago(num(l->replica, "last_success_ms"), now_ms, "never")
+                              : util_strdup("-");
+    row->tone = l->tone;
+    if (l->first)
+        add_db_error(&note, l->db, now_ms, l->tone);
+    if (l->replica)
+        add_replica_error(&note, l->replica, now_ms);
+    if (note.len)
+        row->note = util_strdup(buf_str(&note));
+}
+
+static enum out_tone replica_tone(const json_t *r)
+{
+    const char *state = str(r, "state");
+    return !strcmp(state, "error") ? OUT_BAD : !strcmp(state, "behind") ? OUT_WARN : OUT_PLAIN;
+}
+
+static void print_table(const json_t *reply)
+{
+    static const char *const head[] = {"DATABASE", "STATE", "TARGET", "TXID",
+                                       "LAG",      "LAST-SUCCESS", NULL};
+    struct out_table t = {.head = head, .shrink = 1u | 1u << 2};
+    struct line *line = NULL;
+    size_t n = 0, i, j;
+    json_t *d, *r;
+    json_array_foreach(json_object_get(reply, "databases"), i, d) {
+        json_t *replicas = json_object_get(d, "replicas");
+        size_t rows = json_array_size(replicas);
+        line = util_realloc(line, (n + rows + 1) * sizeof *line);
+        for (j = 0; j < MAX(rows, (size_t)1); j++) {
+            r = json_array_get(replicas, j);
+            line[n] = (struct line){d, r, db_tone(str(d, "state")), num(r, "lag_ms"),
+                                    num(r, "lag_bytes"), n, j == 0};
+            line[n].tone = MAX(line[n].tone, replica_tone(r));
+            n++;
+        }
+    }
+    if (n)
+        qsort(line, n, sizeof *line, worst_first);
+    for (i = 0; i < n; i++)
+        add_line(&t, &line[i], num(reply, "now_ms"));
+    free(line);
+    if (n)
+        out_table_print(&t);
+    out_table_done(&t);
+}
+
+static enum exit_status exit_of(const json_t *reply)
+{
+    const char *state = str(reply, "state");
+    return !strcmp(state, "healthy") ? HEALTHY : !strcmp(state, "degraded") ? DEGRADED : FAILED;
+}
+
+static void print_status(const json_t *reply)
+{
+    static const enum out_tone tone[] = {OUT_GOOD, OUT_WARN, OUT_BAD};
+    char up[32];
+    size_t n = json_array_size(json_object_get(reply, "databases"));
+    uint64_t now = num(reply, "now_ms"), started = num(reply, "started_ms");
+    out_tone(stdout, tone[exit_of(reply)]);
+    out_text(stdout, str(reply, "state"));
+    out_tone(stdout, OUT_PLAIN);
+    printf(": %zu database%s, walsupd ", n, n == 1 ? "" : "s");
+    out_text(stdout, str(reply, "version"));
+    printf(", pid %llu, up %s\n", (unsigned long long)num(reply, "pid"),
+           out_short_duration(up, now > started ? now - started : 0));
+    if (!n) {
+        out_wrapped(stdout, 0, "Nothing is replicated: add a section [db NAME] to the "
+                               "configuration, then walsupctl reload.");
+        return;
+    }
+    (void)fputc('\n', stdout);
+    print_table(reply);
+}
+
+int cmd_status(struct ctl *c)
+{
+    int status;
+    struct err e = {0};
+    json_t *reply = NULL;
+    if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 1, &status))
+        return status;
+    cleanup_free char *socket = NULL;
+    if (!ctl_socket(c, &socket, &status))
+        return status;
+    json_t *parameters = json_object();
+    if (optind < c->argc) {
+        const char *db = c->argv[optind];
+        cleanup_free char *path = strchr(db, '/') ? ctl_absolute(db) : util_strdup(db);
+        (void)json_object_set_new(parameters, "db", json_string(path));
+    }
+    if (client_call(socket, "Status", parameters, STATUS_TIMEOUT_MS, &reply, NULL, &e) < 0) {
+        status = out_fail(c->json, &e);
+        return e.code == ERR_NET || e.code == ERR_TIMEOUT ? (int)FAILED : status;
+    }
+    status = (int)exit_of(reply);
+    if (c->json) {
+        (void)out_json(reply);
+        return status;
+    }
+    print_status(reply);
+    json_decref(reply);
+    return status;
+}
+
+/* ---- list ----------------------------------------------------------------------------------- */
+
+static char *target_names(const struct conf *conf, const struct conf_db *d)
+{
+    cleanup_buf struct buf b = BUF_INIT;
+    for (size_t i = 0; i < d->n_replicas; i++)
+        buf_printf(&b, "%s%s", i ? ", " : "", conf->target[d->replica[i].target].name);
+    return util_strdup(buf_str(&b));
+}
+
+static json_t *list_json(const struct conf *conf)
+{
+    json_t *all = json_array();
+    for (size_t i = 0; i < conf->n_dbs; i++) {
+        const struct conf_db *d = &conf->db[i];
+        json_t *targets = json_array();
+        for (size_t j = 0; j < d->n_replicas; j++)
+            (void)json_array_append_new(targets,
+                                        json_string(conf->target[d->replica[j].target].name));
+        (void)json_array_append_new(all, json_pack("{s:s, s:s, s:o}", "name", d->name, "path",
+                                                   d->path, "targets", targets));
+    }
+    return json_pack("{s:o}", "databases", all);
+}
+
+int cmd_list(struct ctl *c)
+{
+    static const char *const head[] = {"DATABASE", "TARGETS", "PATH", NULL};
+    int status;
+    struct conf *conf = NULL;
+    struct out_table t = {.head = head};
+    if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 0, &status) ||
+        !ctl_load(c, &conf, &status))
+        return status;
+    if (c->json)
+        (void)out_json(list_json(conf));
+    else if (!conf->n_dbs)
+        printf("%s names no database: add a section [db NAME]\n", c->config);
+    for (size_t i = 0; i < conf->n_dbs && !c->json; i++) {
+        struct out_row *row = out_row(&t);
+        row->cell[0] = util_strdup(conf->db[i].name);
+        row->cell[1] = target_names(conf, &conf->db[i]);
+        row->cell[2] = util_strdup(conf->db[i].path);
+    }
+    if (t.n)
+        out_table_print(&t);
+    out_table_done(&t);
+    (void)conf_free(conf);
+    return 0;
+}

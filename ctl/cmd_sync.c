@@ -1,0 +1,128 @@
+/* sync, reload */
+#include "ctl/ctl.h"
+
+#include "ctl/client.h"
+#include "ctl/out.h"
+
+#define SYNC_TIMEOUT_MS 60000
+#define ANSWER_MS 5000 /* for the daemon to say that the time is over */
+#define RELOAD_TIMEOUT_MS 60000
+
+static void print_txid(const json_t *o)
+{
+    const json_t *t = json_object_get(o, "txid");
+    if (json_is_string(t))
+        out_text(stdout, json_string_value(t));
+    else
+        printf("%016llx", (unsigned long long)json_integer_value(t));
+}
+
+static void print_synced(const json_t *reply, bool waited)
+{
+    size_t i, j;
+    json_t *d, *r;
+    json_array_foreach(json_object_get(reply, "databases"), i, d) {
+        out_text(stdout, json_string_value(json_object_get(d, "name")));
+        printf(waited ? ": everything up to TXID " : ": captured up to TXID ");
+        print_txid(d);
+        json_array_foreach(json_object_get(d, "replicas"), j, r) {
+            printf(j ? ", " : waited ? " is in " : "; in ");
+            out_text(stdout, json_string_value(json_object_get(r, "target")));
+            if (!waited) {
+                printf(" up to ");
+                print_txid(r);
+            }
+        }
+        (void)fputc('\n', stdout);
+    }
+}
+
+int cmd_sync(struct ctl *c)
+{
+    static const struct option own[] = {{"wait", no_argument, NULL, 'w'},
+                                        {"timeout", required_argument, NULL, 't'},
+                                        {NULL, 0, NULL, 0}};
+    int status, o;
+    bool wait = false;
+    uint64_t timeout_ms = SYNC_TIMEOUT_MS;
+    struct err e = {0};
+    json_t *reply = NULL;
+    while ((o = ctl_option(c, own, &status)) >= 0) {
+        if (o == 'w')
+            wait = true;
+        else if (!conf_duration(optarg, &timeout_ms) || timeout_ms > 24 * 3600 * 1000)
+            return ctl_usage_error(c, "--timeout %s is not a duration up to 24h, as in 30s",
+                                   optarg);
+    }
+    if (o == CTL_STOP || !ctl_operands(c, 0, 1, &status))
+        return status;
+    cleanup_free char *socket = NULL;
+    if (!ctl_socket(c, &socket, &status))
+        return status;
+    json_t *parameters =
+        json_pack("{s:b, s:I}", "wait", (int)wait, "timeout_ms", (json_int_t)timeout_ms);
+    if (optind < c->argc) {
+        const char *db = c->argv[optind];
+        cleanup_free char *path = strchr(db, '/') ? ctl_absolute(db) : util_strdup(db);
+        (void)json_object_set_new(parameters, "db", json_string(path));
+    }
+    if (client_call(socket, "Sync", parameters, timeout_ms + ANSWER_MS, &reply, NULL, &e) < 0)
+        return out_fail(c->json, &e);
+    if (c->json)
+        return out_json(reply);
+    print_synced(reply, wait);
+    json_decref(reply);
+    return 0;
+}
+
+/* ---- reload --------------------------------------------------------------------------------- */
+
+static bool print_names(const json_t *reply, const char *key)
+{
+    size_t i;
+    json_t *name;
+    const json_t *names = json_object_get(reply, key);
+    if (!json_array_size(names))
+        return false;
+    printf("%s: ", key);
+    json_array_foreach(names, i, name) {
+        printf(i ? ", " : "");
+        out_text(stdout, json_string_value(name) ? json_string_value(name) : "?");
+    }
+    (void)fputc('\n', stdout);
+    return true;
+}
+
+int cmd_reload(struct ctl *c)
+{
+    int status;
+    struct err e = {0};
+    json_t *reply = NULL;
+    if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 0, &status))
+        return status;
+    cleanup_free char *socket = NULL;
+    cleanup_free char *message = NULL;
+    if (!ctl_socket(c, &socket, &status))
+        return status;
+    if (client_call(socket, "Reload", NULL, RELOAD_TIMEOUT_MS, &reply, &message, &e) < 0) {
+        const char *lines = message ? strchr(message, '\n') : NULL; /* all that is wrong in the file */
+        if (!lines)
+            return out_fail(c->json, &e);
+        (void)err_set(&e, e.code, "%.*s", (int)(lines - message), message);
+        out_error(&e);
+        if (c->json)
+            return out_fail_json(&e, lines + 1);
+        out_text(stderr, lines + 1);
+        (void)fputs(lines[strlen(lines) - 1] == '\n' ? "" : "\n", stderr);
+        return err_exit_status(e.code);
+    }
+    if (c->json)
+        return out_json(reply);
+    bool any = print_names(reply, "added");
+    any = print_names(reply, "removed") || any;
+    any = print_names(reply, "changed") || any;
+    json_int_t same = json_integer_value(json_object_get(reply, "unchanged"));
+    printf(any ? "%lld unchanged\n" : "nothing changed (%lld databases)\n", (long long)same);
+    json_decref(reply);
+    return 0;
+}

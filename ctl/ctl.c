@@ -1,0 +1,202 @@
+#include "ctl/ctl.h"
+
+#include <ctype.h>
+#include <stdarg.h>
+
+#include "common/format/near.h"
+#include "ctl/out.h"
+
+enum { OPT_HELP = 1000, OPT_SOCKET, OPT_JSON };
+#define MAX_OPTIONS 32
+
+static const struct option common_option[] = {{"config", required_argument, NULL, 'c'},
+                                              {"socket", required_argument, NULL, OPT_SOCKET},
+                                              {"json", no_argument, NULL, OPT_JSON},
+                                              {"help", no_argument, NULL, OPT_HELP}};
+
+void ctl_verb_help(const struct ctl_verb *v)
+{
+    printf("Usage: walsupctl %s%s%s\n\n%c%s.\n", v->name, *v->args ? " " : "", v->args,
+           toupper((unsigned char)v->help[0]), v->help + 1);
+    if (*v->more)
+        printf("\n%s", v->more);
+    printf("\n  --json                    machine-readable output\n"
+           "  -c, --config FILE         configuration (" CTL_DEFAULT_CONFIG ")\n"
+           "  --socket PATH             control socket (as configured)\n"
+           "  --help                    this text\n");
+}
+
+int ctl_usage_error(struct ctl *c, const char *fmt, ...)
+{
+    char msg[400];
+    struct err e;
+    va_list ap;
+    va_start(ap, fmt);
+    (void)vsnprintf(msg, sizeof msg, fmt, ap);
+    va_end(ap);
+    (void)err_set(&e, ERR_USAGE, "%s", msg);
+    (void)err_hint(&e, "walsupctl %s --help", c->verb->name);
+    return out_fail(c->json, &e);
+}
+
+static int option_error(struct ctl *c, const struct option *all, int code)
+{
+    const char *given = optind > 0 ? c->argv[optind - 1] : "";
+    if (code == ':')
+        return ctl_usage_error(c, "%s needs a value", given);
+    if (optopt && given[0] == '-' && given[1] == '-' && strchr(given, '='))
+        return ctl_usage_error(c, "%.*s takes no value", (int)strcspn(given, "="), given);
+    if (given[0] == '-' && given[1] == '-')
+        for (const struct option *o = all; o->name; o++)
+            if (near_enough(given + 2, near_distance(given + 2, o->name)))
+                return ctl_usage_error(c, "unknown option %s, did you mean --%s?", given, o->name);
+    if (optopt && optopt < 256)
+        return ctl_usage_error(c, "unknown option -%c", optopt);
+    return ctl_usage_error(c, "unknown option %s", given);
+}
+
+int ctl_option(struct ctl *c, const struct option *own, int *ret_status)
+{
+    struct option all[MAX_OPTIONS + ARRAY_LEN(common_option)] = {{0}};
+    size_t n = 0;
+    bool short_o = false;
+    for (; own && own[n].name; n++) {
+        all[n] = own[n];
+        short_o = short_o || own[n].val == 'o';
+    }
+    memcpy(all + n, common_option, sizeof common_option);
+    opterr = 0;
+    for (;;) {
+        int o = getopt_long(c->argc, c->argv, short_o ? ":c:o:h" : ":c:h", all, NULL);
+        switch (o) {
+        case -1:
+            return CTL_DONE;
+        case 'c':
+            c->config = optarg;
+            c->config_given = true;
+            break;
+        case OPT_SOCKET:
+            c->socket = optarg;
+            break;
+        case OPT_JSON:
+            c->json = true;
+            break;
+        case 'h':
+        case OPT_HELP:
+            ctl_verb_help(c->verb);
+            *ret_status = 0;
+            return CTL_STOP;
+        case '?':
+        case ':':
+            *ret_status = option_error(c, all, o);
+            return CTL_STOP;
+        default:
+            return o;
+        }
+    }
+}
+
+bool ctl_operands(struct ctl *c, int min, int max, int *ret_status)
+{
+    int n = c->argc - optind;
+    if (n < min)
+        *ret_status = ctl_usage_error(c, "%s needs %s", c->verb->name, c->verb->args);
+    else if (n > max)
+        *ret_status = ctl_usage_error(c, "'%s' is one argument too many", c->argv[optind + max]);
+    return n >= min && n <= max;
+}
+
+bool ctl_load(struct ctl *c, struct conf **ret, int *ret_status)
+{
+    cleanup_buf struct buf errors = BUF_INIT;
+    struct err e = {0};
+    if (conf_load(c->config, ret, &errors, &e) == 0)
+        return true;
+    if (e.code != ERR_CONFIG) {
+        if (e.code == ERR_NOTFOUND && !c->config_given)
+            (void)err_hint(&e, "write one (walsupctl config --sample prints a start) or name it "
+                               "with --config FILE");
+        else if (e.code == ERR_PERM)
+            (void)err_hint(&e, "run it as root or as a member of the group walsup");
+        *ret_status = out_fail(c->json, &e);
+        return false;
+    }
+    if (c->json)
+        *ret_status = out_fail_json(&e, buf_str(&errors));
+    else {
+        out_text(stderr, buf_str(&errors));
+        *ret_status = err_exit_status(ERR_CONFIG);
+    }
+    return false;
+}
+
+/* the socket line of a configuration that is wrong somewhere else: the daemon may well run with an
+ * older state of it */
+static char *socket_line(const char *path)
+{
+    cleanup_file FILE *f = fopen(path, "re");
+    cleanup_free char *line = NULL;
+    size_t cap = 0;
+    bool in_walsup = false;
+    while (f && getline(&line, &cap, f) >= 0) {
+        char *p = line + strspn(line, " \t");
+        if (*p == '[')
+            in_walsup = !strncmp(p, "[walsup]", 8);
+        if (!in_walsup || strncmp(p, "socket", 6) != 0)
+            continue;
+        p += 6 + strspn(p + 6, " \t=:");
+        size_t n = strcspn(p, " \t\r\n");
+        if (*p == '/')
+            return strndup(p, n);
+    }
+    return NULL;
+}
+
+bool ctl_socket(struct ctl *c, char **ret, int *ret_status)
+{
+    struct conf *conf = NULL;
+    struct err e = {0};
+    if (c->socket) {
+        *ret = util_strdup(c->socket);
+        return true;
+    }
+    if (conf_load(c->config, &conf, NULL, &e) == 0) {
+        *ret = util_strdup(conf->socket);
+    } else if (c->config_given && e.code != ERR_CONFIG) {
+        *ret_status = out_fail(c->json, &e);
+        return false;
+    } else if (!(*ret = socket_line(c->config))) {
+        (void)conf_parse("", "", 0, &conf, NULL, NULL);
+        *ret = util_strdup(conf->socket);
+    }
+    (void)conf_free(conf);
+    return true;
+}
+
+char *ctl_absolute(const char *path)
+{
+    if (*path == '/')
+        return util_strdup(path);
+    while (path[0] == '.' && path[1] == '/')
+        path += 2;
+    cleanup_free char *cwd = getcwd(NULL, 0);
+    return util_printf("%s/%s", cwd && cwd[1] ? cwd : "", path);
+}
+
+const struct conf_db *ctl_find_db(struct ctl *c, const struct conf *conf, const char *name_or_path,
+                                  struct err *e)
+{
+    const struct conf_db *d = conf_find_db(conf, name_or_path);
+    cleanup_free char *absolute = ctl_absolute(name_or_path);
+    cleanup_free char *real = d ? NULL : realpath(name_or_path, NULL);
+    d = d ? d : conf_find_db(conf, absolute);
+    d = d || !real ? d : conf_find_db(conf, real);
+    if (d)
+        return d;
+    (void)err_set(e, ERR_NOTFOUND, "there is no database '%s' in %s", name_or_path, c->config);
+    (void)err_hint(e, "walsupctl list shows the names and paths");
+    for (size_t i = 0; i < conf->n_dbs; i++)
+        if (near_enough(name_or_path, near_distance(name_or_path, conf->db[i].name)))
+            (void)err_hint(e, "did you mean %s?", conf->db[i].name);
+    return NULL;
+}

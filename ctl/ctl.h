@@ -1,0 +1,65 @@
+/* ctl.h - what every verb of walsupctl gets, and how its arguments are read. A verb returns the
+ * program's exit status; it prints its own errors through out_fail. */
+#ifndef WALSUP_CTL_H
+#define WALSUP_CTL_H
+
+#include <getopt.h>
+
+#include "common/base/err.h"
+#include "common/format/conf.h"
+
+#define CTL_DEFAULT_CONFIG "/etc/walsup.ini"
+
+struct ctl;
+
+struct ctl_verb {
+    const char *name;
+    const char *args; /* one line */
+    const char *help; /* one line */
+    const char *more; /* the options, for --help */
+    int (*run)(struct ctl *c);
+};
+
+struct ctl {
+    const struct ctl_verb *verb;
+    const char *config;
+    const char *socket; /* --socket; NULL: what the configuration says */
+    bool config_given;
+    bool json;
+    int argc; /* from the verb on: argv[0] is its name */
+    char **argv;
+};
+
+enum { CTL_DONE = -1, CTL_STOP = -2 };
+
+/** ctl_option(c, own, ret_status): the next option of the verb; own (ended by a zero row) are its long
+ * options, their `val` is returned and optarg set. -c, --socket, --json and --help are dealt with
+ * here. CTL_DONE: only operands are left, at c->argv + optind. CTL_STOP: end with *ret_status. */
+int ctl_option(struct ctl *c, const struct option *own, int *ret_status);
+/** ctl_operands(c, min, max, ret_status): false, with *ret_status set, when the number left is another. */
+bool ctl_operands(struct ctl *c, int min, int max, int *ret_status);
+/** ctl_usage_error(c, fmt, ...): print it with a hint to --help; returns the exit status. */
+int ctl_usage_error(struct ctl *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
+/** ctl_load(c, ret, ret_status): the configuration; prints all its problems and is false on failure. */
+bool ctl_load(struct ctl *c, struct conf **ret, int *ret_status);
+/** ctl_socket(c, ret, ret_status): malloc'ed path of the control socket: --socket, what the
+ * configuration says even if something else in it is wrong, else the default. */
+bool ctl_socket(struct ctl *c, char **ret, int *ret_status);
+/** ctl_absolute(path): malloc'ed; a relative path is taken from the working directory. */
+char *ctl_absolute(const char *path);
+/** ctl_find_db(c, conf, name_or_path, e): NULL with e filled if there is none. */
+const struct conf_db *ctl_find_db(struct ctl *c, const struct conf *conf, const char *name_or_path,
+                                  struct err *e);
+/** ctl_verb_help(v): print what `walsupctl VERB --help` prints. */
+void ctl_verb_help(const struct ctl_verb *v);
+
+int cmd_status(struct ctl *c);
+int cmd_list(struct ctl *c);
+int cmd_sync(struct ctl *c);
+int cmd_reload(struct ctl *c);
+int cmd_restore(struct ctl *c);
+int cmd_check(struct ctl *c);
+int cmd_config(struct ctl *c);
+int cmd_version(struct ctl *c);
+
+#endif

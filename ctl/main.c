@@ -1,0 +1,175 @@
+/* walsupctl: shows, steers and restores. The verbs are this table; each is a cmd_*.c. */
+#include "ctl/ctl.h"
+
+#include <locale.h>
+
+#include "common/format/near.h"
+#include "ctl/out.h"
+
+static int cmd_help(struct ctl *c);
+
+static const struct ctl_verb verb[] = {
+    {"status", "[DB]", "show what is replicated, how far behind it is and what is wrong",
+     "Exit status: 0 healthy, 1 degraded, 2 failed or not running.\n", cmd_status},
+    {"list", "", "list the configured databases, with or without the daemon", "", cmd_list},
+    {"restore", "DB [-o FILE]", "bring a database back from a replica, checked",
+     "DB is a name or a path from the configuration. A file that exists is not touched.\n\n"
+     "  -o, --output FILE         file to create (the database's own path)\n"
+     "  --target NAME             restore from this target (the one that is furthest)\n"
+     "  --url URL                 restore from s3://BUCKET/PATH?endpoint=https://HOST\n"
+     "                            or file:///PATH, without configuration; needs -o.\n"
+     "                            PATH is the replica's, with the database's name\n"
+     "  --txid TXID               up to this transaction, in hexadecimal (the latest)\n"
+     "  --dry-run                 say what would be fetched\n"
+     "  --force                   replace an existing file\n"
+     "  --if-db-not-exists        do nothing, successfully, if the file exists\n"
+     "  --if-replica-exists       do nothing, successfully, if the replica is empty\n"
+     "  --integrity-check HOW     quick, full or none (quick)\n"
+     "  --parallel N              objects fetched at the same time, 1 to 256\n", cmd_restore},
+    {"sync", "[DB] [--wait]", "replicate what is committed now, without waiting for an interval",
+     "  --wait                    return when everything that was committed before is\n"
+     "                            in every replica\n"
+     "  --timeout TIME            how long to wait (60s)\n", cmd_sync},
+    {"reload", "", "make the daemon read its configuration again",
+     "A configuration with a mistake changes nothing; every mistake is printed.\n", cmd_reload},
+    {"check", "", "check configuration, targets and databases, with a round trip each",
+     "Writes, reads and deletes one small object per target. Needs no daemon.\n", cmd_check},
+    {"config", "", "print the effective configuration, secrets masked",
+     "  --defaults                every key with its default\n"
+     "  --sample                  a commented sample file\n"
+     "  --man                     the key tables of walsup.ini(5)\n", cmd_config},
+    {"version", "", "print the version", "", cmd_version},
+    {"help", "[VERB]", "explain walsupctl or a verb", "", cmd_help},
+};
+
+static const struct ctl_verb *find_verb(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(verb); i++)
+        if (!strcmp(verb[i].name, name))
+            return &verb[i];
+    return NULL;
+}
+
+static void print_help(FILE *f)
+{
+    (void)fputs("Usage: walsupctl [-c FILE] [--socket PATH] VERB [ARGUMENTS]\n\n"
+                "Replicates SQLite databases with walsupd: show, steer, restore.\n\n", f);
+    for (size_t i = 0; i < ARRAY_LEN(verb); i++)
+        (void)fprintf(f, "  %-8s %s\n", verb[i].name, verb[i].help);
+    (void)fputs("\n  -c, --config FILE  configuration (" CTL_DEFAULT_CONFIG ")\n"
+                "  --socket PATH      control socket (as configured)\n"
+                "  --json             machine-readable output, with every verb\n"
+                "  --help, --version\n\n"
+                "walsupctl VERB --help explains a verb. Manual: walsupctl(1), walsup.ini(5)\n", f);
+}
+
+static int unknown_verb(struct ctl *c, const char *name)
+{
+    struct err e;
+    size_t best = SIZE_MAX;
+    (void)err_set(&e, ERR_USAGE, "there is no verb '%s'", name);
+    (void)err_hint(&e, "walsupctl help lists them");
+    for (size_t i = 0; i < ARRAY_LEN(verb); i++) {
+        size_t d = near_distance(name, verb[i].name);
+        if (near_enough(name, d) && d < best) {
+            best = d;
+            (void)err_hint(&e, "did you mean %s? walsupctl help lists all verbs", verb[i].name);
+        }
+    }
+    return out_fail(c->json, &e);
+}
+
+static json_t *help_json(void)
+{
+    json_t *all = json_array();
+    for (size_t i = 0; i < ARRAY_LEN(verb); i++)
+        (void)json_array_append_new(all, json_pack("{s:s, s:s, s:s}", "name", verb[i].name, "args",
+                                                   verb[i].args, "help", verb[i].help));
+    return json_pack("{s:o}", "verbs", all);
+}
+
+static int cmd_help(struct ctl *c)
+{
+    int status;
+    if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 1, &status))
+        return status;
+    if (c->json)
+        return out_json(help_json());
+    if (optind == c->argc) {
+        print_help(stdout);
+        return 0;
+    }
+    const struct ctl_verb *v = find_verb(c->argv[optind]);
+    if (!v)
+        return unknown_verb(c, c->argv[optind]);
+    ctl_verb_help(v);
+    return 0;
+}
+
+/* the options in front of the verb */
+static bool leading_options(struct ctl *c, int argc, char **argv, int *ret_status)
+{
+    static const struct option global[] = {{"config", required_argument, NULL, 'c'},
+                                           {"socket", required_argument, NULL, 's'},
+                                           {"json", no_argument, NULL, 'j'},
+                                           {"help", no_argument, NULL, 'h'},
+                                           {"version", no_argument, NULL, 'V'},
+                                           {NULL, 0, NULL, 0}};
+    struct err e;
+    int o;
+    opterr = 0;
+    while ((o = getopt_long(argc, argv, "+:c:hV", global, NULL)) != -1)
+        switch (o) {
+        case 'c':
+            c->config = optarg;
+            c->config_given = true;
+            break;
+        case 's':
+            c->socket = optarg;
+            break;
+        case 'j':
+            c->json = true;
+            break;
+        case 'h':
+            print_help(stdout);
+            *ret_status = 0;
+            return false;
+        case 'V':
+            *ret_status = cmd_version(c);
+            return false;
+        default:
+            (void)err_set(&e, ERR_USAGE, o == ':' ? "%s needs a value" : "unknown option %s",
+                          argv[optind - 1]);
+            (void)err_hint(&e, "options of a verb follow the verb: walsupctl help");
+            *ret_status = out_fail(c->json, &e);
+            return false;
+        }
+    return true;
+}
+
+int main(int argc, char **argv)
+{
+    struct ctl c = {.config = CTL_DEFAULT_CONFIG};
+    int status;
+    (void)setlocale(LC_CTYPE, "");
+    if (!leading_options(&c, argc, argv, &status))
+        return status;
+    if (optind == argc) {
+        print_help(stderr);
+        return err_exit_status(ERR_USAGE);
+    }
+    c.verb = find_verb(argv[optind]);
+    if (!c.verb)
+        return unknown_verb(&c, argv[optind]);
+    c.argc = argc - optind;
+    c.argv = argv + optind;
+    optind = 0; /* glibc: start over, at the verb's arguments */
+    status = c.verb->run(&c);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        struct err e;
+        (void)err_set(&e, ERR_IO, "cannot write to standard output");
+        out_error(&e);
+        return err_exit_status(ERR_IO);
+    }
+    return status;
+}
