@@ -26,7 +26,7 @@ struct source {
     struct ltx_header tip; /* of the newest published file */
     struct capture_file out[SOURCE_MAX_FILES]; /* captured, not yet published */
     size_t n_out;
-    struct session_index last_look;
+    struct session_index last_look, guard_at;
     struct source_counters count;
 };
 
@@ -164,8 +164,8 @@ static int handover(struct source *s, struct err *e)
         return 0;
     if (r < 0)
         return r;
+    struct session_index x;
     for (;;) {
-        struct session_index x;
         r = session_index(s->session, &x, e);
         if (r < 0)
             break;
@@ -196,6 +196,7 @@ static int handover(struct source *s, struct err *e)
         return r == OUT_FULL || r == CAPTURE_NOTHING ? 0 : r;
     }
     session_guard_switch(s->session);
+    s->guard_at = x;
     s->count.handovers++;
     return 0;
 }
@@ -473,6 +474,17 @@ static bool far_behind(struct source *s)
            capture_behind(&s->pos, &x) * wal_frame_size(x.page_size) >= EAGER_BYTES;
 }
 
+/* An application that checkpoints with FULL, RESTART or TRUNCATE waits, with the write lock held, first
+ * for our guard to see the last frame and then for it to reach slot 0. Neither wait may be long. */
+static bool guard_is_old(struct source *s)
+{
+    struct session_index x;
+    if (session_index(s->session, &x, NULL) < 0)
+        return false;
+    bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
+    return moved || (x.n == x.b && !(s->pos.restartable && capture_same_wal(&s->pos, &x)));
+}
+
 static int attached_job(struct source *s, const struct source_job *job, struct source_result *ret,
                         struct err *e)
 {
@@ -484,7 +496,7 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     } else if (job->capture || job->snapshot || far_behind(s)) {
         r = capture_job(s, ret, e);
     }
-    if (r == 0 && job->assist)
+    if (r == 0 && s->pos.valid && guard_is_old(s))
         r = handover(s, e);
     if (r == 0 && s->pos.valid)
         r = look_after_wal(s, job, ret, e);
