@@ -1,0 +1,240 @@
+"""Position, numbering and lineage survive restarts and kill -9; never a gap, never two files with one
+name."""
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from conftest import ROOT, integrity, make_db, pages_equal, sha
+
+
+def txids(world, db="a"):
+    return sorted(int(p.name[:16], 16) for p in world.replica.glob(f"{db}/ltx/0/*.ltx"))
+
+
+def files_of(world):
+    return {p.name: sha(p) for p in world.replica.glob("a/ltx/*/*.ltx")}
+
+
+def test_restart_goes_on_with_the_next_txid_and_the_same_lineage(world):
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    world.sync()
+    assert world.stop() == 0
+    before = files_of(world)
+    con.execute("insert into t(b) values('while it was away')")
+    con.commit()
+    con.execute("pragma wal_checkpoint(truncate)")
+    world.start()
+    world.sync()
+    assert txids(world) == list(range(1, len(before) + 2))
+    after = files_of(world)
+    assert all(after[n] == h for n, h in before.items()), "a file was written again, differently"
+    r = subprocess.run([sys.executable, ROOT / "tests/tools/ltx_check.py",
+                        *sorted(world.replica.glob("a/ltx/0/*"))], capture_output=True, text=True)
+    nodes = {line.split()[-1] for line in r.stdout.splitlines() if "node id" in line}
+    assert len(nodes) == 1, "the lineage changed"
+    pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
+
+
+def test_kill_9_at_any_moment_under_load(world):
+    db = world.path / "a.db"
+    make_db(db).close()
+    stop = threading.Event()
+
+    def load():
+        con = sqlite3.connect(db, timeout=10, isolation_level=None)
+        rnd = random.Random(1)
+        while not stop.is_set():
+            con.execute("insert or replace into t(a,b) values(?,randomblob(?))",
+                        (rnd.randrange(300), rnd.randrange(8000)))
+            if rnd.randrange(50) == 0:
+                con.execute("pragma wal_checkpoint(passive)")
+    t = threading.Thread(target=load)
+    t.start()
+    rnd = random.Random(os.environ.get("WALSUP_SEED", "7"))
+    kills = int(os.environ.get("WALSUP_KILLS", "12"))
+    seen = {}
+    try:
+        for k in range(kills):
+            world.configure(world.file_target(), world.db("a"), sync_interval="1ms",
+                            wal_limit="1MiB")
+            world.start(ready=False)
+            time.sleep(rnd.uniform(0.02, 0.5))  # the moment of the kill is the input here
+            world.proc.send_signal(signal.SIGKILL)
+            world.proc.wait()
+            world.proc = None
+            now = files_of(world)
+            for name, h in seen.items():
+                assert now.get(name, h) == h, f"{name} was written twice, differently"
+            seen.update(now)
+    finally:
+        stop.set()
+        t.join()
+    world.start()
+    world.sync()
+    ids = txids(world)
+    assert ids == list(range(1, ids[-1] + 1)), "a TXID is missing"
+    out = world.restore("a", "local")
+    pages_equal(db, out, 4096)
+    integrity(out)
+    left = [p for p in world.state.rglob("*") if ".tmp-" in p.name]
+    assert not left, f"left over: {left}"
+
+
+def test_local_state_lost_numbering_goes_on_behind_the_replica(world):
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    for i in range(3):
+        con.execute("insert into t(b) values(?)", (i,))
+        con.commit()
+        world.sync()
+    world.stop()
+    import shutil
+    before = files_of(world)
+    shutil.rmtree(world.state)
+    world.start()
+    world.sync()
+    assert txids(world) == list(range(1, len(before) + 2))
+    assert all(files_of(world)[n] == h for n, h in before.items())
+    pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
+
+
+def test_a_target_added_later_gets_a_base_and_the_old_one_goes_on(world, s3):
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    for i in range(4):
+        con.execute("insert into t(b) values(randomblob(4000))")
+        con.commit()
+        world.sync()
+    world.configure(world.file_target(), s3.target(), world.db("a", target="local, s3"))
+    world.ctl("reload")
+    world.poll("attached again", lambda: world.status("a")["state"] == "replicating")
+    con.execute("insert into t(b) values('both')")
+    con.commit()
+    world.sync()
+    for target in ("local", "s3"):
+        pages_equal(world.path / "a.db", world.restore("a", target), 4096)
+    keys = [e["key"] for e in s3.ledger() if e["verb"] == "PUT"]
+    assert any("/0009/" in k for k in keys), keys
+    ids = txids(world)
+    assert ids == list(range(1, ids[-1] + 1))
+
+
+def test_a_damaged_spool_file_is_noticed_and_never_uploaded(world, s3):
+    con = make_db(world.path / "a.db")
+    s3.faults({"verb": "PUT", "action": "status", "status": 503})
+    world.configure(s3.target(), world.db("a", target="s3"), sync_interval="1ms",
+                    shutdown_timeout="1s")
+    world.start()
+    for i in range(3):
+        con.execute("insert into t(b) values(randomblob(4000))")
+        con.commit()
+        world.ctl("sync")
+    world.stop()
+    spool = sorted((world.state / "db/a/l0").glob("*.ltx"))
+    assert len(spool) >= 3
+    raw = bytearray(spool[1].read_bytes())
+    raw[len(raw) // 2] ^= 0x10
+    spool[1].write_bytes(raw)
+    s3.faults()
+    world.start()
+    world.sync()
+    assert "damaged" in world.log.read_text()
+    pages_equal(world.path / "a.db", world.restore("a", "s3"), 4096)
+
+
+def test_sigterm_uploads_what_is_left(world):
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a"), sync_interval="1h")
+    world.start()
+    world.sync()
+    con.execute("insert into t(b) values('last words')")
+    con.commit()
+    assert world.stop() == 0
+    world.notify.drain()
+    assert "STOPPING=1" in world.notify.heard
+    out = world.restore("a", "local")
+    pages_equal(world.path / "a.db", out, 4096)
+
+
+def test_sigterm_during_an_outage_ends_in_time_and_a_second_one_at_once(world, s3):
+    con = make_db(world.path / "a.db")
+    world.configure(s3.target(), world.db("a", target="s3"), shutdown_timeout="2s")
+    world.start()
+    world.sync()
+    s3.faults({"action": "stall"})
+    con.execute("insert into t(b) values(1)")
+    con.commit()
+    t0 = time.monotonic()
+    assert world.stop() == 0
+    assert 1.5 < time.monotonic() - t0 < 6
+    assert "not uploaded" in world.log.read_text()
+    world.configure(s3.target(), world.db("a", target="s3"), shutdown_timeout="60s")
+    world.start(ready=False)
+    world.poll("answers", lambda: world.ctl("status", check=False).stdout)
+    con.execute("insert into t(b) values(2)")
+    con.commit()
+    world.proc.send_signal(signal.SIGTERM)
+    world.notify.wait("STOPPING=1")
+    t0 = time.monotonic()
+    world.stop()
+    assert time.monotonic() - t0 < 5
+    s3.faults()
+    world.start()
+    world.sync()
+    pages_equal(world.path / "a.db", world.restore("a", "s3"), 4096)
+
+
+def test_a_second_daemon_on_one_state_directory_is_refused(world):
+    world.configure(world.file_target())
+    world.start()
+    from conftest import OUT
+    other = world.path / "other.ini"
+    other.write_text(world.ini.read_text().replace("walsup.sock", "other.sock"))
+    r = subprocess.run([OUT / "walsupd", "-c", other], capture_output=True, text=True, timeout=10)
+    assert r.returncode != 0 and "another walsupd uses the state directory" in r.stderr
+
+
+def test_reload_adds_drops_and_changes_without_touching_the_others(world):
+    cons = {n: make_db(world.path / f"{n}.db") for n in "abc"}
+    world.configure(world.file_target(), world.db("a"), world.db("b"))
+    world.start()
+    world.sync()
+    fulls = world.status("a")["counters"]["full_captures"]
+    world.configure(world.file_target(), world.db("a"), world.db("c"))
+    world.proc.send_signal(signal.SIGHUP)
+    world.notify.wait("RELOADING=1")
+    world.poll("c is there", lambda: {d["name"] for d in world.status()["databases"]} == {"a", "c"})
+    cons["a"].execute("insert into t(b) values(1)")
+    cons["a"].commit()
+    world.sync()
+    assert world.status("a")["counters"]["full_captures"] == fulls, "a was touched"
+    assert world.replica.joinpath("b").exists(), "the replica of a dropped database must stay"
+    r = world.ctl("reload", "--json")
+    import json
+    assert json.loads(r.stdout)["unchanged"] == 2
+    # wrong: refused, everything goes on
+    world.ini.write_text(world.ini.read_text() + "\n[db broken]\npath = relative\nbogus = 1\n")
+    r = world.ctl("reload", check=False)
+    assert r.returncode != 0 and "bogus" in r.stderr and "relative" in r.stderr, r.stderr
+    assert {d["name"] for d in world.status()["databases"]} == {"a", "c"}
+    world.sync()
+
+
+def test_the_watchdog_is_fed(world):
+    make_db(world.path / "a.db").close()
+    world.configure(world.file_target(), world.db("a"))
+    world.start(ready=False, WATCHDOG_USEC="400000")
+    world.notify.wait("READY=1")
+    world.notify.wait("WATCHDOG=1")
+    world.notify.wait("STATUS=")
