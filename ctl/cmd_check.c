@@ -342,9 +342,10 @@ int cmd_check(struct ctl *c)
     } else {
         json_decref(all);
         printf("\n");
-        if (!conf->n_dbs)
-            printf("no database is configured: walsupd would have nothing to do\n");
-        if (k.failed)
+        if (!conf->n_dbs && !k.failed)
+            printf("no database is configured, so there is nothing to do: add a section "
+                   "[db NAME]\n");
+        else if (k.failed)
             printf("%u problem%s\n", k.failed, plural(k.failed));
         else if (k.warned)
             printf("no problems, %u warning%s\n", k.warned, plural(k.warned));
