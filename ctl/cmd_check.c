@@ -223,8 +223,8 @@ static bool check_directory(struct check *k, const char *path)
     if (e.code == ERR_NOTFOUND)
         (void)err_hint(&e, "is the path right, is the file system mounted?");
     else
-        (void)err_hint(&e, "SQLite keeps its -wal and -shm files there, so it must be writable; run "
-                           "the check as the user of the daemon or as root");
+        (void)err_hint(&e, "SQLite keeps its -wal and -shm files there, so it must be writable; "
+                           "run the check as the user of the daemon or as root");
     step_err(k, "directory", &e);
     return e.code != ERR_NOTFOUND;
 }
