@@ -34,7 +34,8 @@ enum { CTL_DONE = -1, CTL_STOP = -2 };
 
 /** ctl_option(c, own, ret_status): the next option of the verb; own (ended by a zero row) are its
  * long options, their `val` is returned and optarg set. -c, --socket, --json and --help are dealt
- * with here. CTL_DONE: only operands are left, at c->argv + optind. CTL_STOP: end with *ret_status. */
+ * with here. CTL_DONE: only operands are left, at c->argv + optind.
+ * CTL_STOP: end with *ret_status. */
 int ctl_option(struct ctl *c, const struct option *own, int *ret_status);
 /** ctl_operands(c, min, max, ret_status): false, with *ret_status set, when another number is
  * left. */
