@@ -9,8 +9,8 @@
 #define NUMBER_WAIT_MS 10000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000       /* quiet for so long: copy the WAL into the database */
 #define SETTLE_AGAIN_MS 30000
-#define LOOK_MS 50 /* while commits pour in between two captures: look after the WAL */
-#define ASSIST_MS 50
+#define LOOK_MS 10 /* between two captures: look after the WAL, keep the guard recent */
+#define ASSIST_MS 10 /* an application's checkpoint may wait for our guard with the write lock held */
 
 static void poke(struct database *db);
 static void on_timer(uv_timer_t *t);
@@ -489,8 +489,8 @@ void database_event(struct database *db, enum database_event ev)
         db->dirty = true;
         break;
     case DATABASE_FILE:
-        if (db->running)
-            return; /* most likely our own checkpoint */
+        if (db->assist)
+            return;
         db->assist = true;
         break;
     default:

@@ -29,6 +29,7 @@ struct session {
     bool both;            /* the other one is held too: between guard_next and switch */
     struct conn ckpt;     /* runs PASSIVE */
     struct conn writer;   /* takes the write lock for the barrier; opened when first needed */
+    bool holding;          /* the checkpoint lock is held on ckpt's handle, between checkpoints */
     const volatile uint32_t *shm; /* the wal-index, through SQLite's own mapping */
 };
 
@@ -235,6 +236,10 @@ static int check_header(struct session *s, struct err *e)
     }
     if (h[18] != 2 || h[19] != 2)
         return SESSION_NOT_WAL;
+    uint32_t page_size = be16_get(h + 16);
+    s->page_size = page_size == 1 ? 65536 : page_size;
+    if (!page_size_valid(s->page_size))
+        return err_set(e, ERR_CORRUPT, "the header of %s gives page size %u", s->path, page_size);
     return 0;
 }
 
@@ -299,11 +304,6 @@ static int open_all(struct session *s, struct err *e)
     if (rc != SQLITE_OK)
         return sql_err(e, s, s->ckpt.db, rc, "read");
     read_end(&s->ckpt);
-    struct session_index x;
-    r = session_index(s, &x, e);
-    if (r < 0)
-        return r;
-    s->page_size = x.page_size;
     return 0;
 }
 
@@ -326,8 +326,11 @@ struct session *session_close(struct session *s)
         return NULL;
     if (s->writer.db)
         conn_close(&s->writer);
-    if (s->ckpt.db)
+    if (s->ckpt.db) {
+        if (s->holding)
+            session_hold_checkpoints(s, false);
         conn_close(&s->ckpt);
+    }
     conn_close(&s->guard[!s->held]);
     if (s->guard[s->held].db)
         read_end(&s->guard[s->held]);
@@ -369,6 +372,17 @@ static bool header_good(const uint32_t h[12])
     return s0 == h[10] && s1 == h[11];
 }
 
+static int file_pages(struct session *s, uint32_t *ret, struct err *e)
+{
+    sqlite3_file *f = db_file(&s->guard[s->held]);
+    sqlite3_int64 size = 0;
+    int rc = f->pMethods->xFileSize(f, &size);
+    if (rc != SQLITE_OK)
+        return sql_err(e, s, s->guard[s->held].db, rc, "take the size of");
+    *ret = (uint32_t)(size / s->page_size);
+    return 0;
+}
+
 int session_index(struct session *s, struct session_index *ret, struct err *e)
 {
     uint32_t a[12], b[12];
@@ -390,20 +404,22 @@ int session_index(struct session *s, struct session_index *ret, struct err *e)
     if (a[0] != 3007000)
         return err_set(e, ERR_UNSUPPORTED, "the wal-index of %s has version %u", s->path, a[0]);
     const uint8_t *bytes = (const uint8_t *)&a[3]; /* init u8, big-endian flag u8, page size u16 */
-    uint16_t page_size;
-    memcpy(&page_size, bytes + 2, sizeof page_size);
+    uint16_t stored;
+    memcpy(&stored, bytes + 2, sizeof stored);
+    uint32_t page_size = stored == 1 ? 65536 : stored;
     *ret = (struct session_index){
         .n = a[4],
         .b = backfill,
         .salt = {be32toh(a[8]), be32toh(a[9])}, /* copied from the WAL header as stored */
         .pages = a[5],
         .cksum = {a[6], a[7]},
-        .page_size = page_size == 1 ? 65536 : page_size,
-        .big_endian = bytes[1] != 0,
+        .page_size = s->page_size,
     };
-    if (!page_size_valid(ret->page_size))
-        return err_set(e, ERR_CORRUPT, "the wal-index of %s gives page size %u", s->path,
-                       ret->page_size);
+    if (!ret->n) /* page size and pages may be unset then, and the file is the truth */
+        return file_pages(s, &ret->pages, e);
+    if (page_size != s->page_size)
+        return err_set(e, ERR_CORRUPT, "the wal-index of %s gives page size %u, its header %u",
+                       s->path, page_size, s->page_size);
     return 0;
 }
 
@@ -443,10 +459,32 @@ void session_guard_undo(struct session *s)
     s->both = false;
 }
 
+/* The lock byte is taken on the handle of the connection that checkpoints: SQLite's own attempt to take
+ * it there finds it already held by the same handle, succeeds, and gives it up at the end. */
+static int checkpoint_lock(struct session *s, int flags)
+{
+    enum { WAL_CKPT_LOCK = 1 };
+    sqlite3_file *f = db_file(&s->ckpt);
+    return f->pMethods->xShmLock(f, WAL_CKPT_LOCK, 1, flags | SQLITE_SHM_EXCLUSIVE);
+}
+
+void session_hold_checkpoints(struct session *s, bool on)
+{
+    if (on == s->holding)
+        return;
+    int rc = checkpoint_lock(s, on ? SQLITE_SHM_LOCK : SQLITE_SHM_UNLOCK);
+    s->holding = on && rc == SQLITE_OK;
+}
+
 int session_passive(struct session *s, bool *ret_all, struct err *e)
 {
     int log = -1, done = -1;
+    bool hold = s->holding;
     int rc = sqlite3_wal_checkpoint_v2(s->ckpt.db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
+    if (hold) { /* the checkpoint gave it up */
+        s->holding = false;
+        session_hold_checkpoints(s, true);
+    }
     if ((rc & 0xff) == SQLITE_BUSY)
         return SESSION_BUSY;
     if (rc != SQLITE_OK)

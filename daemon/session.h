@@ -33,7 +33,6 @@ struct session_index {
     uint32_t pages;    /* database size in pages after frame n */
     uint32_t cksum[2]; /* running checksum after frame n */
     uint32_t page_size;
-    bool big_endian; /* byte order of the WAL's checksums */
 };
 
 /** session_open(path, ret, e): attach: open the connections and take the first guard. Creates -wal and
@@ -44,7 +43,8 @@ int session_open(const char *path, struct session **ret, struct err *e);
  * fine. Returns NULL. */
 struct session *session_close(struct session *s);
 
-/** session_index(s, ret, e): consistent copy of the wal-index header and B. No system call. */
+/** session_index(s, ret, e): consistent copy of the wal-index header and B. No system call,
+ * but for the file size when the WAL is empty. */
 int session_index(struct session *s, struct session_index *ret, struct err *e);
 
 /** session_guard_next(s, e): begin the second guard beside the one held. BUSY: the old one is still
@@ -59,6 +59,12 @@ void session_guard_undo(struct session *s);
  * held. *ret_all: every frame in the WAL at that time was copied. BUSY: another checkpointer is at
  * work. */
 int session_passive(struct session *s, bool *ret_all, struct err *e);
+/** session_hold_checkpoints(s, on): keep SQLite's checkpoint lock between our own checkpoints. While the
+ * WAL is longer than an application's autocheckpoint threshold, each of its commits tries a checkpoint
+ * that cannot finish under the guard; with the lock taken that attempt ends at once instead of costing
+ * half a dozen system calls. Nobody waits for this lock: an application's own checkpoint reports busy.
+ * If the lock cannot be had now, nothing happens. */
+void session_hold_checkpoints(struct session *s, bool on);
 /** session_write_lock(s, timeout_ms, e): BEGIN IMMEDIATE, retried for at most timeout_ms; BUSY if a
  * writer never let go. While it is held the application's writers wait. */
 int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e);

@@ -6,9 +6,11 @@
 #include "common/format/wal.h"
 
 #define RANGE_LIMIT_BYTES (64u << 20)
+#define EAGER_BYTES (16u << 20)
 #define BARRIER_WAIT_MS 100
 #define FULL_TRIES 5
 #define CYCLE_TRIES 3
+#define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 struct source {
     struct source_conf conf;
@@ -24,6 +26,7 @@ struct source {
     struct ltx_header tip; /* of the newest published file */
     struct capture_file out[SOURCE_MAX_FILES]; /* captured, not yet published */
     size_t n_out;
+    struct session_index last_look, guard_at;
     struct source_counters count;
 };
 
@@ -114,14 +117,15 @@ static int capture_one(struct source *s, struct err *e)
     return r;
 }
 
-/* Everything up to the end of the WAL: NOTHING left, OUT_FULL, BROKEN or an error. */
+/* Everything that was committed when the call was made, and no race with a writer that never pauses:
+ * 0, OUT_FULL, BROKEN or an error. */
 static int capture_all(struct source *s, struct err *e)
 {
-    int r;
-    do
+    struct session_index x;
+    int r = session_index(s->session, &x, e);
+    while (r == 0 && (!capture_same_wal(&s->pos, &x) || s->pos.frame < x.n))
         r = capture_one(s, e);
-    while (r == 0);
-    return r;
+    return r == CAPTURE_NOTHING ? 0 : r;
 }
 
 static int capture_everything(struct source *s, struct err *e)
@@ -160,8 +164,8 @@ static int handover(struct source *s, struct err *e)
         return 0;
     if (r < 0)
         return r;
+    struct session_index x;
     for (;;) {
-        struct session_index x;
         r = session_index(s->session, &x, e);
         if (r < 0)
             break;
@@ -192,6 +196,7 @@ static int handover(struct source *s, struct err *e)
         return r == OUT_FULL || r == CAPTURE_NOTHING ? 0 : r;
     }
     session_guard_switch(s->session);
+    s->guard_at = x;
     s->count.handovers++;
     return 0;
 }
@@ -230,10 +235,36 @@ static int cycle(struct source *s, bool *ret_done, bool *ret_pinned, struct err 
     return 0;
 }
 
-/* Writers that never pause: hold them for the tail of the WAL. The bulk was copied by cycle(). */
+/* Bring capture and copying so close to the end of the WAL that the rest is quick. */
+static int shorten_tail(struct source *s, struct err *e)
+{
+    for (int tries = 0; tries < CYCLE_TRIES; tries++) {
+        int r = capture_all(s, e);
+        if (r != 0)
+            return r == OUT_FULL ? 0 : r;
+        struct session_index x;
+        r = session_index(s->session, &x, e);
+        if (r < 0 || x.n - x.b < TAIL_FRAMES)
+            return r;
+        bool all;
+        r = handover(s, e);
+        if (r == 0)
+            r = session_passive(s->session, &all, e);
+        if (r != 0)
+            return r == SESSION_BUSY ? 0 : r;
+        s->count.checkpoints++;
+    }
+    return 0;
+}
+
+/* Writers that never pause: hold them for the tail of the WAL, which is captured and copied while they
+ * wait; then the next of them restarts the WAL. */
 static int barrier(struct source *s, struct err *e)
 {
-    int r = session_write_lock(s->session, BARRIER_WAIT_MS, e);
+    int r = shorten_tail(s, e);
+    if (r != 0 || s->n_out == SOURCE_MAX_FILES)
+        return r;
+    r = session_write_lock(s->session, BARRIER_WAIT_MS, e);
     if (r != 0)
         return r == SESSION_BUSY ? 0 : r;
     uint64_t start = clk_mono_us();
@@ -246,9 +277,25 @@ static int barrier(struct source *s, struct err *e)
     session_write_unlock(s->session);
     uint64_t took = clk_mono_us() - start;
     s->count.barriers++;
+    s->count.restarts += s->pos.valid && s->pos.restartable;
     s->count.barrier_us += took;
     s->count.barrier_max_us = MAX(s->count.barrier_max_us, took);
     return r == SESSION_BUSY ? 0 : r;
+}
+
+/* While commits pour in and the WAL is long, the checkpoints are ours alone. */
+static void choose_checkpointer(struct source *s)
+{
+    struct session_index x;
+    if (!s->session || session_index(s->session, &x, NULL) < 0)
+        return;
+    uint32_t news = x.salt[0] == s->last_look.salt[0] && x.n >= s->last_look.n
+                        ? x.n - s->last_look.n
+                        : x.n;
+    s->last_look = x;
+    bool drained = x.n == x.b && s->pos.restartable && !capture_behind(&s->pos, &x);
+    bool hot = news >= s->conf.checkpoint_pages / 2;
+    session_hold_checkpoints(s->session, hot || (!drained && x.n >= s->conf.checkpoint_pages));
 }
 
 /* ---- attach ----------------------------------------------------------------------------------- */
@@ -338,7 +385,7 @@ static int snapshot(struct source *s, struct source_result *ret, struct err *e)
     struct session_index x;
     for (int tries = 0;; tries++) {
         r = capture_all(s, e);
-        if (r == CAPTURE_NOTHING)
+        if (r == 0)
             r = session_index(s->session, &x, e);
         if (r != 0 || !capture_behind(&s->pos, &x) || tries >= 20)
             break;
@@ -394,7 +441,7 @@ static int capture_job(struct source *s, struct source_result *ret, struct err *
         ret->more = true;
     else if (r == CAPTURE_BROKEN)
         return start_over(s, ret, "the WAL changed without us (locks lost, or -shm replaced)", e);
-    else if (r != CAPTURE_NOTHING)
+    else if (r != 0)
         return r;
     return handover(s, e);
 }
@@ -406,19 +453,36 @@ static int look_after_wal(struct source *s, const struct source_job *job,
     int r = session_index(s->session, &x, e);
     if (r < 0 || !x.n)
         return r;
-    bool long_enough = x.n >= s->conf.checkpoint_pages;
     bool drained = s->pos.restartable && x.n == x.b && !capture_behind(&s->pos, &x);
     if (drained)
         return 0;
-    bool done = false;
-    if (long_enough || job->settle)
-        r = cycle(s, &done, &ret->pinned, e);
-    if (r != 0 || done || ret->pinned)
-        return r;
     uint64_t bytes = x.n * wal_frame_size(x.page_size);
     if (bytes >= s->conf.wal_limit_bytes)
-        r = barrier(s, e);
+        return barrier(s, e);
+    bool done = false;
+    if (x.n >= s->conf.checkpoint_pages || job->settle)
+        r = cycle(s, &done, &ret->pinned, e);
     return r;
+}
+
+/* A WAL that grows fast is captured in pieces, whatever the sync interval says: the barrier must not find
+ * a long tail. */
+static bool far_behind(struct source *s)
+{
+    struct session_index x;
+    return session_index(s->session, &x, NULL) == 0 &&
+           capture_behind(&s->pos, &x) * wal_frame_size(x.page_size) >= EAGER_BYTES;
+}
+
+/* An application that checkpoints with FULL, RESTART or TRUNCATE waits, with the write lock held, first
+ * for our guard to see the last frame and then for it to reach slot 0. Neither wait may be long. */
+static bool guard_is_old(struct source *s)
+{
+    struct session_index x;
+    if (session_index(s->session, &x, NULL) < 0)
+        return false;
+    bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
+    return moved || (x.n == x.b && !(s->pos.restartable && capture_same_wal(&s->pos, &x)));
 }
 
 static int attached_job(struct source *s, const struct source_job *job, struct source_result *ret,
@@ -429,10 +493,10 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
         r = start_over(s, ret, NULL, e);
         if (r == 0 && s->pos.valid)
             r = handover(s, e);
-    } else if (job->capture || job->snapshot) {
+    } else if (job->capture || job->snapshot || far_behind(s)) {
         r = capture_job(s, ret, e);
     }
-    if (r == 0 && job->assist)
+    if (r == 0 && s->pos.valid && guard_is_old(s))
         r = handover(s, e);
     if (r == 0 && s->pos.valid)
         r = look_after_wal(s, job, ret, e);
@@ -504,6 +568,7 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
         return;
     }
     int r = run(s, job, ret, &ret->err);
+    choose_checkpointer(s);
     struct err pe;
     err_clear(&pe);
     if (publish(s, ret, &pe) < 0 && r == 0) {

@@ -32,7 +32,7 @@ struct source_job {
     bool load;            /* read the spool; nothing else */
     bool capture;         /* committed frames into the spool now */
     bool settle;          /* it has been quiet: copy the WAL into the database, let it restart */
-    bool assist;          /* somebody else checkpoints: move our guard out of the way */
+    bool assist;          /* somebody else checkpoints: make sure that our guard is not in the way */
     bool snapshot;        /* also make a base (TXID 1..now) */
     bool detach;          /* close the database; nothing else */
     uint64_t next_txid;   /* with local state missing: the first TXID to use (0 = as it stands) */

@@ -12,6 +12,8 @@
     (IN_MODIFY | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB | IN_DELETE_SELF | \
      IN_MOVE_SELF | IN_ONLYDIR)
 
+#define PAUSE_MS 8
+
 struct dir;
 
 /* One database in a directory, by the name of its file. */
@@ -35,6 +37,8 @@ struct watch {
     uv_loop_t *loop;
     int fd;
     uv_poll_t poll;
+    uv_timer_t pause;
+    unsigned open; /* handles */
     struct dir *dir;
     struct watch_counters count;
     void (*closed)(void *arg);
@@ -95,11 +99,24 @@ static void on_event(struct watch *w, const struct inotify_event *ev)
     }
 }
 
+static void on_readable(uv_poll_t *p, int status, int events);
+
+static void on_pause_over(uv_timer_t *t)
+{
+    struct watch *w = t->data;
+    (void)uv_poll_start(&w->poll, UV_READABLE, on_readable);
+}
+
+/* Every write to a WAL would wake this process, and that wake-up is paid by the writer: several
+ * microseconds a commit. So after a batch of events the queue is left alone for a moment; meanwhile
+ * equal events fold into one in the kernel. */
 static void on_readable(uv_poll_t *p, int status, int events)
 {
     (void)status;
     (void)events;
     struct watch *w = p->data;
+    (void)uv_poll_stop(&w->poll);
+    (void)uv_timer_start(&w->pause, on_pause_over, PAUSE_MS, 0);
     _Alignas(struct inotify_event) char buf[64 * 1024];
     for (;;) {
         ssize_t n = read(w->fd, buf, sizeof buf);
@@ -229,15 +246,19 @@ int watch_new(uv_loop_t *loop, struct watch **ret, struct err *e)
     w->loop = loop;
     w->fd = fd;
     (void)uv_poll_init(loop, &w->poll, fd);
-    w->poll.data = w;
+    (void)uv_timer_init(loop, &w->pause);
+    w->poll.data = w->pause.data = w;
+    w->open = 2;
     (void)uv_poll_start(&w->poll, UV_READABLE, on_readable);
     *ret = w;
     return 0;
 }
 
-static void on_poll_closed(uv_handle_t *h)
+static void on_handle_closed(uv_handle_t *h)
 {
     struct watch *w = h->data;
+    if (--w->open)
+        return;
     (void)close(w->fd);
     for (struct dir *d = w->dir; d;) {
         struct dir *next = d->next;
@@ -263,5 +284,6 @@ void watch_close(struct watch *w, void (*closed)(void *arg), void *arg)
     w->closed = closed;
     w->closed_arg = arg;
     (void)uv_poll_stop(&w->poll);
-    uv_close((uv_handle_t *)&w->poll, on_poll_closed);
+    uv_close((uv_handle_t *)&w->poll, on_handle_closed);
+    uv_close((uv_handle_t *)&w->pause, on_handle_closed);
 }

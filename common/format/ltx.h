@@ -106,4 +106,25 @@ int ltx_index_next(const uint8_t *p, size_t end, size_t *pos, struct ltx_index_e
 int ltx_page_decode(const uint8_t *frame, size_t n, uint32_t page_size, uint32_t *ret_pgno,
                     uint8_t *page, struct err *e);
 
+/* ---- reading a whole file on several threads ------------------------------------------------ */
+
+/* Opened with ltx_decoder_open, then instead of ltx_decoder_next: one thread walks the index, any
+ * threads decode the entries it gave, and the sums of their pieces, put together in the order of
+ * the file, are compared at the end. Together that checks all that ltx_decoder_next checks. */
+struct ltx_sum {
+    uint64_t crc, n; /* start with all zero */
+    uint64_t db;
+};
+/** ltx_walk_next(d, ret, e): the next page frame by the index; 0, 1 at the end, negative when the
+ * file is bad. */
+int ltx_walk_next(struct ltx_decoder *d, struct ltx_index_entry *ret, struct err *e);
+/** ltx_walk_page(d, x, page, sum, e): decode the page of entry x and continue sum with it; does not
+ * change d. */
+int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, uint8_t *page,
+                  struct ltx_sum *sum, struct err *e);
+/** ltx_sum_join(a, b): continue a with b, which follows it directly. */
+void ltx_sum_join(struct ltx_sum *a, const struct ltx_sum *b);
+/** ltx_walk_finish(d, sum, e): after ltx_walk_next returned 1: compare the sum of all pages. */
+int ltx_walk_finish(const struct ltx_decoder *d, const struct ltx_sum *sum, struct err *e);
+
 #endif

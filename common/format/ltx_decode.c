@@ -32,35 +32,46 @@ int ltx_decoder_open(struct ltx_decoder *d, const void *p, size_t n, struct err 
     if (!(t.file_checksum & LTX_CHECKSUM_FLAG))
         return err_set(e, ERR_CORRUPT, "LTX file checksum is %016" PRIx64, t.file_checksum);
     t.crc = crc64(0, t.p, LTX_HEADER_SIZE);
-    t.db_checksum = LTX_CHECKSUM_FLAG;
     t.index_pos = t.index_off;
     *d = t;
     return 0;
 }
 
-/* The zero page header was seen: everything that can only be said about the whole file. */
-static int finish(struct ltx_decoder *d, struct err *e)
+static bool has_db_checksum(const struct ltx_header *h)
 {
+    return h->min_txid == 1 && !(h->flags & LTX_FLAG_NO_CHECKSUM);
+}
+
+/* d->pos is behind the last page: what can only be said then. */
+static int check_end(const struct ltx_decoder *d, struct err *e)
+{
+    static const uint8_t zero[LTX_PAGE_HEADER_SIZE];
     const struct ltx_header *h = &d->h;
-    if (d->pos + LTX_PAGE_HEADER_SIZE != d->index_off)
+    if (d->index_off - d->pos != sizeof zero || memcmp(d->p + d->pos, zero, sizeof zero) != 0)
         return err_set(e, ERR_CORRUPT, "page block ends at %zu, the page index starts at %zu",
-                       d->pos + LTX_PAGE_HEADER_SIZE, d->index_off);
+                       d->pos + sizeof zero, d->index_off);
     if (d->index_pos != d->index_end)
         return err_set(e, ERR_CORRUPT, "page index goes on after the last page, %u", d->last_pgno);
     if (h->min_txid == 1 && ltx_snapshot_next(h, d->last_pgno) <= h->commit)
         return err_set(e, ERR_CORRUPT, "snapshot ends at page %u of %u", d->last_pgno, h->commit);
+    return 0;
+}
+
+/* crc: over header and pages; db: the checksum of the pages of a snapshot. */
+static int check_sums(const struct ltx_decoder *d, uint64_t crc, uint64_t db, struct err *e)
+{
     size_t summed_end = d->n - 8;
-    uint64_t sum = LTX_CHECKSUM_FLAG | crc64(d->crc, d->p + d->pos, summed_end - d->pos);
+    uint64_t sum = LTX_CHECKSUM_FLAG | crc64(crc, d->p + d->pos, summed_end - d->pos);
     if (sum != d->file_checksum)
         return err_set(e, ERR_CORRUPT,
                        "file checksum is %016" PRIx64 ", its bytes give %016" PRIx64,
                        d->file_checksum, sum);
-    if (h->min_txid == 1 && !(h->flags & LTX_FLAG_NO_CHECKSUM) && d->db_checksum != d->post_apply)
+    db |= LTX_CHECKSUM_FLAG;
+    if (has_db_checksum(&d->h) && db != d->post_apply)
         return err_set(e, ERR_CORRUPT,
                        "post-apply checksum is %016" PRIx64 ", the pages give %016" PRIx64,
-                       d->post_apply, d->db_checksum);
-    d->done = true;
-    return 1;
+                       d->post_apply, db);
+    return 0;
 }
 
 static int check_order(const struct ltx_decoder *d, uint32_t pgno, struct err *e)
@@ -75,6 +86,17 @@ static int check_order(const struct ltx_decoder *d, uint32_t pgno, struct err *e
     if (h->min_txid == 1 && pgno != ltx_snapshot_next(h, d->last_pgno))
         return err_set(e, ERR_CORRUPT, "page %u follows page %u in a snapshot", pgno, d->last_pgno);
     return 0;
+}
+
+static int finish(struct ltx_decoder *d, struct err *e)
+{
+    int r = check_end(d, e);
+    if (!r)
+        r = check_sums(d, d->crc, d->db_checksum, e);
+    if (r < 0)
+        return r;
+    d->done = true;
+    return 1;
 }
 
 int ltx_decoder_next(struct ltx_decoder *d, uint32_t *ret_pgno, uint8_t *page, struct err *e)
@@ -101,9 +123,8 @@ int ltx_decoder_next(struct ltx_decoder *d, uint32_t *ret_pgno, uint8_t *page, s
     if (r < 0)
         return r;
     d->crc = crc64(crc64(d->crc, d->p + d->pos, f.summed), page, d->h.page_size);
-    if (d->h.min_txid == 1 && !(d->h.flags & LTX_FLAG_NO_CHECKSUM))
-        d->db_checksum = LTX_CHECKSUM_FLAG |
-                         (d->db_checksum ^ ltx_page_checksum(f.pgno, page, d->h.page_size));
+    if (has_db_checksum(&d->h))
+        d->db_checksum ^= ltx_page_checksum(f.pgno, page, d->h.page_size);
     d->last_pgno = f.pgno;
     d->pos += f.size;
     *ret_pgno = f.pgno;
@@ -128,4 +149,63 @@ int ltx_verify(const void *p, size_t n, struct ltx_header *ret_h, struct err *e)
     if (ret_h)
         *ret_h = d.h;
     return 0;
+}
+
+/* ---- several threads ------------------------------------------------------------------------ */
+
+int ltx_walk_next(struct ltx_decoder *d, struct ltx_index_entry *ret, struct err *e)
+{
+    struct ltx_index_entry x;
+    if (d->done)
+        return 1;
+    int r = ltx_index_next(d->p, d->index_end, &d->index_pos, &x, e);
+    if (r < 0)
+        return r;
+    if (r > 0) {
+        r = check_end(d, e);
+        d->done = !r;
+        return r < 0 ? r : 1;
+    }
+    r = check_order(d, x.pgno, e);
+    if (r < 0)
+        return r;
+    if (x.off != d->pos || x.size > d->index_off - d->pos)
+        return err_set(e, ERR_CORRUPT, "page %u is not where the page index says", x.pgno);
+    d->pos += (size_t)x.size;
+    d->last_pgno = x.pgno;
+    *ret = x;
+    return 0;
+}
+
+int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, uint8_t *page,
+                  struct ltx_sum *sum, struct err *e)
+{
+    const uint8_t *p = d->p + x->off;
+    uint32_t page_size = d->h.page_size;
+    struct ltx_frame f;
+    int r = ltx_frame_parse(p, (size_t)x->size, page_size, &f, e);
+    if (r < 0)
+        return r;
+    if (f.pgno != x->pgno || f.size != x->size)
+        return err_set(e, ERR_CORRUPT, "page %u is not where the page index says", x->pgno);
+    r = ltx_frame_unpack(&f, page_size, page, e);
+    if (r < 0)
+        return r;
+    sum->crc = crc64(crc64(sum->crc, p, f.summed), page, page_size);
+    sum->n += f.summed + (uint64_t)page_size;
+    if (has_db_checksum(&d->h))
+        sum->db ^= ltx_page_checksum(f.pgno, page, page_size);
+    return 0;
+}
+
+void ltx_sum_join(struct ltx_sum *a, const struct ltx_sum *b)
+{
+    a->crc = crc64_combine(a->crc, b->crc, b->n);
+    a->n += b->n;
+    a->db ^= b->db;
+}
+
+int ltx_walk_finish(const struct ltx_decoder *d, const struct ltx_sum *sum, struct err *e)
+{
+    return check_sums(d, crc64_combine(d->crc, sum->crc, sum->n), sum->db, e);
 }

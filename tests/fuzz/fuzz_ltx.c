@@ -70,14 +70,31 @@ static bool mend(uint8_t *p, size_t n)
     return ltx_verify(p, n, NULL, &e) == 0;
 }
 
+/* Reading by the index says the same as reading in turn. */
+static bool walk(const uint8_t *p, size_t n)
+{
+    static uint8_t page[65536];
+    struct err e;
+    struct ltx_decoder d;
+    struct ltx_index_entry x;
+    struct ltx_sum sum = {0};
+    int r = ltx_decoder_open(&d, p, n, &e);
+    while (r == 0 && (r = ltx_walk_next(&d, &x, &e)) == 0)
+        r = ltx_walk_page(&d, &x, page, &sum, &e);
+    return r > 0 && ltx_walk_finish(&d, &sum, &e) == 0;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *p, size_t n)
 {
+    struct err e;
     random_access(p, n);
+    CHECK(walk(p, n) == (ltx_verify(p, n, NULL, &e) == 0));
     uint8_t *copy = malloc(n + 1);
     CHECK(copy);
     if (n)
         memcpy(copy, p, n);
     if (mend(copy, n)) {
+        CHECK(walk(copy, n));
         same_again(copy, n, LTX_BLOCK);
         same_again(copy, n, LTX_FRAME);
     }

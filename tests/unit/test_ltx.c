@@ -101,6 +101,21 @@ static void expect_pages(const struct buf *b, const uint32_t *pgno, size_t n)
     assert_int_equal(ltx_decoder_next(&d, &got, page, &e), 1);
     assert_int_equal(ltx_decoder_next(&d, &got, page, &e), 1);
     assert_int_equal(ltx_index_next(b->p + d.index_off, d.index_end - d.index_off, &pos, &x, &e), 1);
+
+    /* in two pieces, as two threads would */
+    struct ltx_sum sum[2] = {{0}};
+    assert_int_equal(ltx_decoder_open(&d, b->p, b->len, &e), 0);
+    for (size_t i = 0; i < n; i++) {
+        assert_int_equal(ltx_walk_next(&d, &x, &e), 0);
+        assert_int_equal(x.pgno, pgno[i]);
+        assert_int_equal(ltx_walk_page(&d, &x, page, &sum[i > n / 3], &e), 0);
+        fill(want, d.h.page_size, x.pgno);
+        assert_memory_equal(page, want, d.h.page_size);
+    }
+    assert_int_equal(ltx_walk_next(&d, &x, &e), 1);
+    assert_int_equal(ltx_walk_next(&d, &x, &e), 1);
+    ltx_sum_join(&sum[0], &sum[1]);
+    assert_int_equal(ltx_walk_finish(&d, &sum[0], &e), 0);
     free(page);
     free(want);
 }
@@ -576,6 +591,20 @@ static void raw_tail(struct raw *w, uint64_t index_size, uint64_t post)
     buf_add(&w->b, p, 8);
 }
 
+/* ltx_verify by the other way of reading. */
+static int walk(const void *p, size_t n)
+{
+    static uint8_t page[65536];
+    struct err e = {0};
+    struct ltx_decoder d;
+    struct ltx_index_entry x;
+    struct ltx_sum sum = {0};
+    int r = ltx_decoder_open(&d, p, n, &e);
+    while (r == 0 && (r = ltx_walk_next(&d, &x, &e)) == 0)
+        r = ltx_walk_page(&d, &x, page, &sum, &e);
+    return r < 0 ? r : ltx_walk_finish(&d, &sum, &e);
+}
+
 static void raw_refused(struct raw *w, const char *text)
 {
     struct err e = {0};
@@ -585,6 +614,7 @@ static void raw_refused(struct raw *w, const char *text)
         fail_msg("\"%s\" is not in \"%s\"", text, e.msg);
     assert_int_equal(r, text ? -ERR_CORRUPT : 0);
     assert_int_equal(h.commit == 99, text != NULL);
+    assert_int_equal(walk(w->b.p, w->b.len), text ? -ERR_CORRUPT : 0);
     buf_free(&w->b);
     buf_free(&w->index);
 }
@@ -721,6 +751,7 @@ static void cut_off_and_prolonged(void **state)
             uint8_t *exact = malloc(n ? n : 1); /* so that the sanitizer sees an overrun */
             memcpy(exact, b.p, n);
             assert_int_equal(ltx_verify(exact, n, NULL, &e), -ERR_CORRUPT);
+            assert_int_equal(walk(exact, n), -ERR_CORRUPT);
             free(exact);
         }
         buf_add(&b, "\0", 1);
@@ -744,6 +775,7 @@ static void single_bytes_changed(void **state)
         f->p[at] = (uint8_t)(was ^ (1 + util_random_below(255)));
         struct err e = {0};
         if (ltx_verify(f->p, f->len, NULL, &e) < 0) {
+            assert_int_equal(walk(f->p, f->len), -ERR_CORRUPT);
             refused++;
         } else {
             expect_pages(f, pgno, 5);

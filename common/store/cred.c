@@ -1,0 +1,265 @@
+#include "common/store/cred.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "common/base/fsx.h"
+
+#define FILE_MAX_BYTES ((size_t)64 << 10)
+
+void cred_wipe(char *p)
+{
+    if (p)
+        explicit_bzero(p, strlen(p));
+    free(p);
+}
+
+void cred_done(struct cred *c)
+{
+    cred_wipe(c->key_id);
+    cred_wipe(c->secret);
+    cred_wipe(c->token);
+    free(c->source);
+    *c = (struct cred){0};
+}
+
+static bool given(const char *s)
+{
+    return s && *s;
+}
+
+static char *trimmed(const char *s, size_t n)
+{
+    while (n && isspace((unsigned char)s[0])) {
+        s++;
+        n--;
+    }
+    while (n && isspace((unsigned char)s[n - 1]))
+        n--;
+    char *copy = strndup(s, n);
+    return copy ? copy : util_strdup("");
+}
+
+static void wipe_buf(struct buf *b)
+{
+    if (b->p)
+        explicit_bzero(b->p, b->cap);
+    buf_free(b);
+}
+
+/* The whole of a file that holds a secret. The check is on the open descriptor, so that the file
+ * that was looked at is the one that is read. */
+static int read_secret_file(const char *path, bool strict, struct buf *out, struct err *e)
+{
+    struct stat st;
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return err_sys(e, errno, "open %s", path);
+    if (fstat(fd, &st) < 0)
+        return err_sys(e, errno, "stat %s", path);
+    if (!S_ISREG(st.st_mode))
+        return err_set(e, ERR_CONFIG, "%s is not a regular file", path);
+    if (strict && (st.st_mode & (S_IRWXG | S_IRWXO))) {
+        (void)err_set(e, ERR_PERM, "%s holds a secret and others than its owner may use it (mode %04o)",
+                      path, (unsigned)(st.st_mode & 07777));
+        return err_hint(e, "chmod 600 %s", path);
+    }
+    if (st.st_size < 0 || (size_t)st.st_size > FILE_MAX_BYTES)
+        return err_set(e, ERR_CONFIG, "%s is too large for a file with a key", path);
+    uint8_t *p = buf_reserve(out, (size_t)st.st_size + 1);
+    if (!p)
+        return err_set(e, ERR_NOMEM, "no memory to read %s", path);
+    int r = fsx_pread_all(fd, p, (size_t)st.st_size, 0, e);
+    if (r < 0)
+        return err_wrap(e, "read %s", path);
+    out->len += (size_t)st.st_size;
+    return 0;
+}
+
+static int read_secret(const char *path, bool strict, char **ret, struct err *e)
+{
+    cleanup(wipe_buf) struct buf b = BUF_INIT;
+    int r = read_secret_file(path, strict, &b, e);
+    if (r < 0)
+        return r;
+    char *s = trimmed((const char *)b.p, b.len);
+    if (!*s) {
+        free(s);
+        return err_set(e, ERR_CONFIG, "%s is empty", path);
+    }
+    *ret = s;
+    return 0;
+}
+
+/* ---- the sources; each returns 1 when it has a pair, 0 when not, negative on error ---------- */
+
+/* Use what a source has, unless it belongs to another key id than the configured one. */
+static int adopt(const struct conf_target *t, struct cred *found, const char *source,
+                 struct cred *ret)
+{
+    const char *id = given(t->access_key_id) ? t->access_key_id : found->key_id;
+    bool same = !given(found->key_id) || !given(id) || !strcmp(id, found->key_id);
+    if (!given(found->secret) || !given(id) || !same) {
+        cred_done(found);
+        return 0;
+    }
+    char *copy = util_strdup(id);
+    cred_wipe(found->key_id);
+    found->key_id = copy;
+    if (!given(found->token)) {
+        cred_wipe(found->token);
+        found->token = NULL;
+    }
+    if (!found->token && given(t->session_token))
+        found->token = util_strdup(t->session_token);
+    found->source = util_strdup(source);
+    *ret = *found;
+    return 1;
+}
+
+static int from_conf(const struct conf_target *t, struct cred *ret, struct err *e)
+{
+    struct cred c = {0};
+    if (given(t->secret_access_key)) {
+        c.secret = util_strdup(t->secret_access_key);
+        return adopt(t, &c, "the configuration", ret);
+    }
+    if (!given(t->secret_access_key_file))
+        return 0;
+    int r = read_secret(t->secret_access_key_file, true, &c.secret, e);
+    if (r < 0)
+        return err_wrap(e, "secret-access-key-file");
+    if (!given(t->access_key_id)) {
+        cred_done(&c);
+        return err_set(e, ERR_CONFIG, "there is a secret-access-key-file but no access-key-id");
+    }
+    return adopt(t, &c, t->secret_access_key_file, ret);
+}
+
+static int from_credential_dir(const struct conf_target *t, struct cred *ret, struct err *e)
+{
+    const char *dir = getenv("CREDENTIALS_DIRECTORY");
+    if (!given(dir))
+        return 0;
+    cleanup_free char *id = util_printf("%s/s3-access-key-id", dir);
+    cleanup_free char *secret = util_printf("%s/s3-secret-access-key", dir);
+    struct cred c = {0};
+    if (access(secret, F_OK) < 0)
+        return 0;
+    /* systemd made these files and their modes: no check */
+    int r = read_secret(secret, false, &c.secret, e);
+    if (r == 0 && access(id, F_OK) == 0)
+        r = read_secret(id, false, &c.key_id, e);
+    if (r < 0) {
+        cred_done(&c);
+        return r;
+    }
+    return adopt(t, &c, "$CREDENTIALS_DIRECTORY", ret);
+}
+
+static int from_env(const struct conf_target *t, const char *prefix, struct cred *ret)
+{
+    char name[64], source[64];
+    struct cred c = {0};
+    (void)snprintf(name, sizeof name, "%s_SECRET_ACCESS_KEY", prefix);
+    const char *v = getenv(name);
+    if (!given(v))
+        return 0;
+    c.secret = util_strdup(v);
+    (void)snprintf(name, sizeof name, "%s_ACCESS_KEY_ID", prefix);
+    if ((v = getenv(name)))
+        c.key_id = util_strdup(v);
+    (void)snprintf(name, sizeof name, "%s_SESSION_TOKEN", prefix);
+    if ((v = getenv(name)))
+        c.token = util_strdup(v);
+    (void)snprintf(source, sizeof source, "the environment (%s_*)", prefix);
+    return adopt(t, &c, source, ret);
+}
+
+/* one "name = value" line of a shared credentials file */
+static void take_line(struct cred *c, const char *line, size_t n)
+{
+    const char *eq = memchr(line, '=', n);
+    if (!eq)
+        return;
+    cleanup_free char *name = trimmed(line, (size_t)(eq - line));
+    char **to = !strcmp(name, "aws_access_key_id")       ? &c->key_id
+                : !strcmp(name, "aws_secret_access_key") ? &c->secret
+                : !strcmp(name, "aws_session_token")     ? &c->token
+                                                         : NULL;
+    if (!to)
+        return;
+    cred_wipe(*to);
+    *to = trimmed(eq + 1, n - (size_t)(eq + 1 - line));
+}
+
+static int from_shared(const struct conf_target *t, const char *path, bool required,
+                       struct cred *ret, struct err *e)
+{
+    const char *env = getenv("AWS_PROFILE");
+    const char *profile = given(t->profile) ? t->profile : given(env) ? env : "default";
+    cleanup(wipe_buf) struct buf b = BUF_INIT;
+    struct cred c = {0};
+    if (!required && access(path, R_OK) < 0)
+        return 0;
+    int r = read_secret_file(path, required, &b, e);
+    if (r < 0)
+        return err_wrap(e, "credentials-file");
+    bool inside = false, seen = false;
+    for (const char *p = (const char *)b.p, *end = p + b.len; p < end;) {
+        const char *nl = memchr(p, '\n', (size_t)(end - p));
+        size_t n = (size_t)((nl ? nl : end) - p);
+        cleanup_free char *head = trimmed(p, n && *p == '[' ? n : 0);
+        size_t h = strlen(head);
+        if (h > 2 && head[h - 1] == ']') {
+            cleanup_free char *name = trimmed(head + 1, h - 2);
+            inside = !strcmp(name, profile);
+            seen |= inside;
+        } else if (inside && *p != '#' && *p != ';') {
+            take_line(&c, p, n);
+        }
+        p += n + (nl ? 1 : 0);
+    }
+    r = adopt(t, &c, path, ret);
+    if (r == 0 && required)
+        return err_set(e, ERR_CONFIG, "%s has no %s [%s]", path,
+                       seen ? "usable key pair in profile" : "profile", profile);
+    return r;
+}
+
+static int from_home(const struct conf_target *t, struct cred *ret, struct err *e)
+{
+    const char *path = getenv("AWS_SHARED_CREDENTIALS_FILE"), *home = getenv("HOME");
+    if (given(path))
+        return from_shared(t, path, false, ret, e);
+    if (!given(home))
+        return 0;
+    cleanup_free char *p = util_printf("%s/.aws/credentials", home);
+    return from_shared(t, p, false, ret, e);
+}
+
+int cred_load(const struct conf_target *t, struct cred *ret, struct err *e)
+{
+    static const char *const prefix[] = {"WALSUP", "LITESTREAM", "AWS"};
+    int r = from_conf(t, ret, e);
+    if (r == 0 && given(t->credentials_file))
+        r = from_shared(t, t->credentials_file, true, ret, e);
+    if (r == 0)
+        r = from_credential_dir(t, ret, e);
+    for (size_t i = 0; r == 0 && i < ARRAY_LEN(prefix); i++)
+        r = from_env(t, prefix[i], ret);
+    if (r == 0)
+        r = from_home(t, ret, e);
+    if (r > 0)
+        return 0;
+    if (r < 0)
+        return err_wrap(e, "target %s", t->name ? t->name : "");
+    (void)err_set(e, ERR_CONFIG, "target %s: no secret access key was found%s%s",
+                  t->name ? t->name : "", given(t->access_key_id) ? " for key id " : "",
+                  given(t->access_key_id) ? t->access_key_id : "");
+    return err_hint(e, "write access-key-id and secret-access-key-file in the target's section, or "
+                       "set WALSUP_ACCESS_KEY_ID and WALSUP_SECRET_ACCESS_KEY (LITESTREAM_* and "
+                       "AWS_* work as well)");
+}

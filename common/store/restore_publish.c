@@ -1,0 +1,169 @@
+/* The end of a restore: checks on the database file, and the one moment it appears. */
+#include "common/store/restore_apply.h"
+
+#include <errno.h>
+#include <libgen.h>
+#include <sqlite3.h>
+#include <sys/stat.h>
+
+static const char *const side_files[] = {"-wal", "-shm", "-journal"};
+
+uint64_t restore_align(void)
+{
+    return (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static int must_be_absent(const char *path, struct err *e)
+{
+    struct stat st;
+    if (lstat(path, &st) == 0) {
+        err_set(e, ERR_EXISTS, "%s is there already", path);
+        return err_hint(e, "restore to another path, move it away, or replace it with --force");
+    }
+    return errno == ENOENT ? 0 : err_sys(e, errno, "look at %s", path);
+}
+
+int restore_target_check(const char *output, bool force, struct err *e)
+{
+    struct stat st;
+    if (force) {
+        if (lstat(output, &st) == 0 && !S_ISREG(st.st_mode))
+            return err_set(e, ERR_EXISTS, "%s is not a regular file, so it is not replaced",
+                           output);
+        return 0;
+    }
+    int r = must_be_absent(output, e);
+    for (size_t i = 0; !r && i < ARRAY_LEN(side_files); i++) {
+        cleanup_free char *path = util_printf("%s%s", output, side_files[i]);
+        r = must_be_absent(path, e);
+    }
+    return r;
+}
+
+/* What quick_check takes for granted or would report in its own strange ways. */
+static int check_page1(int fd, const struct ltx_header *h, struct err *e)
+{
+    uint8_t p[100];
+    int r = fsx_pread_all(fd, p, sizeof p, 0, e);
+    if (r < 0)
+        return err_wrap(e, "read the restored database");
+    if (memcmp(p, "SQLite format 3", 16) != 0)
+        return err_set(e, ERR_CORRUPT, "the restored file is not a database: page 1 starts with "
+                                       "%08x%08x",
+                       be32_get(p), be32_get(p + 4));
+    uint32_t page_size = be16_get(p + 16) == 1 ? 65536 : be16_get(p + 16);
+    if (page_size != h->page_size)
+        return err_set(e, ERR_CORRUPT, "page 1 says page size %u, the LTX files %u", page_size,
+                       h->page_size);
+    /* as SQLite sees it: the size in page 1 counts if the two counters agree, and a file may be
+       longer, but not shorter */
+    if (be32_get(p + 24) == be32_get(p + 92) && be32_get(p + 28) > h->commit)
+        return err_set(e, ERR_CORRUPT, "page 1 says %u pages, the LTX files %u", be32_get(p + 28),
+                       h->commit);
+    return 0;
+}
+
+/* The file's name as an SQLite URI. Immutable: the header says WAL mode, and an ordinary open would
+ * leave -wal and -shm beside the file. */
+static char *uri(const char *path)
+{
+    struct buf b = BUF_INIT;
+    buf_add_str(&b, "file:");
+    for (const char *p = path; *p; p++)
+        if (strchr("?#%", *p))
+            buf_printf(&b, "%%%02x", (unsigned char)*p);
+        else
+            buf_add(&b, p, 1);
+    buf_add_str(&b, "?mode=ro&immutable=1");
+    char *s = util_strdup(buf_str(&b));
+    buf_free(&b);
+    return s;
+}
+
+static int check_sqlite(const char *path, bool full, struct err *e)
+{
+    const char *pragma = full ? "PRAGMA integrity_check(1)" : "PRAGMA quick_check(1)";
+    sqlite3 *db = NULL;
+    sqlite3_stmt *st = NULL;
+    cleanup_free char *name = uri(path);
+    int r = 0, rc = sqlite3_open_v2(name, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_prepare_v2(db, pragma, -1, &st, NULL);
+    if (rc == SQLITE_OK)
+        rc = sqlite3_step(st);
+    const char *text = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(st, 0) : NULL;
+    if (!text || strcmp(text, "ok") != 0)
+        r = err_set(e, ERR_CORRUPT, "%s of the restored database: %s", pragma,
+                    text ? text : sqlite3_errmsg(db));
+    (void)sqlite3_finalize(st);
+    (void)sqlite3_close(db);
+    return r;
+}
+
+/* Who owns the result: whoever owned the file it replaces; else, for root, the owner of the
+ * directory, who is most likely the application. */
+static int set_owner(const struct fsx_tmp *t, struct err *e)
+{
+    struct stat st;
+    cleanup_free char *copy = util_strdup(t->path);
+    mode_t mode = 0600;
+    bool found = lstat(t->path, &st) == 0;
+    if (found)
+        mode = st.st_mode & 07777;
+    else if (stat(dirname(copy), &st) < 0)
+        return err_sys(e, errno, "look at %s", copy);
+    if (geteuid() == 0 && fchown(t->fd, st.st_uid, st.st_gid) < 0)
+        return err_sys(e, errno, "set the owner of %s", t->tmp);
+    if (fchmod(t->fd, mode) < 0)
+        return err_sys(e, errno, "set the mode of %s", t->tmp);
+    return 0;
+}
+
+static int publish(const struct restore_job *j, struct fsx_tmp *t, struct err *e)
+{
+    /* before anything of the old database goes away */
+    if (fsync(t->fd) < 0)
+        return err_sys(e, errno, "fsync %s", t->tmp);
+    int r = restore_target_check(j->output, j->force, e);
+    for (size_t i = 0; !r && j->force && i < ARRAY_LEN(side_files); i++) {
+        cleanup_free char *path = util_printf("%s%s", j->output, side_files[i]);
+        r = fsx_unlink(path, e);
+    }
+    if (!r)
+        r = fsx_tmp_publish(t, j->force ? FSX_REPLACE : 0, e);
+    return r;
+}
+
+static void phase(struct restore_job *j, const char *name, uint64_t total)
+{
+    atomic_store(&j->total, 0);
+    atomic_store(&j->done, 0);
+    atomic_store(&j->phase, name);
+    atomic_store(&j->total, total);
+}
+
+int restore_publish(struct restore_job *j, struct err *e)
+{
+    cleanup_fsx_tmp struct fsx_tmp t = FSX_TMP_INIT;
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < j->n_in; i++)
+        bytes += j->in[i].size;
+    int r = fsx_tmp_open(j->output, 0600, &t, e);
+    if (!r) {
+        phase(j, "apply", bytes);
+        r = restore_apply(j->in, j->n_in, j->spool, t.fd, j->threads, &j->done, &j->newest, e);
+    }
+    if (!r)
+        r = check_page1(t.fd, &j->newest, e);
+    if (!r && j->check != RESTORE_CHECK_NONE) {
+        phase(j, "check", 0);
+        r = check_sqlite(t.tmp, j->check == RESTORE_CHECK_FULL, e);
+    }
+    if (!r)
+        r = set_owner(&t, e);
+    if (!r) {
+        phase(j, "publish", 0);
+        r = publish(j, &t, e);
+    }
+    return r;
+}

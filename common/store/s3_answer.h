@@ -1,0 +1,51 @@
+/* s3_answer.h - where an S3 target is, what came back from it, and what that means. Knows curl's
+ * result codes but neither its handles nor libuv. Pure; any thread. */
+#ifndef WALSUP_S3_ANSWER_H
+#define WALSUP_S3_ANSWER_H
+
+#include "common/base/buf.h"
+#include "common/store/cred.h"
+
+enum s3_verb { S3_PUT, S3_GET, S3_LIST, S3_DELETE, S3_HEAD };
+
+/* a target, taken apart once; never changes while the store is open */
+struct s3_target {
+    char *name;     /* of the section, for hints */
+    char *endpoint; /* scheme://host[:port] as configured */
+    char *host;     /* host[:port] as it stands in the Host header, with the bucket in front of it
+                       when addressing is by virtual host */
+    char *bucket, *region, *ca_file, *storage_class;
+    bool https, virtual_host, aws, skip_verify;
+    struct cred cred;
+    unsigned max_connections;
+    uint64_t bandwidth_limit_bytes; /* 0 = none */
+    uint64_t connect_ms, idle_ms;
+};
+
+/* what a transfer left behind, all of it from outside */
+struct s3_answer {
+    int curl;       /* CURLcode */
+    long os_errno;
+    char curl_text[256];
+    long status;    /* final HTTP status, 0 if there was none */
+    uint64_t sent, received; /* body bytes */
+    int64_t content_length;  /* -1: not said */
+    bool has_range;
+    uint64_t range_first, range_last, range_total;
+    char etag[128], location[512], region[64], request_id[128];
+    int64_t date_ms, modified_ms; /* 0: not said */
+    struct buf body; /* listing, or error document */
+    bool body_cut;   /* it was larger than it may be; the rest was not read */
+};
+
+void s3_answer_reset(struct s3_answer *a);
+
+/** s3_error(t, verb, key, a, e): the error for an answer that is none of the expected ones: one
+ * sentence and a hint, classified by curl's result, then by status, then by the document's code.
+ * For S3_LIST key is the prefix. */
+int s3_error(const struct s3_target *t, enum s3_verb verb, const char *key,
+             const struct s3_answer *a, struct err *e);
+/** s3_error_where(t, verb, key, e): put operation and place in front of an error. */
+int s3_error_where(const struct s3_target *t, enum s3_verb verb, const char *key, struct err *e);
+
+#endif

@@ -1,0 +1,274 @@
+#include "common/store/s3_answer.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+
+#include "common/base/clk.h"
+#include "common/store/s3_xml.h"
+
+#define KEY_SHOWN 160
+
+static const char *const verb_name[] = {
+    [S3_PUT] = "PUT", [S3_GET] = "GET", [S3_LIST] = "LIST", [S3_DELETE] = "DELETE",
+    [S3_HEAD] = "HEAD"};
+static const char *const permission[] = {
+    [S3_PUT] = "s3:PutObject", [S3_GET] = "s3:GetObject", [S3_LIST] = "s3:ListBucket",
+    [S3_DELETE] = "s3:DeleteObject", [S3_HEAD] = "s3:GetObject"};
+
+void s3_answer_reset(struct s3_answer *a)
+{
+    buf_free(&a->body);
+    *a = (struct s3_answer){.content_length = -1};
+}
+
+int s3_error_where(const struct s3_target *t, enum s3_verb verb, const char *key, struct err *e)
+{
+    size_t n = strlen(key);
+    const char *shown = n > KEY_SHOWN ? key + n - KEY_SHOWN : key;
+    return err_wrap(e, "%s \"%s%s\" in bucket %s at %s with key id %s", verb_name[verb],
+                    shown == key ? "" : "...", shown, t->bucket, t->endpoint, t->cred.key_id);
+}
+
+/* ---- no answer: by curl's result ------------------------------------------------------------- */
+
+static int tls_untrusted(const struct s3_target *t, const struct s3_answer *a, struct err *e)
+{
+    (void)err_set(e, ERR_CONFIG, "the TLS certificate of %s is not trusted, nothing was sent: %s",
+                  t->host, a->curl_text);
+    if (t->virtual_host && strstr(a->curl_text, "subject name"))
+        return err_hint(e, "the certificate is not made out for %s; if it names the host without "
+                           "the bucket, write addressing = path in [target %s]",
+                        t->host, t->name);
+    return err_hint(e, "if the certificate is your own, write ca-file = /path/of/its/ca.pem in "
+                       "[target %s]; skip-verify = true trusts anybody",
+                    t->name);
+}
+
+static int tls_failed(const struct s3_target *t, const struct s3_answer *a, struct err *e)
+{
+    if (strstr(a->curl_text, "wrong version number") || strstr(a->curl_text, "http request")) {
+        (void)err_set(e, ERR_CONFIG, "%s does not speak TLS (%s)", t->host, a->curl_text);
+        return err_hint(e, "if it is a plain http server, write endpoint = http://... in "
+                           "[target %s]",
+                        t->name);
+    }
+    return err_set(e, ERR_NET, "TLS with %s failed: %s", t->host, a->curl_text);
+}
+
+static int hint_https(const struct s3_target *t, struct err *e)
+{
+    return err_hint(e, "if the server speaks TLS, write endpoint = https://... in [target %s]",
+                    t->name);
+}
+
+static int by_curl(const struct s3_target *t, const struct s3_answer *a, struct err *e)
+{
+    switch (a->curl) {
+    case CURLE_COULDNT_RESOLVE_HOST:
+        (void)err_set(e, ERR_NET, "the host %s does not resolve", t->host);
+        return t->virtual_host && !t->aws
+                   ? err_hint(e, "check endpoint; if the name without the bucket resolves, write "
+                                 "addressing = path in [target %s]", t->name)
+                   : err_hint(e, "check endpoint%s in [target %s] and this machine's DNS",
+                              t->virtual_host ? ", bucket and region" : "", t->name);
+    case CURLE_COULDNT_CONNECT:
+        if (a->os_errno == ECONNREFUSED) {
+            (void)err_set(e, ERR_NET, "nothing listens at %s (connection refused)", t->host);
+            return err_hint(e, "is the server running, and are host and port of endpoint right?");
+        }
+        return err_set(e, ERR_NET, "no connection to %s: %s", t->host,
+                       a->os_errno ? strerror((int)a->os_errno) : a->curl_text);
+    case CURLE_OPERATION_TIMEDOUT:
+        return err_set(e, ERR_TIMEOUT, "no connection to %s within %llu ms", t->host,
+                       (unsigned long long)t->connect_ms);
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_ISSUER_ERROR:
+        return tls_untrusted(t, a, e);
+    case CURLE_SSL_CACERT_BADFILE:
+        (void)err_set(e, ERR_CONFIG, "the ca-file %s cannot be used: %s",
+                      t->ca_file ? t->ca_file : "", a->curl_text);
+        return err_hint(e, "it has to exist, be readable and hold certificates in PEM form");
+    case CURLE_SSL_CONNECT_ERROR:
+        return tls_failed(t, a, e);
+    case CURLE_UNSUPPORTED_PROTOCOL: /* "Received HTTP/0.9": that is no HTTP at all */
+    case CURLE_WEIRD_SERVER_REPLY:
+    case CURLE_GOT_NOTHING:
+        (void)err_set(e, ERR_NET, "%s gave no HTTP answer: %s", t->host, a->curl_text);
+        return t->https ? -ERR_NET : hint_https(t, e);
+    case CURLE_PARTIAL_FILE:
+        return err_set(e, ERR_STORE, "the answer broke off after %llu of %lld bytes",
+                       (unsigned long long)a->received, (long long)a->content_length);
+    default:
+        (void)err_set(e, ERR_NET, "%s",
+                      a->curl_text[0] ? a->curl_text : curl_easy_strerror((CURLcode)a->curl));
+        if (!t->https && a->curl == CURLE_RECV_ERROR && !a->status)
+            return hint_https(t, e);
+        return -ERR_NET;
+    }
+}
+
+/* ---- an answer: by status, then by code ------------------------------------------------------ */
+
+static enum err_code code_of_status(long status)
+{
+    switch (status) {
+    case 401:
+    case 403:
+        return ERR_AUTH;
+    case 404:
+        return ERR_NOTFOUND;
+    case 412:
+        return ERR_CONFLICT;
+    case 416:
+        return ERR_CORRUPT;
+    case 507:
+        return ERR_NOSPC;
+    default: /* 1xx and 2xx that were not asked for, 400, 405, 408, 409, 429, 5xx */
+        return status >= 300 && status < 400 ? ERR_CONFIG : ERR_STORE;
+    }
+}
+
+static int hint_clock(const struct s3_answer *a, struct err *e)
+{
+    int64_t off = a->date_ms ? clk_real_ms() - a->date_ms : 0;
+    char text[32];
+    if (!off)
+        return err_hint(e, "set this machine's clock (timedatectl)");
+    return err_hint(e, "this machine's clock is %s %s the server's: set it (timedatectl)",
+                    util_duration(text, (uint64_t)(off < 0 ? -off : off)),
+                    off < 0 ? "behind" : "ahead of");
+}
+
+static int hint_auth(const struct s3_target *t, enum s3_verb verb, const struct s3_answer *a,
+                     const char *code, struct err *e)
+{
+    if (!strcmp(code, "SignatureDoesNotMatch"))
+        return err_hint(e, "the secret access key does not belong to key id %s (it came from %s)",
+                        t->cred.key_id, t->cred.source);
+    if (!strcmp(code, "InvalidAccessKeyId") || !strcmp(code, "InvalidClientTokenId")) {
+        if (t->aws)
+            return err_hint(e, "Amazon does not know key id %s (it came from %s); if the bucket is "
+                               "kept elsewhere, write endpoint = https://... in [target %s]",
+                            t->cred.key_id, t->cred.source, t->name);
+        return err_hint(e, "key id %s (it came from %s) is not known at %s: check access-key-id "
+                           "and endpoint",
+                        t->cred.key_id, t->cred.source, t->endpoint);
+    }
+    if (!strcmp(code, "RequestTimeTooSkewed") || !strcmp(code, "RequestExpired"))
+        return hint_clock(a, e);
+    if (!strcmp(code, "ExpiredToken") || !strcmp(code, "InvalidToken") ||
+        !strcmp(code, "TokenRefreshRequired"))
+        return err_hint(e, "the session token is no longer good: get new temporary keys");
+    if (!strcmp(code, "AccessDenied"))
+        return err_hint(e, "key id %s needs the permission %s on bucket %s%s", t->cred.key_id,
+                        permission[verb], t->bucket,
+                        t->aws ? "; the bucket may also belong to somebody else" : "");
+    return err_hint(e, "check the keys (from %s) and that key id %s has the permission %s on "
+                       "bucket %s", t->cred.source, t->cred.key_id, permission[verb], t->bucket);
+}
+
+static int hint_redirect(const struct s3_target *t, const struct s3_answer *a,
+                         const struct s3_error_doc *doc, struct err *e)
+{
+    const char *region = a->region[0] ? a->region : doc->region;
+    if (region[0] && strcmp(region, t->region))
+        return err_hint(e, "the bucket is in region %s: write region = %s in [target %s]", region,
+                        region, t->name);
+    if (doc->endpoint[0])
+        return err_hint(e, "the bucket is at %s: write that as endpoint in [target %s]",
+                        doc->endpoint, t->name);
+    return err_hint(e, "redirects are never followed, because the request is signed; write the "
+                       "right endpoint and region in [target %s]", t->name);
+}
+
+static int hint_bucket(const struct s3_target *t, struct err *e)
+{
+    return err_hint(e, "create the bucket %s at %s, or fix bucket = in [target %s]", t->bucket,
+                    t->endpoint, t->name);
+}
+
+static void add_hint(const struct s3_target *t, enum s3_verb verb, const struct s3_answer *a,
+                     const struct s3_error_doc *doc, struct err *e)
+{
+    const char *code = doc->code;
+    if (a->status >= 300 && a->status < 400)
+        (void)hint_redirect(t, a, doc, e);
+    else if (e->code == ERR_AUTH)
+        (void)hint_auth(t, verb, a, code, e);
+    else if (e->code == ERR_CONFIG)
+        (void)hint_redirect(t, a, doc, e);
+    else if (e->code == ERR_CONFLICT)
+        (void)err_hint(e, "another writer may be replicating to this path");
+    else if (e->code == ERR_NOSPC)
+        (void)err_hint(e, "free space in bucket %s or raise its quota", t->bucket);
+    else if (!t->https && a->status == 400 && strstr(e->msg, "HTTPS"))
+        (void)err_hint(e, "write endpoint = https://... in [target %s]", t->name);
+    else if (e->code == ERR_NOTFOUND && !strcmp(code, "NoSuchBucket"))
+        (void)hint_bucket(t, e);
+    else if (e->code == ERR_NOTFOUND && !code[0] && (verb == S3_LIST || verb == S3_PUT))
+        (void)err_hint(e, "there is no bucket %s at %s, or %s is no S3 server: check bucket and "
+                          "endpoint in [target %s]", t->bucket, t->endpoint, t->endpoint, t->name);
+}
+
+/* what an error body that is not XML says, as one short line */
+static void first_text(char *out, size_t cap, const struct buf *body)
+{
+    size_t n = 0;
+    bool tag = false;
+    for (size_t i = 0; i < body->len && n + 1 < cap; i++) {
+        unsigned char c = body->p[i];
+        if (c == '<')
+            tag = true;
+        else if (c == '>')
+            tag = false;
+        else if (!tag && (c > 0x20 || (n && out[n - 1] != ' ')))
+            out[n++] = (char)(c > 0x20 && c < 0x7f ? c : ' ');
+    }
+    while (n && out[n - 1] == ' ')
+        n--;
+    out[n] = '\0';
+}
+
+static int by_status(const struct s3_target *t, enum s3_verb verb, const struct s3_answer *a,
+                     struct err *e)
+{
+    struct s3_error_doc doc = {0};
+    char text[160] = "";
+    enum err_code code = code_of_status(a->status);
+    bool xml = s3_xml_error(a->body.p, a->body.len, &doc);
+    if (!xml)
+        first_text(text, sizeof text, &a->body);
+    /* 400 is a class of its own; elsewhere the code only refines what the status says */
+    if (a->status == 400 || a->status == 403) {
+        if (strstr(doc.code, "Token") || !strncmp(doc.code, "RequestTimeTooSkewed", 20) ||
+            !strcmp(doc.code, "InvalidAccessKeyId"))
+            code = ERR_AUTH;
+        else if (!strcmp(doc.code, "AuthorizationHeaderMalformed") ||
+                 !strcmp(doc.code, "InvalidBucketName") ||
+                 !strcmp(doc.code, "IllegalLocationConstraintException"))
+            code = ERR_CONFIG;
+        else if (strstr(doc.code, "Quota"))
+            code = ERR_NOSPC;
+    }
+    const char *id = a->request_id[0] ? a->request_id : doc.request_id;
+    const char *said = xml ? doc.message : text;
+    (void)err_set(e, code, "%ld%s%s%s%s%s%s%s%s%s", a->status, doc.code[0] ? " " : "", doc.code,
+                  said[0] ? ", \"" : "", said, said[0] ? "\"" : "",
+                  a->location[0] ? ", redirect to " : "", a->location,
+                  id[0] ? ", request id " : "", id);
+    add_hint(t, verb, a, &doc, e);
+    return -(int)e->code;
+}
+
+int s3_error(const struct s3_target *t, enum s3_verb verb, const char *key,
+             const struct s3_answer *a, struct err *e)
+{
+    /* a refusal that came before the end of the upload, or whose body broke off, is a refusal */
+    if (a->status >= 300)
+        (void)by_status(t, verb, a, e);
+    else if (a->curl != CURLE_OK)
+        (void)by_curl(t, a, e);
+    else
+        (void)by_status(t, verb, a, e);
+    return s3_error_where(t, verb, key, e);
+}

@@ -1,0 +1,109 @@
+#include "common/store/s3_request.h"
+
+#include <assert.h>
+
+#include "common/format/sigv4.h"
+
+#define SIGNED_MAX 12
+
+/* the headers to sign, with the texts they point to */
+struct parts {
+    struct sigv4_pair header[SIGNED_MAX], query[3];
+    size_t n_headers, n_query;
+    struct store_meta_text meta[STORE_META_MAX];
+    char name[STORE_META_MAX][64], date[SIGV4_DATE_SIZE], range[64], limit[16];
+};
+
+static void sign_also(struct parts *p, const char *name, const char *value)
+{
+    assert(p->n_headers < SIGNED_MAX);
+    p->header[p->n_headers++] = (struct sigv4_pair){name, value};
+}
+
+static void put_headers(struct parts *p, const struct s3_xfer *x, const struct s3_target *t)
+{
+    if (t->storage_class)
+        sign_also(p, "x-amz-storage-class", t->storage_class);
+    if (x->if_absent) /* signed, so that a proxy that drops it is noticed */
+        sign_also(p, "if-none-match", "*");
+    size_t n = store_meta_format(&x->meta, p->meta);
+    for (size_t i = 0; i < n; i++) {
+        (void)snprintf(p->name[i], sizeof p->name[i], "x-amz-meta-%s", p->meta[i].name);
+        sign_also(p, p->name[i], p->meta[i].value);
+    }
+}
+
+static void range_header(struct parts *p, const struct s3_xfer *x)
+{
+    if (x->len == UINT64_MAX)
+        (void)snprintf(p->range, sizeof p->range, "bytes=%llu-", (unsigned long long)x->off);
+    else
+        (void)snprintf(p->range, sizeof p->range, "bytes=%llu-%llu", (unsigned long long)x->off,
+                       (unsigned long long)(x->off + x->len - 1));
+    sign_also(p, "range", p->range);
+}
+
+static void list_query(struct parts *p, const struct s3_xfer *x)
+{
+    (void)snprintf(p->limit, sizeof p->limit, "%d", S3_LIST_MAX_KEYS);
+    p->query[p->n_query++] = (struct sigv4_pair){"max-keys", p->limit};
+    p->query[p->n_query++] = (struct sigv4_pair){"prefix", x->key};
+    if (x->marker[0])
+        p->query[p->n_query++] = (struct sigv4_pair){"marker", x->marker};
+}
+
+static void add_line(struct s3_request *r, const char *name, const char *value)
+{
+    assert(r->n_headers < S3_REQUEST_HEADERS);
+    r->header[r->n_headers++] = util_printf(value[0] ? "%s: %s" : "%s:%s", name, value);
+}
+
+void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const struct s3_target *t,
+                        int64_t now_ms)
+{
+    static const char *const method[] = {[S3_PUT] = "PUT", [S3_GET] = "GET", [S3_LIST] = "GET",
+                                         [S3_DELETE] = "DELETE", [S3_HEAD] = "HEAD"};
+    struct parts p = {0};
+    cleanup_buf struct buf path = BUF_INIT, query = BUF_INIT, auth = BUF_INIT;
+    const char *hash = x->body ? s3_body_sha256(x->body) : SIGV4_EMPTY_HASH;
+
+    if (!t->virtual_host)
+        buf_printf(&path, "/%s", t->bucket);
+    if (x->verb != S3_LIST || !path.len)
+        buf_add_str(&path, "/");
+    if (x->verb != S3_LIST)
+        sigv4_encode(&path, x->key, true);
+
+    sigv4_date(p.date, now_ms);
+    sign_also(&p, "host", t->host);
+    sign_also(&p, "x-amz-content-sha256", hash);
+    sign_also(&p, "x-amz-date", p.date);
+    if (t->cred.token)
+        sign_also(&p, "x-amz-security-token", t->cred.token);
+    if (x->verb == S3_GET && (x->off || x->len != UINT64_MAX))
+        range_header(&p, x);
+    if (x->verb == S3_PUT)
+        put_headers(&p, x, t);
+    if (x->verb == S3_LIST)
+        list_query(&p, x);
+
+    struct sigv4_request s = {method[x->verb], buf_str(&path), p.query, p.n_query, p.header,
+                              p.n_headers, hash, p.date, t->region, "s3"};
+    sigv4_authorization(&auth, &s, t->cred.key_id, t->cred.secret);
+    sigv4_query(&query, p.query, p.n_query);
+    r->url = util_printf("%s://%s%s%s%s", t->https ? "https" : "http", t->host, buf_str(&path),
+                         p.n_query ? "?" : "", buf_str(&query));
+    add_line(r, "Authorization", buf_str(&auth));
+    for (size_t i = 0; i < p.n_headers; i++)
+        add_line(r, p.header[i].name, p.header[i].value);
+    add_line(r, "Expect", ""); /* it would cost a round trip for each PUT */
+    add_line(r, "Accept", "");
+}
+
+void s3_request_done(struct s3_request *r)
+{
+    for (size_t i = 0; i < r->n_headers; i++)
+        cred_wipe(r->header[i]); /* one of them is the session token */
+    free(r->url);
+    *r = (struct s3_request){0};
+}

@@ -1,0 +1,827 @@
+/* The seam. The linker's --wrap sends every curl call of libs3.a to the __wrap_ functions at the
+ * end of this file. libs3 goes from composing a request to curl_multi_add_handle without yielding,
+ * so one static pointer says which transfer it is composing. Of what libs3 composes, only its
+ * CURLOPT_PRIVATE and its write function (the parser of listings) are kept: method, URL, headers,
+ * signature, body, timeouts and TLS are set in prepare(). */
+#include "common/store/s3_transport.h"
+
+#include <assert.h>
+#include <curl/curl.h>
+#include <libs3.h>
+#include <libxml/parser.h>
+#include <linux/sockios.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+
+#include "common/base/clk.h"
+#include "common/store/s3_reply.h"
+#include "common/store/s3_request.h"
+#include "common/store/s3_wrap.h"
+
+#define TRANSPORT_MAGIC 0x53751a45u
+#define SOCK_MAGIC 0x535ca11eu
+#define TICK_MAX_MS 1000
+
+void (*s3_transport_option_hook)(int option, long long number, const char *text);
+
+struct sock {
+    unsigned magic;
+    struct s3_transport *tr;
+    struct sock *next, *prev;
+    curl_socket_t fd;
+    uv_poll_t poll;
+};
+
+struct s3_transport {
+    unsigned magic;
+    uv_loop_t *loop;
+    const struct s3_target *target;
+    CURLM *multi;
+    S3RequestContext *context;
+    uv_timer_t timer, tick; /* curl's; the watch over idle transfers */
+    uv_idle_t soon;
+    void (*wake)(void *arg);
+    void *wake_arg;
+    struct sock *socks;
+    struct s3_xfer *active;   /* added to the multi handle */
+    struct s3_xfer *ended;    /* to be reported to libs3, in order */
+    struct s3_xfer *complete; /* libs3 is through with them, done() is due */
+    unsigned handles;         /* uv handles whose close callback has not run */
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+
+typedef size_t (*write_fn)(char *, size_t, size_t, void *);
+
+struct s3_private {
+    struct s3_transport *tr;
+    CURL *easy;
+    struct curl_slist *headers;
+    struct s3_xfer *next_active, *prev_active, *next_ended, *next_complete;
+    void *libs3_private, *libs3_data;
+    write_fn libs3_write;
+    bool in_ended, added;
+    CURLcode option_rc, result;
+    struct s3_reply reply;
+    uint64_t last_state, last_change_ms;
+    char error[CURL_ERROR_SIZE];
+};
+
+static struct s3_xfer *composing;        /* between s3_transport_send and add_handle */
+static struct s3_transport *being_built; /* during S3_create_request_context */
+static struct s3_transport *reaping;    /* during S3_runonce_request_context */
+static unsigned libs3_users;
+
+/* ---- options --------------------------------------------------------------------------------- */
+
+static void saw(struct s3_private *p, CURLcode rc, CURLoption o, long long number,
+                const char *text)
+{
+    if (rc != CURLE_OK)
+        p->option_rc = rc;
+    if (s3_transport_option_hook)
+        s3_transport_option_hook((int)o, number, text);
+}
+
+static void set_long(struct s3_private *p, CURLoption o, long v)
+{
+    saw(p, __real_curl_easy_setopt(p->easy, o, v), o, v, NULL);
+}
+
+static void set_off(struct s3_private *p, CURLoption o, curl_off_t v)
+{
+    saw(p, __real_curl_easy_setopt(p->easy, o, v), o, v, NULL);
+}
+
+static void set_text(struct s3_private *p, CURLoption o, const char *v)
+{
+    saw(p, __real_curl_easy_setopt(p->easy, o, v), o, 0, v);
+}
+
+static void set_ptr(struct s3_private *p, CURLoption o, void *v)
+{
+    saw(p, __real_curl_easy_setopt(p->easy, o, v), o, 0, NULL);
+}
+
+/* ---- curl's callbacks: the answer comes in, the body goes out --------------------------------- */
+
+static size_t on_header(char *line, size_t size, size_t n, void *arg)
+{
+    struct s3_xfer *x = arg;
+    n *= size;
+    return s3_reply_header(&x->priv->reply, x, line, n) < 0 ? 0 : n;
+}
+
+static size_t on_write(char *data, size_t size, size_t n, void *arg)
+{
+    struct s3_xfer *x = arg;
+    n *= size;
+    return s3_reply_data(&x->priv->reply, x, data, n) < 0 ? CURL_WRITEFUNC_ERROR : n;
+}
+
+static size_t on_read(char *to, size_t size, size_t n, void *arg)
+{
+    struct s3_xfer *x = arg;
+    ssize_t got = s3_body_read(x->body, to, size * n);
+    if (got == S3_BODY_WAIT)
+        return CURL_READFUNC_PAUSE;
+    if (got < 0) {
+        x->err = *s3_body_error(x->body);
+        return CURL_READFUNC_ABORT;
+    }
+    x->answer.sent += (uint64_t)got;
+    if (x->progress)
+        *x->progress = x->answer.sent;
+    return (size_t)got;
+}
+
+/* curl repeats a request by itself when a kept connection turned out to be dead */
+static int on_seek(void *arg, curl_off_t off, int origin)
+{
+    struct s3_xfer *x = arg;
+    if (off != 0 || origin != SEEK_SET)
+        return CURL_SEEKFUNC_CANTSEEK;
+    s3_body_rewind(x->body);
+    x->answer.sent = 0;
+    return CURL_SEEKFUNC_OK;
+}
+
+void s3_transport_body_event(struct s3_xfer *x)
+{
+    if (x->priv && x->priv->added)
+        (void)curl_easy_pause(x->priv->easy, CURLPAUSE_CONT);
+}
+
+/* ---- the request as it is sent ---------------------------------------------------------------- */
+
+static void wipe_list(struct curl_slist *l)
+{
+    for (struct curl_slist *i = l; i; i = i->next)
+        explicit_bzero(i->data, strlen(i->data));
+    __real_curl_slist_free_all(l);
+}
+
+static bool add_headers(struct s3_private *p, const struct s3_request *r)
+{
+    for (size_t i = 0; i < r->n_headers; i++) {
+        struct curl_slist *more = __real_curl_slist_append(p->headers, r->header[i]);
+        if (!more)
+            return false;
+        p->headers = more;
+    }
+    return true;
+}
+
+static bool compose(struct s3_xfer *x)
+{
+    struct s3_private *p = x->priv;
+    cleanup(s3_request_done) struct s3_request r = {0};
+    s3_request_compose(&r, x, p->tr->target, clk_real_ms());
+    set_text(p, CURLOPT_URL, r.url);
+    return add_headers(p, &r);
+}
+
+static void set_connection(struct s3_private *p, const struct s3_target *t)
+{
+    const char *scheme = t->https ? "https" : "http";
+    set_long(p, CURLOPT_NOSIGNAL, 1);
+    set_text(p, CURLOPT_PROTOCOLS_STR, scheme);
+    set_text(p, CURLOPT_REDIR_PROTOCOLS_STR, scheme);
+    set_long(p, CURLOPT_FOLLOWLOCATION, 0);
+    set_text(p, CURLOPT_PROXY, "");
+    set_long(p, CURLOPT_NETRC, CURL_NETRC_IGNORED);
+    set_long(p, CURLOPT_PATH_AS_IS, 1);
+    set_long(p, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
+    set_text(p, CURLOPT_USERAGENT, "walsup/" WALSUP_VERSION);
+    set_long(p, CURLOPT_CONNECTTIMEOUT_MS, (long)t->connect_ms);
+    set_long(p, CURLOPT_TCP_NODELAY, 1);
+    set_long(p, CURLOPT_TCP_KEEPALIVE, 1);
+    set_long(p, CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
+    set_long(p, CURLOPT_SSL_VERIFYPEER, t->skip_verify ? 0 : 1);
+    set_long(p, CURLOPT_SSL_VERIFYHOST, t->skip_verify ? 0 : 2);
+    if (t->ca_file)
+        set_text(p, CURLOPT_CAINFO, t->ca_file);
+}
+
+static void set_callbacks(struct s3_xfer *x)
+{
+    struct s3_private *p = x->priv;
+    CURLcode rc = __real_curl_easy_setopt(p->easy, CURLOPT_HEADERFUNCTION, on_header);
+    saw(p, rc, CURLOPT_HEADERFUNCTION, 0, NULL);
+    rc = __real_curl_easy_setopt(p->easy, CURLOPT_WRITEFUNCTION, on_write);
+    saw(p, rc, CURLOPT_WRITEFUNCTION, 0, NULL);
+    set_ptr(p, CURLOPT_HEADERDATA, x);
+    set_ptr(p, CURLOPT_WRITEDATA, x);
+    set_ptr(p, CURLOPT_ERRORBUFFER, p->error);
+    set_ptr(p, CURLOPT_PRIVATE, p->libs3_private);
+    if (x->verb != S3_PUT)
+        return;
+    rc = __real_curl_easy_setopt(p->easy, CURLOPT_READFUNCTION, on_read);
+    saw(p, rc, CURLOPT_READFUNCTION, 0, NULL);
+    rc = __real_curl_easy_setopt(p->easy, CURLOPT_SEEKFUNCTION, on_seek);
+    saw(p, rc, CURLOPT_SEEKFUNCTION, 0, NULL);
+    set_ptr(p, CURLOPT_READDATA, x);
+    set_ptr(p, CURLOPT_SEEKDATA, x);
+}
+
+/* x->priv->easy is what libs3 wants to have added: make it ours from the ground up */
+static int prepare(struct s3_xfer *x)
+{
+    struct s3_private *p = x->priv;
+    __real_curl_easy_reset(p->easy);
+    set_connection(p, p->tr->target);
+    set_callbacks(x);
+    switch (x->verb) {
+    case S3_PUT:
+        set_long(p, CURLOPT_UPLOAD, 1);
+        set_off(p, CURLOPT_INFILESIZE_LARGE, (curl_off_t)s3_body_size(x->body));
+        break;
+    case S3_HEAD:
+        set_long(p, CURLOPT_NOBODY, 1);
+        break;
+    case S3_DELETE:
+        set_text(p, CURLOPT_CUSTOMREQUEST, "DELETE");
+        break;
+    case S3_GET:
+    case S3_LIST:
+        set_long(p, CURLOPT_HTTPGET, 1);
+        break;
+    }
+    if (!compose(x))
+        return err_set(&x->err, ERR_NOMEM, "no memory to compose the request");
+    set_ptr(p, CURLOPT_HTTPHEADER, p->headers);
+    if (p->option_rc != CURLE_OK)
+        return err_set(&x->err, ERR_INTERNAL, "libcurl refused an option: %s",
+                       curl_easy_strerror(p->option_rc));
+    return 0;
+}
+
+/* the limit is the target's, each upload gets its share */
+static void share_bandwidth(struct s3_transport *tr)
+{
+    curl_off_t n = 0;
+    if (!tr->target->bandwidth_limit_bytes)
+        return;
+    for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active)
+        n += x->verb == S3_PUT;
+    for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
+        if (x->verb == S3_PUT)
+            set_off(x->priv, CURLOPT_MAX_SEND_SPEED_LARGE,
+                    MAX(1, (curl_off_t)tr->target->bandwidth_limit_bytes / n));
+    }
+}
+
+/* ---- the end of a transfer -------------------------------------------------------------------- */
+
+/* queue it for libs3 (and so for done()) with a result, unless it has one already */
+static void end(struct s3_xfer *x, CURLcode result)
+{
+    struct s3_private *p = x->priv;
+    if (p->in_ended || !p->added)
+        return;
+    p->in_ended = true;
+    p->result = result;
+    struct s3_xfer **at = &p->tr->ended;
+    while (*at)
+        at = &(*at)->priv->next_ended;
+    *at = x;
+}
+
+static void collect(struct s3_transport *tr)
+{
+    int left;
+    for (CURLMsg *m; (m = __real_curl_multi_info_read(tr->multi, &left));) {
+        if (m->msg != CURLMSG_DONE)
+            continue;
+        for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
+            if (x->priv->easy == m->easy_handle) {
+                end(x, m->data.result);
+                break;
+            }
+        }
+    }
+}
+
+static void finish(struct s3_xfer *x)
+{
+    struct s3_private *p = x->priv;
+    x->answer.curl = p->result;
+    (void)snprintf(x->answer.curl_text, sizeof x->answer.curl_text, "%s", p->error);
+    s3_reply_verdict(&p->reply, x, p->tr->target);
+    x->priv = NULL;
+    wipe_list(p->headers);
+    free(p);
+    x->done(x);
+}
+
+/* Let libs3 take what has ended, then report it. done() comes last, because it may send again. */
+static void reap(struct s3_transport *tr)
+{
+    int left;
+    collect(tr);
+    reaping = tr;
+    if (tr->ended)
+        (void)S3_runonce_request_context(tr->context, &left);
+    reaping = NULL;
+    share_bandwidth(tr);
+    while (tr->complete) {
+        struct s3_xfer *x = tr->complete;
+        tr->complete = x->priv->next_complete;
+        finish(x);
+    }
+}
+
+static void on_soon(uv_idle_t *h)
+{
+    struct s3_transport *tr = h->data;
+    assert(tr->magic == TRANSPORT_MAGIC);
+    (void)uv_idle_stop(h);
+    reap(tr);
+    void (*wake)(void *) = tr->wake;
+    tr->wake = NULL;
+    if (wake)
+        wake(tr->wake_arg);
+}
+
+void s3_transport_wake(struct s3_transport *tr, void (*fn)(void *arg), void *arg)
+{
+    tr->wake = fn;
+    tr->wake_arg = arg;
+    (void)uv_idle_start(&tr->soon, on_soon);
+}
+
+void s3_transport_cancel(struct s3_xfer *x)
+{
+    if (!x->priv || x->priv->in_ended)
+        return;
+    if (!x->err.code)
+        (void)err_set(&x->err, ERR_CANCELED, "canceled");
+    end(x, CURLE_ABORTED_BY_CALLBACK);
+    (void)uv_idle_start(&x->priv->tr->soon, on_soon);
+}
+
+/* ---- curl on libuv ---------------------------------------------------------------------------- */
+
+static void act(struct s3_transport *tr, curl_socket_t fd, int events)
+{
+    int running;
+    (void)curl_multi_socket_action(tr->multi, fd, events, &running);
+    reap(tr);
+}
+
+static void on_timer(uv_timer_t *h)
+{
+    struct s3_transport *tr = h->data;
+    assert(tr->magic == TRANSPORT_MAGIC);
+    act(tr, CURL_SOCKET_TIMEOUT, 0);
+}
+
+static int on_curl_timer(CURLM *multi, long timeout_ms, void *arg)
+{
+    (void)multi;
+    struct s3_transport *tr = arg;
+    if (timeout_ms < 0)
+        return uv_timer_stop(&tr->timer) ? -1 : 0;
+    /* libuv's clock is cached and cut to milliseconds: never be early */
+    uv_update_time(tr->loop);
+    uint64_t ms = timeout_ms ? (uint64_t)timeout_ms + 1 : 0;
+    return uv_timer_start(&tr->timer, on_timer, ms, 0) ? -1 : 0;
+}
+
+static void on_poll(uv_poll_t *h, int status, int events)
+{
+    struct sock *s = h->data;
+    assert(s->magic == SOCK_MAGIC);
+    /* an error on the socket: curl shall find out by itself which, CURL_CSELECT_ERR would hide it,
+     * and with it that a kept connection was dead and the request can be repeated */
+    int flags = status < 0 ? CURL_CSELECT_IN | CURL_CSELECT_OUT : 0;
+    if (events & UV_READABLE)
+        flags |= CURL_CSELECT_IN;
+    if (events & UV_WRITABLE)
+        flags |= CURL_CSELECT_OUT;
+    act(s->tr, s->fd, flags);
+}
+
+static void handle_closed(struct s3_transport *tr)
+{
+    if (--tr->handles)
+        return;
+    void (*closed)(void *) = tr->closed;
+    void *arg = tr->closed_arg;
+    tr->magic = 0;
+    free(tr);
+    closed(arg);
+}
+
+static void on_sock_closed(uv_handle_t *h)
+{
+    struct sock *s = h->data;
+    struct s3_transport *tr = s->tr;
+    s->magic = 0;
+    free(s);
+    handle_closed(tr);
+}
+
+static void sock_close(struct sock *s)
+{
+    (void)uv_poll_stop(&s->poll);
+    if (s->prev)
+        s->prev->next = s->next;
+    else
+        s->tr->socks = s->next;
+    if (s->next)
+        s->next->prev = s->prev;
+    uv_close((uv_handle_t *)&s->poll, on_sock_closed);
+}
+
+static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *sock_arg)
+{
+    (void)easy;
+    struct s3_transport *tr = arg;
+    struct sock *s = sock_arg;
+    if (what == CURL_POLL_REMOVE) {
+        if (s) {
+            (void)curl_multi_assign(tr->multi, fd, NULL);
+            sock_close(s);
+        }
+        return 0;
+    }
+    if (!s) {
+        s = util_zalloc(sizeof *s);
+        s->magic = SOCK_MAGIC;
+        s->tr = tr;
+        s->fd = fd;
+        if (uv_poll_init_socket(tr->loop, &s->poll, fd) < 0) {
+            free(s);
+            return -1;
+        }
+        s->poll.data = s;
+        tr->handles++;
+        s->next = tr->socks;
+        if (s->next)
+            s->next->prev = s;
+        tr->socks = s;
+        (void)curl_multi_assign(tr->multi, fd, s);
+    }
+    int events = (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0);
+    return uv_poll_start(&s->poll, events, on_poll) < 0 ? -1 : 0;
+}
+
+/* ---- idle transfers --------------------------------------------------------------------------- */
+
+/* A number that changes whenever anything moves: bytes handed to and taken from the kernel, bytes
+ * the peer has acknowledged, file chunks that a worker has read. */
+static uint64_t state_of(struct s3_xfer *x)
+{
+    struct s3_private *p = x->priv;
+    curl_off_t up = 0, down = 0;
+    long request = 0, header = 0;
+    curl_socket_t fd = CURL_SOCKET_BAD;
+    int unsent = 0;
+    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_SIZE_UPLOAD_T, &up);
+    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_SIZE_DOWNLOAD_T, &down);
+    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_REQUEST_SIZE, &request);
+    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_HEADER_SIZE, &header);
+    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_ACTIVESOCKET, &fd);
+    if (fd != CURL_SOCKET_BAD)
+        (void)ioctl(fd, SIOCOUTQ, &unsent);
+    return (uint64_t)up + (uint64_t)down + (uint64_t)request + (uint64_t)header +
+           x->answer.received + (uint64_t)unsent * 7919 +
+           (x->body ? s3_body_work(x->body) * 104729 : 0);
+}
+
+static void on_tick(uv_timer_t *h)
+{
+    struct s3_transport *tr = h->data;
+    assert(tr->magic == TRANSPORT_MAGIC);
+    uint64_t now = clk_mono_ms();
+    for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
+        struct s3_private *p = x->priv;
+        uint64_t state = state_of(x);
+        if (state != p->last_state) {
+            p->last_state = state;
+            p->last_change_ms = now;
+        } else if (now - p->last_change_ms >= tr->target->idle_ms && !p->in_ended) {
+            (void)err_set(&x->err, ERR_TIMEOUT, "%s for %llu ms after %llu bytes sent and %llu "
+                          "received", x->answer.status ? "nothing more came" : "no answer",
+                          (unsigned long long)tr->target->idle_ms,
+                          (unsigned long long)x->answer.sent,
+                          (unsigned long long)x->answer.received);
+            end(x, CURLE_OPERATION_TIMEDOUT);
+        }
+    }
+    reap(tr);
+    if (!tr->active)
+        (void)uv_timer_stop(h);
+}
+
+/* ---- through libs3 ---------------------------------------------------------------------------- */
+
+static S3Status on_properties(const S3ResponseProperties *properties, void *arg)
+{
+    (void)properties, (void)arg;
+    return S3StatusOK;
+}
+
+static void on_complete(S3Status status, const S3ErrorDetails *details, void *arg)
+{
+    (void)details;
+    struct s3_xfer *x = arg;
+    struct s3_private *p = x->priv;
+    if (!p->easy && !x->err.code) /* it never came to a transfer */
+        (void)err_set(&x->err, ERR_INTERNAL, "libs3 cannot compose the request: %s",
+                      S3_get_status_name(status));
+    struct s3_xfer **at = &p->tr->complete;
+    while (*at)
+        at = &(*at)->priv->next_complete;
+    *at = x;
+    (void)uv_idle_start(&p->tr->soon, on_soon);
+}
+
+static int on_put_data(int n, char *to, void *arg)
+{
+    (void)n, (void)to, (void)arg;
+    return -1; /* the body is ours: this must never be asked */
+}
+
+static S3Status on_get_data(int n, const char *data, void *arg)
+{
+    (void)n, (void)data, (void)arg;
+    return S3StatusOK;
+}
+
+/* libs3's reading of the listing, to be held against our own at the end */
+static S3Status on_list_data(int truncated, const char *next_marker, int n,
+                             const S3ListBucketContent *item, int n_prefixes,
+                             const char **prefixes, void *arg)
+{
+    (void)truncated, (void)next_marker, (void)n_prefixes, (void)prefixes;
+    struct s3_xfer *x = arg;
+    for (int i = 0; i < n; i++)
+        s3_reply_libs3_key(&x->priv->reply, item[i].key, item[i].size);
+    return S3StatusOK;
+}
+
+void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
+{
+    static const S3ResponseHandler plain = {on_properties, on_complete};
+    static const S3PutObjectHandler put = {{on_properties, on_complete}, on_put_data};
+    static const S3GetObjectHandler get = {{on_properties, on_complete}, on_get_data};
+    static const S3ListBucketHandler list = {{on_properties, on_complete}, on_list_data};
+    const struct s3_target *t = tr->target;
+    /* key and signature of libs3 are never sent: it need not know the real ones */
+    const S3BucketContext b = {"localhost", t->bucket, S3ProtocolHTTP, S3UriStylePath, "k", "s"};
+
+    assert(!composing && !x->priv);
+    x->priv = util_zalloc(sizeof *x->priv);
+    x->priv->tr = tr;
+    err_clear(&x->err);
+    x->page = (struct s3_page){0};
+    s3_answer_reset(&x->answer);
+    composing = x;
+    switch (x->verb) {
+    case S3_PUT:
+        S3_put_object(&b, x->key, s3_body_size(x->body), NULL, tr->context, &put, x);
+        break;
+    case S3_GET:
+        S3_get_object(&b, x->key, NULL, 0, 0, tr->context, &get, x);
+        break;
+    case S3_LIST:
+        S3_list_bucket(&b, x->key, x->marker, NULL, S3_LIST_MAX_KEYS, tr->context, &list, x);
+        break;
+    case S3_DELETE:
+        S3_delete_object(&b, x->key, tr->context, &plain, x);
+        break;
+    case S3_HEAD:
+        S3_head_object(&b, x->key, tr->context, &plain, x);
+        break;
+    }
+    composing = NULL;
+}
+
+/* ---- life ------------------------------------------------------------------------------------- */
+
+int s3_transport_new(uv_loop_t *loop, const struct s3_target *t, struct s3_transport **ret,
+                     struct err *e)
+{
+    struct s3_transport *tr = util_zalloc(sizeof *tr);
+    struct sigaction sa;
+    tr->magic = TRANSPORT_MAGIC;
+    tr->loop = loop;
+    tr->target = t;
+    /* OpenSSL writes to sockets whose peer is gone; NOSIGNAL does not cover that */
+    if (sigaction(SIGPIPE, NULL, &sa) == 0 && sa.sa_handler == SIG_DFL)
+        (void)signal(SIGPIPE, SIG_IGN);
+    xmlInitParser();
+    S3Status rc = S3_initialize("walsup", S3_INIT_ALL, "localhost");
+    being_built = tr;
+    if (rc == S3StatusOK)
+        rc = S3_create_request_context(&tr->context);
+    being_built = NULL;
+    if (rc != S3StatusOK || !tr->multi) {
+        if (tr->context)
+            S3_destroy_request_context(tr->context);
+        free(tr);
+        return rc != S3StatusOK
+                   ? err_set(e, ERR_INTERNAL, "libs3 does not start: %s", S3_get_status_name(rc))
+                   : err_set(e, ERR_INTERNAL, "this program was linked without the --wrap flags "
+                                              "for libs3 (see Makefile, LIBS3_WRAPS)");
+    }
+    libs3_users++;
+    (void)curl_multi_setopt(tr->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
+    (void)curl_multi_setopt(tr->multi, CURLMOPT_SOCKETDATA, tr);
+    (void)curl_multi_setopt(tr->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer);
+    (void)curl_multi_setopt(tr->multi, CURLMOPT_TIMERDATA, tr);
+    (void)curl_multi_setopt(tr->multi, CURLMOPT_MAXCONNECTS, (long)t->max_connections);
+    (void)uv_timer_init(loop, &tr->timer);
+    (void)uv_timer_init(loop, &tr->tick);
+    (void)uv_idle_init(loop, &tr->soon);
+    tr->handles = 3;
+    tr->timer.data = tr->tick.data = tr->soon.data = tr;
+    *ret = tr;
+    return 0;
+}
+
+static void on_closed(uv_handle_t *h)
+{
+    handle_closed(h->data);
+}
+
+void s3_transport_close(struct s3_transport *tr, void (*closed)(void *arg), void *arg)
+{
+    assert(tr->magic == TRANSPORT_MAGIC && !tr->active && !tr->ended && !tr->complete);
+    tr->closed = closed;
+    tr->closed_arg = arg;
+    S3_destroy_request_context(tr->context);
+    if (!--libs3_users)
+        S3_deinitialize();
+    while (tr->socks)
+        sock_close(tr->socks);
+    uv_close((uv_handle_t *)&tr->timer, on_closed);
+    uv_close((uv_handle_t *)&tr->tick, on_closed);
+    uv_close((uv_handle_t *)&tr->soon, on_closed);
+}
+
+/* ---- what libs3's calls of libcurl arrive at -------------------------------------------------- */
+
+CURLcode __wrap_curl_global_init(long flags)
+{
+    return __real_curl_global_init(flags);
+}
+
+CURLM *__wrap_curl_multi_init(void)
+{
+    CURLM *m = __real_curl_multi_init();
+    if (being_built)
+        being_built->multi = m;
+    return m;
+}
+
+CURLMcode __wrap_curl_multi_cleanup(CURLM *m)
+{
+    return __real_curl_multi_cleanup(m);
+}
+
+/* the transfers are driven by on_poll and on_timer; doing both costs a second a request */
+CURLMcode __wrap_curl_multi_perform(CURLM *m, int *running)
+{
+    (void)m;
+    *running = 0;
+    return CURLM_OK;
+}
+
+CURLMcode __wrap_curl_multi_fdset(CURLM *m, fd_set *r, fd_set *w, fd_set *x, int *max)
+{
+    (void)m, (void)r, (void)w, (void)x;
+    *max = -1;
+    return CURLM_OK;
+}
+
+CURLMcode __wrap_curl_multi_timeout(CURLM *m, long *ms)
+{
+    (void)m;
+    *ms = -1;
+    return CURLM_OK;
+}
+
+CURLMsg *__wrap_curl_multi_info_read(CURLM *m, int *left)
+{
+    static CURLMsg msg;
+    *left = 0;
+    if (!reaping || reaping->multi != m || !reaping->ended)
+        return NULL;
+    struct s3_xfer *x = reaping->ended;
+    reaping->ended = x->priv->next_ended;
+    msg = (CURLMsg){.msg = CURLMSG_DONE, .easy_handle = x->priv->easy,
+                    .data.result = x->priv->result};
+    return &msg;
+}
+
+CURLMcode __wrap_curl_multi_add_handle(CURLM *m, CURL *easy)
+{
+    struct s3_xfer *x = composing;
+    if (!x || x->priv->tr->multi != m)
+        return CURLM_INTERNAL_ERROR;
+    struct s3_private *p = x->priv;
+    struct s3_transport *tr = p->tr;
+    p->easy = easy;
+    CURLMcode rc = prepare(x) < 0 ? CURLM_INTERNAL_ERROR : __real_curl_multi_add_handle(m, easy);
+    if (rc != CURLM_OK) {
+        if (!x->err.code)
+            (void)err_set(&x->err, ERR_INTERNAL, "libcurl: %s", curl_multi_strerror(rc));
+        return rc;
+    }
+    p->added = true;
+    p->last_change_ms = clk_mono_ms();
+    p->next_active = tr->active;
+    if (p->next_active)
+        p->next_active->priv->prev_active = x;
+    tr->active = x;
+    share_bandwidth(tr);
+    if (!uv_is_active((uv_handle_t *)&tr->tick)) {
+        uint64_t ms = MAX((uint64_t)10, MIN((uint64_t)TICK_MAX_MS, tr->target->idle_ms / 4));
+        (void)uv_timer_start(&tr->tick, on_tick, ms, ms);
+    }
+    return CURLM_OK;
+}
+
+CURLMcode __wrap_curl_multi_remove_handle(CURLM *m, CURL *easy)
+{
+    struct s3_xfer *x = reaping ? reaping->active : NULL;
+    while (x && x->priv->easy != easy)
+        x = x->priv->next_active;
+    if (!x)
+        return __real_curl_multi_remove_handle(m, easy);
+    struct s3_private *p = x->priv;
+    (void)__real_curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &x->answer.status);
+    (void)__real_curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &x->answer.os_errno);
+    /* All that libs3 ever sees of an answer is a listing that has been found whole: its parser
+     * leaks the document when there is a DTD, and takes anything for a listing. */
+    if (p->result == CURLE_OK && p->libs3_write && s3_reply_page(&p->reply, x))
+        (void)p->libs3_write((char *)x->answer.body.p, 1, x->answer.body.len, p->libs3_data);
+    p->added = false;
+    if (p->prev_active)
+        p->prev_active->priv->next_active = p->next_active;
+    else
+        p->tr->active = p->next_active;
+    if (p->next_active)
+        p->next_active->priv->prev_active = p->prev_active;
+    return __real_curl_multi_remove_handle(m, easy);
+}
+
+CURL *__wrap_curl_easy_init(void)
+{
+    return __real_curl_easy_init();
+}
+
+void __wrap_curl_easy_cleanup(CURL *easy)
+{
+    __real_curl_easy_cleanup(easy);
+}
+
+void __wrap_curl_easy_reset(CURL *easy)
+{
+    __real_curl_easy_reset(easy);
+}
+
+/* a request without a context would block: there is no such thing here */
+CURLcode __wrap_curl_easy_perform(CURL *easy)
+{
+    (void)easy;
+    return CURLE_FAILED_INIT;
+}
+
+/* Nothing libs3 asks for is set. Two things are kept for later, by their type. */
+CURLcode __wrap_curl_easy_setopt(CURL *easy, CURLoption o, ...)
+{
+    (void)easy;
+    va_list ap;
+    va_start(ap, o);
+    if (composing && o == CURLOPT_PRIVATE)
+        composing->priv->libs3_private = va_arg(ap, void *);
+    else if (composing && o == CURLOPT_WRITEDATA)
+        composing->priv->libs3_data = va_arg(ap, void *);
+    else if (composing && o == CURLOPT_WRITEFUNCTION)
+        composing->priv->libs3_write = va_arg(ap, write_fn);
+    va_end(ap);
+    return CURLE_OK;
+}
+
+CURLcode __wrap_curl_easy_getinfo(CURL *easy, CURLINFO what, ...)
+{
+    va_list ap;
+    va_start(ap, what);
+    void *to = va_arg(ap, void *); /* every kind of information goes through a pointer */
+    va_end(ap);
+    return __real_curl_easy_getinfo(easy, what, to);
+}
+
+struct curl_slist *__wrap_curl_slist_append(struct curl_slist *list, const char *text)
+{
+    return __real_curl_slist_append(list, text);
+}
+
+void __wrap_curl_slist_free_all(struct curl_slist *list)
+{
+    __real_curl_slist_free_all(list);
+}

@@ -1,0 +1,59 @@
+/* s3_transport.h - the seam under libs3: one CURLM and one libs3 request context per store, driven
+ * by libuv. libs3 composes requests and parses listings; what is really sent, and whether it
+ * succeeded, is decided here. Loop thread. */
+#ifndef WALSUP_S3_TRANSPORT_H
+#define WALSUP_S3_TRANSPORT_H
+
+#include "common/store/s3_answer.h"
+#include "common/store/s3_body.h"
+#include "common/store/s3_xml.h"
+#include "common/store/store_impl.h"
+
+#define S3_LIST_MAX_KEYS 1000
+
+struct s3_transport;
+struct s3_private;
+
+/* One request and its answer. Caller-owned; untouched by the caller from send to done. */
+struct s3_xfer {
+    /* set by the caller */
+    enum s3_verb verb;
+    const char *key;    /* whole key, target's path included; the prefix for S3_LIST */
+    const char *marker; /* S3_LIST: "" at the beginning */
+    struct s3_body *body; /* S3_PUT: hashed */
+    bool if_absent;
+    struct store_meta meta; /* S3_PUT: to send; otherwise what came */
+    uint64_t off, len;      /* S3_GET: UINT64_MAX: to the end */
+    store_sink_fn sink;
+    void *sink_arg;
+    struct store_info *ret_info; /* S3_GET, S3_HEAD; may be NULL */
+    uint64_t *progress;          /* body bytes moved; may be NULL */
+    void (*done)(struct s3_xfer *x); /* never from inside s3_transport_send or _cancel */
+    void *data;
+    /* the outcome */
+    struct err err;
+    struct s3_page page; /* S3_LIST; the caller frees it with s3_page_done */
+    struct s3_answer answer; /* gone when done() returns */
+    struct s3_private *priv;
+};
+
+/** s3_transport_new(loop, t, ret, e): t stays valid until closed. Fails with ERR_INTERNAL if the
+ * program was linked without the --wrap flags. */
+int s3_transport_new(uv_loop_t *loop, const struct s3_target *t, struct s3_transport **ret,
+                     struct err *e);
+/** s3_transport_wake(tr, fn, arg): call fn(arg) soon, once, from the loop. One at a time. */
+void s3_transport_wake(struct s3_transport *tr, void (*fn)(void *arg), void *arg);
+void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x);
+/** s3_transport_cancel(x): done() comes soon with ERR_CANCELED, or with an outcome that was
+ * decided before. */
+void s3_transport_cancel(struct s3_xfer *x);
+/** s3_transport_body_event(x): to be called for the events of x->body while x is sent. */
+void s3_transport_body_event(struct s3_xfer *x);
+/** s3_transport_close(tr, closed, arg): no transfer may be left. closed(arg) comes later. */
+void s3_transport_close(struct s3_transport *tr, void (*closed)(void *arg), void *arg);
+
+/* Tests: called with every option that is set on a transfer (CURLOPT_*; text is NULL for numbers,
+ * and for what is neither). Credentials are in no option but the header list, which is left out. */
+extern void (*s3_transport_option_hook)(int option, long long number, const char *text);
+
+#endif

@@ -1,0 +1,160 @@
+#include "common/store/s3_xml.h"
+
+#include <errno.h>
+#include <libxml/parser.h>
+#include <libxml/tree.h>
+
+#include "common/store/store_impl.h"
+
+#define MAX_ITEMS 100000 /* in one page; S3 itself sends at most 1000 */
+
+static void free_doc(xmlDoc **d)
+{
+    if (*d)
+        xmlFreeDoc(*d);
+}
+
+static void free_text(xmlChar **s)
+{
+    if (*s)
+        xmlFree(*s);
+}
+
+/* No document type: S3 sends none, and it is where entity bombs live. */
+static xmlDoc *parse(const void *p, size_t n)
+{
+    if (!n || n > (size_t)1 << 30)
+        return NULL;
+    xmlDoc *d = xmlReadMemory(p, (int)n, NULL, NULL,
+                              XML_PARSE_NONET | XML_PARSE_NOERROR | XML_PARSE_NOWARNING |
+                                  XML_PARSE_NOCDATA);
+    if (d && (d->intSubset || d->extSubset || !xmlDocGetRootElement(d))) {
+        xmlFreeDoc(d);
+        return NULL;
+    }
+    return d;
+}
+
+static bool named(const xmlNode *node, const char *name)
+{
+    return node->type == XML_ELEMENT_NODE && !strcmp((const char *)node->name, name);
+}
+
+static const xmlNode *child(const xmlNode *of, const char *name)
+{
+    for (const xmlNode *c = of->children; c; c = c->next) {
+        if (named(c, name))
+            return c;
+    }
+    return NULL;
+}
+
+static char *text_of(const xmlNode *of, const char *name)
+{
+    const xmlNode *c = child(of, name);
+    if (!c)
+        return NULL;
+    cleanup(free_text) xmlChar *s = xmlNodeGetContent(c);
+    return s ? util_strdup((const char *)s) : NULL;
+}
+
+static void copy_text(char *to, size_t cap, const xmlNode *of, const char *name)
+{
+    cleanup_free char *s = text_of(of, name);
+    (void)snprintf(to, cap, "%s", s ? s : "");
+    for (char *p = to; *p; p++) {
+        if ((unsigned char)*p < 0x20 || *p == 0x7f)
+            *p = '?';
+    }
+}
+
+bool s3_xml_error(const void *p, size_t n, struct s3_error_doc *ret)
+{
+    cleanup(free_doc) xmlDoc *d = parse(p, n);
+    if (!d)
+        return false;
+    const xmlNode *root = xmlDocGetRootElement(d);
+    if (!named(root, "Error"))
+        return false;
+    *ret = (struct s3_error_doc){0};
+    copy_text(ret->code, sizeof ret->code, root, "Code");
+    copy_text(ret->message, sizeof ret->message, root, "Message");
+    copy_text(ret->request_id, sizeof ret->request_id, root, "RequestId");
+    copy_text(ret->region, sizeof ret->region, root, "Region");
+    copy_text(ret->endpoint, sizeof ret->endpoint, root, "Endpoint");
+    return true;
+}
+
+void s3_page_done(struct s3_page *page)
+{
+    for (size_t i = 0; i < page->n; i++)
+        free(page->item[i].key);
+    free(page->item);
+    free(page->next_marker);
+    *page = (struct s3_page){0};
+}
+
+static bool read_item(const xmlNode *node, struct s3_page_item *ret)
+{
+    cleanup_free char *key = text_of(node, "Key");
+    cleanup_free char *size = text_of(node, "Size");
+    cleanup_free char *when = text_of(node, "LastModified");
+    if (!key || !*key || !size || size[0] < '0' || size[0] > '9')
+        return false;
+    char *end;
+    errno = 0;
+    ret->size = strtoull(size, &end, 10);
+    if (errno || *end)
+        return false;
+    ret->mtime_ms = 0;
+    if (when && !store_rfc3339(when, &ret->mtime_ms))
+        return false;
+    ret->key = TAKE_PTR(key);
+    return true;
+}
+
+static int read_items(const xmlNode *root, struct s3_page *page, struct err *e)
+{
+    size_t cap = 0;
+    for (const xmlNode *c = root->children; c; c = c->next) {
+        if (!named(c, "Contents"))
+            continue;
+        if (page->n == cap) {
+            cap = cap ? cap * 2 : 256;
+            if (cap > MAX_ITEMS)
+                return err_set(e, ERR_STORE, "more than %zu keys in one page", page->n);
+            struct s3_page_item *more = realloc(page->item, cap * sizeof *more);
+            if (!more)
+                return err_set(e, ERR_NOMEM, "no memory for a listing of %zu keys", cap);
+            page->item = more;
+        }
+        if (!read_item(c, &page->item[page->n]))
+            return err_set(e, ERR_STORE, "entry %zu of the listing has no usable key, size or time",
+                           page->n + 1);
+        page->n++;
+    }
+    return 0;
+}
+
+int s3_xml_page(const void *p, size_t n, struct s3_page *ret, struct err *e)
+{
+    cleanup(free_doc) xmlDoc *d = parse(p, n);
+    if (!d)
+        return err_set(e, ERR_STORE, "the answer is %s", n ? "no complete XML document" : "empty");
+    const xmlNode *root = xmlDocGetRootElement(d);
+    if (!named(root, "ListBucketResult"))
+        return err_set(e, ERR_STORE, "the answer is <%.40s> and no <ListBucketResult>",
+                       (const char *)root->name);
+    cleanup_free char *truncated = text_of(root, "IsTruncated");
+    if (!truncated || (strcmp(truncated, "true") && strcmp(truncated, "false")))
+        return err_set(e, ERR_STORE, "the listing does not say whether it is complete");
+    struct s3_page page = {.truncated = !strcmp(truncated, "true"),
+                           .next_marker = text_of(root, "NextMarker")};
+    int r = read_items(root, &page, e);
+    if (r < 0) {
+        s3_page_done(&page);
+        return r;
+    }
+    *ret = page;
+    return 0;
+}

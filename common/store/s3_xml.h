@@ -1,0 +1,33 @@
+/* s3_xml.h - the two documents S3 answers with, read as untrusted input: no entities of their own,
+ * nothing fetched. Pure; any thread. */
+#ifndef WALSUP_S3_XML_H
+#define WALSUP_S3_XML_H
+
+#include "common/base/err.h"
+
+struct s3_error_doc {
+    char code[64], message[256], request_id[128], region[64], endpoint[256];
+};
+
+struct s3_page_item {
+    char *key;
+    uint64_t size;
+    int64_t mtime_ms;
+};
+
+struct s3_page {
+    struct s3_page_item *item;
+    size_t n;
+    bool truncated;
+    char *next_marker; /* NULL if absent */
+};
+
+/** s3_xml_error(p, n, ret): true if it is an <Error> document; texts are cut to what fits and
+ * control characters become '?'. */
+bool s3_xml_error(const void *p, size_t n, struct s3_error_doc *ret);
+/** s3_xml_page(p, n, ret, e): a complete, well-formed ListBucketResult, or an error that says
+ * what it is instead. Free with s3_page_done. */
+int s3_xml_page(const void *p, size_t n, struct s3_page *ret, struct err *e);
+void s3_page_done(struct s3_page *page);
+
+#endif

@@ -1,0 +1,245 @@
+"""End-to-end tests: the real walsupd and walsupctl, real SQLite, real S3 over HTTP.
+
+Nothing here sleeps for a result: readiness comes from NOTIFY_SOCKET, "it is in the replica" from
+`walsupctl sync --wait`. Every process a test starts is ended by its fixture.
+"""
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+OUT = pathlib.Path(os.environ.get("WALSUP_OUT", ROOT / "build" / "release"))
+KEY_ID, SECRET = "AKIAWALSUPTEST", "s3cr3t/with+signs="
+
+
+class Notify:
+    """What systemd would hear."""
+
+    def __init__(self, path):
+        self.path = path
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.sock.bind(str(path))
+        self.heard = []
+
+    def wait(self, what, timeout=20):
+        end = time.monotonic() + timeout
+        while not any(line.startswith(what) for line in self.heard):
+            self.sock.settimeout(max(0.01, end - time.monotonic()))
+            try:
+                self.heard += self.sock.recv(65536).decode().splitlines()
+            except socket.timeout:
+                raise AssertionError(f"no {what} within {timeout} s; heard {self.heard}") from None
+
+    def drain(self):
+        self.sock.settimeout(0.001)
+        try:
+            while True:
+                self.heard += self.sock.recv(65536).decode().splitlines()
+        except socket.timeout:
+            pass
+
+
+class S3:
+    """tests/s3server.py with one bucket; verifies signatures and payload hashes."""
+
+    def __init__(self, root, cert=None, key=None):
+        self.root = root
+        args = [sys.executable, str(ROOT / "tests" / "s3server.py"), "--dir", str(root),
+                "--bucket", "litestream", "--key-pair", f"{KEY_ID}:{SECRET}", "--until-eof"]
+        self.scheme = "http"
+        if cert:
+            args += ["--cert", str(cert), "--key", str(key)]
+            self.scheme = "https"
+        self.proc = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.proc.stdout.readline())
+        self.endpoint = f"{self.scheme}://127.0.0.1:{self.port}"
+
+    def control(self, path, body=None):
+        req = urllib.request.Request(self.endpoint + path,
+                                     data=None if body is None else json.dumps(body).encode(),
+                                     method="GET" if body is None else "POST")
+        with urllib.request.urlopen(req, timeout=10) as r:
+            data = r.read()
+        return data.decode()
+
+    def faults(self, *rules):
+        self.control("/_faults", list(rules))
+
+    def ledger(self):
+        return json.loads(self.control("/_ledger"))
+
+    def target(self, name="s3", **more):
+        keys = {"type": "s3", "endpoint": self.endpoint, "bucket": "litestream", "path": "backups",
+                "access-key-id": KEY_ID, "secret-access-key": SECRET, **more}
+        return section(f"target {name}", keys)
+
+    def close(self):
+        self.proc.stdin.close()
+        self.proc.wait(10)
+
+
+def section(name, keys):
+    return f"[{name}]\n" + "".join(f"{k.replace('_', '-')} = {v}\n" for k, v in keys.items()) + "\n"
+
+
+class World:
+    """A directory of its own with a configuration, at most one daemon, and the tool."""
+
+    def __init__(self, path):
+        self.path = path
+        self.ini = path / "walsup.ini"
+        self.socket = path / "walsup.sock"
+        self.state = path / "state"
+        self.replica = path / "replica"
+        self.log = path / "walsupd.log"
+        self.proc = None
+        self.notify = None
+        self.env = {k: v for k, v in os.environ.items()
+                    if not k.startswith(("AWS_", "LITESTREAM_", "WALSUP_"))}
+        self.starts = 0
+
+    def configure(self, *sections, **daemon):
+        head = {"state-dir": self.state, "socket": self.socket, **daemon}
+        self.ini.write_text(section("walsup", head) + "".join(sections))
+        self.ini.chmod(0o600)
+
+    def file_target(self, name="local", **more):
+        return section(f"target {name}", {"type": "file", "path": self.replica, **more})
+
+    def db(self, name, path=None, target="local", **more):
+        return section(f"db {name}", {"path": path or self.path / f"{name}.db", "target": target,
+                                      **more})
+
+    def start(self, ready=True, wrap=(), **env):
+        self.starts += 1
+        self.notify = Notify(self.path / f"notify{self.starts}.sock")
+        full = {**self.env, "NOTIFY_SOCKET": str(self.notify.path), **env}
+        log = open(self.log, "ab")
+        self.proc = subprocess.Popen([*wrap, str(OUT / "walsupd"), "-c", str(self.ini)], env=full,
+                                     stderr=log, stdout=log)
+        log.close()
+        if ready:
+            try:
+                self.notify.wait("READY=1")
+            except AssertionError:
+                raise AssertionError(f"walsupd is not ready:\n{self.log.read_text()}") from None
+        return self.proc
+
+    def stop(self, sig=signal.SIGTERM, timeout=45):
+        """end the daemon; returns its exit status"""
+        if self.proc is None:
+            return None
+        if self.proc.poll() is None:
+            self.proc.send_signal(sig)
+        status = self.proc.wait(timeout)
+        self.proc = None
+        return status
+
+    def ctl(self, *args, check=True, timeout=120, **env):
+        r = subprocess.run([str(OUT / "walsupctl"), "-c", str(self.ini), *map(str, args)],
+                           capture_output=True, text=True, timeout=timeout,
+                           env={**self.env, **env}, stdin=subprocess.DEVNULL)
+        if check and r.returncode != 0:
+            raise AssertionError(f"walsupctl {args}: {r.returncode}\n{r.stdout}{r.stderr}\n"
+                                 f"--- log\n{self.log.read_text() if self.log.exists() else ''}")
+        return r
+
+    def sync(self, *args, **kw):
+        return self.ctl("sync", "--wait", *args, **kw)
+
+    def status(self, name=None):
+        r = self.ctl("status", "--json", check=False)
+        d = json.loads(r.stdout)
+        if name is None:
+            return d
+        return next(x for x in d["databases"] if x["name"] == name)
+
+    def restore(self, name, target, out=None, *args):
+        out = out or self.path / f"restored-{name}-{target}.db"
+        if out.exists():
+            out.unlink()
+        self.ctl("restore", name, "--target", target, "-o", out, *args)
+        return out
+
+    def poll(self, what, fn, timeout=30):
+        """await something only the daemon's own status can tell"""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            v = fn()
+            if v:
+                return v
+            time.sleep(0.02)
+        raise AssertionError(f"never: {what}\n{self.log.read_text()}\n{self.ctl('status', check=False).stdout}")
+
+
+def image(path):
+    """the database as an ordinary reader sees it, page by page"""
+    con = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        con.execute("begin")
+        con.execute("select count(*) from sqlite_master").fetchone()
+        return con.serialize() if hasattr(con, "serialize") else dump(con)
+    finally:
+        con.close()
+
+
+def dump(con):
+    return "\n".join(con.iterdump()).encode()
+
+
+def pages_equal(a, b, page_size):
+    """the same pages; the lists of those that differ else"""
+    x, y = image(a), image(b)
+    assert len(x) == len(y), f"{a} has {len(x)} bytes, {b} {len(y)}"
+    bad = [i // page_size + 1 for i in range(0, len(x), page_size)
+           if x[i:i + page_size] != y[i:i + page_size]]
+    assert not bad, f"{a} and {b} differ in pages {bad[:20]}"
+
+
+def integrity(path):
+    con = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        assert con.execute("pragma integrity_check").fetchall() == [("ok",)]
+    finally:
+        con.close()
+
+
+def make_db(path, page_size=4096, rows=10):
+    con = sqlite3.connect(path)
+    con.execute(f"pragma page_size={page_size}")
+    assert con.execute("pragma journal_mode=wal").fetchone() == ("wal",)
+    con.execute("create table t(a integer primary key, b blob)")
+    con.executemany("insert into t(b) values(randomblob(?))", [(100 + i,) for i in range(rows)])
+    con.commit()
+    return con
+
+
+def sha(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def world(tmp_path):
+    w = World(tmp_path)
+    yield w
+    if w.proc is not None and w.proc.poll() is None:
+        w.proc.kill()
+        w.proc.wait()
+
+
+@pytest.fixture
+def s3(tmp_path):
+    s = S3(tmp_path / "s3")
+    yield s
+    s.close()
