@@ -4,9 +4,10 @@
 
 #include "common/format/proto.h"
 
-/** client_call(path, method, parameters, timeout_ms, ret, ret_message, e): method without the interface
- * ("Status"); parameters are stolen; *ret is the reply's parameters, a new reference. ERR_NET: the
- * daemon is not running; ERR_TIMEOUT: it did not answer in time; ERR_PERM: it may not be asked;
+/** client_call(path, method, parameters, timeout_ms, ret, ret_message, e): method without the
+ * interface ("Status"); parameters are stolen; *ret is the reply's parameters, a new reference.
+ * ERR_NET: the daemon is not running; ERR_TIMEOUT: it did not answer in time; ERR_PERM: it may
+ * not be asked;
  * else what it answered; ret_message (may be NULL) then gets the whole message, malloc'ed, for
  * those that are longer than e can hold. */
 int client_call(const char *path, const char *method, json_t *parameters, uint64_t timeout_ms,

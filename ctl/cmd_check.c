@@ -223,8 +223,8 @@ static bool check_directory(struct check *k, const char *path)
     if (e.code == ERR_NOTFOUND)
         (void)err_hint(&e, "is the path right, is the file system mounted?");
     else
-        (void)err_hint(&e, "SQLite keeps its -wal and -shm files there, so it must be writable; run "
-                           "the check as the user of the daemon or as root");
+        (void)err_hint(&e, "SQLite keeps its -wal and -shm files there, so it must be writable; "
+                           "run the check as the user of the daemon or as root");
     step_err(k, "directory", &e);
     return e.code != ERR_NOTFOUND;
 }
@@ -342,9 +342,10 @@ int cmd_check(struct ctl *c)
     } else {
         json_decref(all);
         printf("\n");
-        if (!conf->n_dbs)
-            printf("no database is configured: walsupd would have nothing to do\n");
-        if (k.failed)
+        if (!conf->n_dbs && !k.failed)
+            printf("no database is configured, so there is nothing to do: add a section "
+                   "[db NAME]\n");
+        else if (k.failed)
             printf("%u problem%s\n", k.failed, plural(k.failed));
         else if (k.warned)
             printf("no problems, %u warning%s\n", k.warned, plural(k.warned));

@@ -364,6 +364,12 @@ static int restore(struct job *j)
     }
     if (exists && j->if_db_not_exists)
         return nothing_done(j, "the file exists");
+    if (exists && !j->opts.force && !j->opts.dry_run) { /* known before any target is asked */
+        (void)err_set(&e, ERR_EXISTS, "%s is there already", j->output_path);
+        (void)err_hint(&e, "restore to another path with -o, move it away, or replace it with "
+                           "--force");
+        return out_fail(j->c->json, &e);
+    }
     uint64_t start_ms = clk_mono_ms();
     int rc = choose(j, &which, &e);
     if (rc == 0)

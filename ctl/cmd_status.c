@@ -118,6 +118,18 @@ static int worst_first(const void *pa, const void *pb)
     return a->order < b->order ? -1 : a->order > b->order;
 }
 
+/* The state of one row. A database is "behind" because one of its replicas is; the others are not
+ * to be blamed for it. */
+static const char *row_state(const json_t *db, const json_t *replica)
+{
+    const char *state = str(db, "state"), *replica_state = str(replica, "state");
+    if (db_tone(state) != OUT_PLAIN && strcmp(state, "behind") != 0)
+        return state;
+    if (!strcmp(replica_state, "error") || !strcmp(replica_state, "behind"))
+        return replica_state;
+    return !strcmp(state, "behind") && replica ? "replicating" : state;
+}
+
 static char *lag_text(const struct line *l)
 {
     char size[32], time[32];
@@ -136,12 +148,7 @@ static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
 {
     struct out_row *row = out_row(t);
     cleanup_buf struct buf note = BUF_INIT;
-    const char *state = str(l->db, "state"), *replica_state = str(l->replica, "state");
-    /* one word for both: the database's, unless the replica is worse off */
-    if (db_tone(state) == OUT_PLAIN && !strcmp(replica_state, "error"))
-        state = "error";
-    else if (db_tone(state) == OUT_PLAIN && !strcmp(replica_state, "behind"))
-        state = "behind";
+    const char *state = row_state(l->db, l->replica);
     row->cell[0] = util_strdup(str(l->db, "name"));
     row->cell[1] = util_strdup(*state ? state : "?");
     row->cell[2] = util_strdup(l->replica ? str(l->replica, "target") : "-");
@@ -178,9 +185,9 @@ static void print_table(const json_t *reply)
         line = util_realloc(line, (n + rows + 1) * sizeof *line);
         for (j = 0; j < MAX(rows, (size_t)1); j++) {
             r = json_array_get(replicas, j);
-            line[n] = (struct line){d, r, db_tone(str(d, "state")), num(r, "lag_ms"),
+            const char *state = row_state(d, r);
+            line[n] = (struct line){d, r, MAX(db_tone(state), replica_tone(r)), num(r, "lag_ms"),
                                     num(r, "lag_bytes"), n, j == 0};
-            line[n].tone = MAX(line[n].tone, replica_tone(r));
             n++;
         }
     }

@@ -105,7 +105,8 @@ int cmd_reload(struct ctl *c)
     if (!ctl_socket(c, &socket, &status))
         return status;
     if (client_call(socket, "Reload", NULL, RELOAD_TIMEOUT_MS, &reply, &message, &e) < 0) {
-        const char *lines = message ? strchr(message, '\n') : NULL; /* all that is wrong in the file */
+        /* behind the first line: all that is wrong in the file */
+        const char *lines = message ? strchr(message, '\n') : NULL;
         if (!lines)
             return out_fail(c->json, &e);
         (void)err_set(&e, e.code, "%.*s", (int)(lines - message), message);

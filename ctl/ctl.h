@@ -32,15 +32,18 @@ struct ctl {
 
 enum { CTL_DONE = -1, CTL_STOP = -2 };
 
-/** ctl_option(c, own, ret_status): the next option of the verb; own (ended by a zero row) are its long
- * options, their `val` is returned and optarg set. -c, --socket, --json and --help are dealt with
- * here. CTL_DONE: only operands are left, at c->argv + optind. CTL_STOP: end with *ret_status. */
+/** ctl_option(c, own, ret_status): the next option of the verb; own (ended by a zero row) are its
+ * long options, their `val` is returned and optarg set. -c, --socket, --json and --help are dealt
+ * with here. CTL_DONE: only operands are left, at c->argv + optind.
+ * CTL_STOP: end with *ret_status. */
 int ctl_option(struct ctl *c, const struct option *own, int *ret_status);
-/** ctl_operands(c, min, max, ret_status): false, with *ret_status set, when the number left is another. */
+/** ctl_operands(c, min, max, ret_status): false, with *ret_status set, when another number is
+ * left. */
 bool ctl_operands(struct ctl *c, int min, int max, int *ret_status);
 /** ctl_usage_error(c, fmt, ...): print it with a hint to --help; returns the exit status. */
 int ctl_usage_error(struct ctl *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
-/** ctl_load(c, ret, ret_status): the configuration; prints all its problems and is false on failure. */
+/** ctl_load(c, ret, ret_status): the configuration; on failure prints all its problems and is
+ * false. */
 bool ctl_load(struct ctl *c, struct conf **ret, int *ret_status);
 /** ctl_socket(c, ret, ret_status): malloc'ed path of the control socket: --socket, what the
  * configuration says even if something else in it is wrong, else the default. */

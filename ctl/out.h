@@ -41,8 +41,8 @@ void out_tone(FILE *f, enum out_tone tone);
 /** out_json(j): print it and drop the reference; returns 0. */
 int out_json(json_t *j);
 
-/** out_error(e): "walsupctl: <sentence>" and "hint: ..." on standard error. out_warning: the same for
- * something that is no failure. */
+/** out_error(e): "walsupctl: <sentence>" and "hint: ..." on standard error. out_warning: the same
+ * for something that is no failure. */
 void out_error(const struct err *e);
 void out_warning(const struct err *e);
 /** out_fail(json, e): out_error, and with json an object {"error":{...}} on standard output;

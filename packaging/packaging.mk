@@ -1,1 +1,124 @@
-# packages, install, documentation (filled by packaging)
+# dependencies, installation, the Debian package, and the documents made from conf.def
+
+DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
+	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev
+DEPS_TEST := libcmocka-dev python3 python3-pytest sqlite3 git mandoc systemd
+DEPS_DEB := dpkg-dev debhelper fakeroot lintian
+
+BINDIR    ?= $(PREFIX)/bin
+MANDIR    ?= $(PREFIX)/share/man
+DOCDIR    ?= $(PREFIX)/share/doc/walsup
+SYSCONFDIR ?= /etc
+UNITDIR   ?= /lib/systemd/system
+SYSUSERSDIR ?= /usr/lib/sysusers.d
+TMPFILESDIR ?= /usr/lib/tmpfiles.d
+# the security exposure of the unit may not exceed this (tenths)
+EXPOSURE  ?= 20
+
+.PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units
+
+# installs only what is missing, so that it costs nothing (and no root) the second time
+apt_install = missing=; for p in $(1); do \
+		dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed \
+			|| missing="$$missing $$p"; done; \
+	if [ -z "$$missing" ]; then echo "$@: nothing to install"; exit 0; fi; \
+	if [ "$$(id -u)" != 0 ]; then echo "$@: as root: apt-get install$$missing" >&2; exit 1; fi; \
+	echo "$@: installing$$missing"; apt-get update -q && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing
+deps:
+	$(Q)$(call apt_install,$(DEPS))
+deps-test: deps
+	$(Q)$(call apt_install,$(DEPS_TEST))
+deps-deb: deps
+	$(Q)$(call apt_install,$(DEPS_DEB))
+
+install: programs
+	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 \
+		$(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR) $(DESTDIR)$(SYSCONFDIR)/walsup.d \
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR)
+	install -m 755 $(OUT)/walsupd $(OUT)/walsupctl $(DESTDIR)$(BINDIR)/
+	install -m 644 man/walsupctl.1 $(DESTDIR)$(MANDIR)/man1/
+	install -m 644 man/walsup.ini.5 $(DESTDIR)$(MANDIR)/man5/
+	install -m 644 man/walsupd.8 $(DESTDIR)$(MANDIR)/man8/
+	install -m 644 etc/walsup.ini $(DESTDIR)$(DOCDIR)/walsup.ini.sample
+	test -e $(DESTDIR)$(SYSCONFDIR)/walsup.ini || \
+		install -m 644 etc/walsup.ini $(DESTDIR)$(SYSCONFDIR)/walsup.ini
+	sed 's,/usr/bin/,$(BINDIR)/,' units/walsupd.service > $(DESTDIR)$(UNITDIR)/walsupd.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/walsupd.service
+	install -m 644 units/walsup.sysusers $(DESTDIR)$(SYSUSERSDIR)/walsup.conf
+	install -m 644 units/walsup.tmpfiles $(DESTDIR)$(TMPFILESDIR)/walsup.conf
+
+# configuration and state stay
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/walsupd $(DESTDIR)$(BINDIR)/walsupctl \
+		$(DESTDIR)$(MANDIR)/man1/walsupctl.1 $(DESTDIR)$(MANDIR)/man5/walsup.ini.5 \
+		$(DESTDIR)$(MANDIR)/man8/walsupd.8 $(DESTDIR)$(DOCDIR)/walsup.ini.sample \
+		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
+		$(DESTDIR)$(TMPFILESDIR)/walsup.conf
+
+# ---- documents ------------------------------------------------------------------------------
+
+DOCS_CTL := $(OUT)/walsupctl
+keys_of = sed -n '/BEGIN KEYS/,/END KEYS/p' $(1) | sed '1d;$$d'
+
+# rewrite what is made from conf.def
+docs: etc/walsup.ini $(DOCS_CTL)
+	$(Q)$(DOCS_CTL) config --man > $(OUT)/keys.5
+	$(Q)sed -e '/BEGIN KEYS/r $(OUT)/keys.5' -e '/BEGIN KEYS/,/END KEYS/{/KEYS/!d}' \
+		man/walsup.ini.5 > $(OUT)/walsup.ini.5 && cp $(OUT)/walsup.ini.5 man/walsup.ini.5
+etc/walsup.ini: common/format/conf.def common/format/conf_text.c | $(DOCS_CTL)
+	$(Q)mkdir -p etc
+	$(Q)$(DOCS_CTL) config --sample > $(OUT)/walsup.ini && cp $(OUT)/walsup.ini $@
+
+check-docs: $(DOCS_CTL)
+	$(Q)$(DOCS_CTL) config --sample | diff -u etc/walsup.ini - \
+		|| { echo "check-docs: etc/walsup.ini is old: make docs"; exit 1; }
+	$(Q)$(DOCS_CTL) config --man > $(OUT)/keys.5; test -s $(OUT)/keys.5; \
+		$(call keys_of,man/walsup.ini.5) | diff -u - $(OUT)/keys.5 \
+		|| { echo "check-docs: man/walsup.ini.5 is old: make docs"; exit 1; }
+	$(Q)$(DOCS_CTL) -c etc/walsup.ini list > $(OUT)/list.txt
+	$(Q)n=0; for m in man/*.[158]; do n=$$((n+1)); \
+		if command -v mandoc >/dev/null; then mandoc -T lint -W warning $$m || exit 1; fi; done; \
+	keys=$$(grep -c '^KEY(' common/format/conf.def); test $$n -gt 0 && test $$keys -gt 0 && \
+	echo "check-docs: $$keys keys, $$n manual pages$$(command -v mandoc >/dev/null || \
+		echo ', mandoc is missing: syntax not checked')"
+
+# ---- units ----------------------------------------------------------------------------------
+
+check-units: programs
+	$(Q)if ! command -v systemd-analyze >/dev/null; then \
+		echo "check-units: skipped, there is no systemd-analyze"; exit 0; fi; \
+	mkdir -p $(OUT)/units; n=0; for u in units/*.service; do \
+		sed 's,/usr/bin/,$(CURDIR)/$(OUT)/,' $$u > $(OUT)/units/$$(basename $$u); \
+		systemd-analyze verify --man=no $(OUT)/units/$$(basename $$u) || exit 1; \
+		systemd-analyze security --offline=true --threshold=$(EXPOSURE) --no-pager \
+			$(OUT)/units/$$(basename $$u) > $(OUT)/units/security.txt \
+			|| { tail -n 3 $(OUT)/units/security.txt; exit 1; }; \
+		echo "check-units: $$(grep -h 'Overall exposure' $(OUT)/units/security.txt)"; n=$$((n+1)); done; \
+	for f in units/*.sysusers; do out=$$(systemd-sysusers --dry-run $(CURDIR)/$$f 2>&1) \
+		|| { echo "$$out"; exit 1; }; \
+		n=$$((n+1)); done; \
+	echo "check-units: $$n files"; test $$n -gt 0
+
+# ---- packages -------------------------------------------------------------------------------
+
+DIST := walsup-$(VERSION)
+DIST_DIRS := Makefile LICENSE README.md ARCHITECTURE.md CONTRIBUTING.md common ctl daemon etc man \
+	packaging tests units
+# a tree as `git archive` would give it, but also from an unpacked tarball without git
+dist_tree = rm -rf $(1) && mkdir -p $(1) && tar -c --exclude=__pycache__ --exclude=.pytest_cache \
+	$(wildcard $(DIST_DIRS)) | tar -x -C $(1)
+
+dist: etc/walsup.ini
+	$(Q)$(call dist_tree,$(BUILD)/$(DIST))
+	$(Q)tar -C $(BUILD) --sort=name --owner=0 --group=0 --numeric-owner -czf \
+		$(BUILD)/$(DIST).tar.gz $(DIST) && rm -rf $(BUILD)/$(DIST) && echo $(BUILD)/$(DIST).tar.gz
+
+# built in a tree of its own, so that debian/ need not be at the top of this one
+deb: etc/walsup.ini
+	$(Q)$(call dist_tree,$(BUILD)/deb/$(DIST))
+	$(Q)mv $(BUILD)/deb/$(DIST)/packaging/debian $(BUILD)/deb/$(DIST)/debian
+	$(Q)cd $(BUILD)/deb/$(DIST) && dpkg-buildpackage -us -uc -b
+	$(Q)cp $(BUILD)/deb/walsup_*.deb $(BUILD)/ && ls $(BUILD)/walsup_*.deb
+	$(Q)if command -v lintian >/dev/null; then lintian --fail-on error,warning \
+		$(BUILD)/walsup_*.deb; else echo "deb: lintian is missing: not checked"; fi

@@ -268,7 +268,8 @@ static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
         problem_err(x, url_at, &e);
     const char *endpoint = u->endpoint ? u->endpoint : text_of(s, CONF_TARGET_endpoint);
     bool endpoint_set = u->endpoint || conf_get(s, CONF_TARGET_endpoint);
-    const struct conf_origin *endpoint_at = u->endpoint ? url_at : origin_of(s, CONF_TARGET_endpoint);
+    const struct conf_origin *endpoint_at =
+        u->endpoint ? url_at : origin_of(s, CONF_TARGET_endpoint);
     if (endpoint && !(t->endpoint = conf_endpoint_clean(endpoint, &e)))
         problem_err(x, endpoint_at, &e);
     if (!t->endpoint)

@@ -219,15 +219,20 @@ void conf_sample(struct buf *out)
     }
 }
 
+/* each sentence begins a line, as mdoc wants it */
 static void roff(struct buf *out, const char *text)
 {
     for (; *text; text++) {
-        if (*text == '-')
+        if (*text == '.' && text[1] == ' ' && isupper((unsigned char)text[2])) {
+            buf_add_str(out, ".\n");
+            text++;
+        } else if (*text == '-') {
             buf_add_str(out, "\\-");
-        else if (*text == '\\')
+        } else if (*text == '\\') {
             buf_add_str(out, "\\e");
-        else
+        } else {
             buf_add(out, text, 1);
+        }
     }
 }
 

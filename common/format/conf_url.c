@@ -219,7 +219,8 @@ static bool tld_like(const char *label)
     for (size_t i = 0; i < ARRAY_LEN(known); i++)
         if (!strcasecmp(label, known[i]))
             return true;
-    return strlen(label) == 2 && isalpha((unsigned char)label[0]) && isalpha((unsigned char)label[1]);
+    return strlen(label) == 2 && isalpha((unsigned char)label[0]) &&
+           isalpha((unsigned char)label[1]);
 }
 
 static bool looks_like_host(const char *bucket)
@@ -269,8 +270,8 @@ int conf_bucket_check(const char *bucket, const char *path, const char *region, 
             return err_hint(e, "write\n    endpoint = %s://%.80s\n    bucket = the bucket's "
                             "name\n  or, if the bucket really has this name at AWS,\n"
                             "    endpoint = %s", local ? "http" : "https", bucket, aws);
-        return err_hint(e, "instead of the url write\n    endpoint = %s://%.80s\n    bucket = %.*s\n"
-                        "%s%.80s%s", local ? "http" : "https", bucket,
+        return err_hint(e, "instead of the url write\n    endpoint = %s://%.80s\n"
+                        "    bucket = %.*s\n%s%.80s%s", local ? "http" : "https", bucket,
                         n ? (int)MIN(n, (size_t)63) : 17, n ? p : "the bucket's name",
                         *rest ? "    path = " : "", rest, *rest ? "\n  " : "  ");
     }

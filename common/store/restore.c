@@ -73,9 +73,11 @@ struct restore {
 
 static void report(struct restore *r)
 {
+    /* read one by one while the worker may be changing them: only the display could be wrong */
+    const char *phase = atomic_load(&r->job.phase);
+    uint64_t done = atomic_load(&r->job.done), total = atomic_load(&r->job.total);
     if (r->progress)
-        r->progress(r->arg, atomic_load(&r->job.phase), atomic_load(&r->job.done),
-                    atomic_load(&r->job.total));
+        r->progress(r->arg, phase, total ? MIN(done, total) : done, total);
 }
 
 /* ---- a round of jobs ------------------------------------------------------------------------ */

@@ -13,7 +13,9 @@ struct restore_opts {
     const char *output;  /* file to create */
     uint64_t txid;       /* restore exactly up to here; 0 = latest */
     bool force;          /* an existing database is replaced (its side files must be gone or stale:
-                            they are removed after the new file is ready, before the rename) */
+                            they are removed after the new file is ready, before the rename). The
+                            new file gets its mode and, for root, its owner. Otherwise: mode 0600
+                            and, for root, the owner of the directory */
     bool dry_run;        /* plan only */
     unsigned parallel;   /* objects fetched at once; 0 = store_connections() */
     enum restore_check check;

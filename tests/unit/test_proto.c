@@ -55,7 +55,8 @@ static void broken_messages_are_refused(void **state)
     (void)state;
     json_t *msg = NULL;
     struct err e = {0};
-    static const char *const broken[] = {"", "[]", "1", "{", "{}x", "{\"a\":1,\"a\":2}", "{\"a\":\"\xff\"}",
+    static const char *const broken[] = {"", "[]", "1", "{", "{}x", "{\"a\":1,\"a\":2}",
+                                         "{\"a\":\"\xff\"}",
                                          "{\"a\":\"\\u0000\"}", "nonsense"};
     for (size_t i = 0; i < ARRAY_LEN(broken); i++)
         if (next_of(broken[i], strlen(broken[i]) + 1, 100, &msg, &e) != -ERR_CORRUPT || !*e.msg)

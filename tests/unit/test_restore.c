@@ -13,6 +13,7 @@
 #include "common/base/fsx.h"
 #include "common/format/ltx.h"
 #include "common/store/restore_apply.h"
+#include "common/store/store_impl.h"
 
 #define STATES 12u
 
@@ -448,6 +449,96 @@ static void an_object_that_vanishes(void **state)
     refuses(f, &o, ERR_CORRUPT, "missing");
 }
 
+/* A store whose requests fail `fails` times, an object's after half of what is left of it. */
+static struct {
+    const struct store_ops *real;
+    struct store_ops ops;
+    enum err_code code;
+    unsigned fails, gets, lists;
+    uint64_t resumed;
+} bad;
+
+static void bad_get(struct store *s, struct store_req *req, const char *key, uint64_t off,
+                    uint64_t len, store_sink_fn sink, void *arg, struct store_info *ret_info)
+{
+    bad.gets++;
+    bad.resumed += off > 0;
+    if (bad.fails) {
+        cleanup_buf struct buf b = BUF_INIT;
+        struct err e = {0};
+        cleanup_free char *path = util_printf("%s/%s", s->describe, key);
+        bad.fails--;
+        assert_int_equal(fsx_read(path, 64u << 20, &b, &e), 0);
+        assert_int_equal(off + len, b.len);
+        assert_int_equal(sink(arg, b.p + off, len / 2, &e), 0);
+        (void)err_set(&req->err, bad.code, "%s: something happened", key);
+        store_finish_later(req);
+        return;
+    }
+    bad.real->get(s, req, key, off, len, sink, arg, ret_info);
+}
+
+static void bad_list(struct store *s, struct store_req *req, const char *prefix, const char *after,
+                     store_item_fn item, void *arg)
+{
+    bad.lists++;
+    if (bad.fails) {
+        struct err e = {0};
+        cleanup_free char *key = util_printf("%s0000000000000001-0000000000000063.ltx", prefix);
+        struct store_object o = {key, 200, 0};
+        bad.fails--;
+        assert_int_equal(item(arg, &o, &e), 0);
+        (void)err_set(&req->err, bad.code, "%s: something happened", prefix);
+        store_finish_later(req);
+        return;
+    }
+    bad.real->list(s, req, prefix, after, item, arg);
+}
+
+static void make_bad(struct fix *f, enum err_code code, unsigned fails, bool lists)
+{
+    bad.real = bad.real ? bad.real : f->s->ops;
+    bad.ops = *bad.real;
+    if (lists)
+        bad.ops.list = bad_list;
+    else
+        bad.ops.get = bad_get;
+    bad.code = code;
+    bad.fails = fails;
+    bad.gets = bad.lists = 0;
+    bad.resumed = 0;
+    f->s->ops = &bad.ops;
+}
+
+static void a_bad_network(void **state)
+{
+    struct fix *f = *state;
+    struct restore_opts o = opts(f, 0);
+    o.force = true;
+    make_bad(f, ERR_NET, 4, false); /* even if one object gets them all */
+    restores(f, &o, STATES, 6);
+    assert_int_equal(bad.gets, 6 + 4);
+    assert_int_equal(bad.resumed, 4); /* not from the start each time */
+    make_bad(f, ERR_STORE, 4, true);
+    restores(f, &o, STATES, 6); /* what a broken listing gave is forgotten */
+    assert_int_equal(bad.lists, 10 + 4);
+    assert_int_equal(unlink(f->out), 0);
+    o.force = false;
+    o.parallel = 1;
+    make_bad(f, ERR_TIMEOUT, UINT32_MAX, false);
+    refuses(f, &o, ERR_TIMEOUT, "0000000000000001.ltx: something happened");
+    assert_int_equal(bad.gets, 5);
+    o.parallel = 4; /* of which three wait for another try when the last one gives up */
+    make_bad(f, ERR_TIMEOUT, UINT32_MAX, false);
+    refuses(f, &o, ERR_TIMEOUT, "something happened");
+    make_bad(f, ERR_AUTH, UINT32_MAX, false);
+    refuses(f, &o, ERR_AUTH, "something happened"); /* no second try */
+    assert_true(bad.gets <= 4);
+    make_bad(f, ERR_AUTH, UINT32_MAX, true);
+    refuses(f, &o, ERR_AUTH, "something happened");
+    f->s->ops = bad.real;
+}
+
 static void strange_objects_are_passed_over(void **state)
 {
     struct fix *f = *state;
@@ -578,6 +669,7 @@ int main(void)
         T(growth_that_was_forgotten),
         T(a_database_that_is_damaged),
         T(an_object_that_vanishes),
+        T(a_bad_network),
         T(strange_objects_are_passed_over),
         T(all_page_sizes),
         T(the_lock_page_stays_zero),
