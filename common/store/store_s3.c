@@ -260,18 +260,13 @@ static struct op *op_new(struct store *base, struct store_req *req, enum s3_verb
     return op;
 }
 
-static void refuse(struct store_req *req)
-{
-    store_finish_later(req);
-}
-
 static void s3_put(struct store *s, struct store_req *req, const char *key,
                    const struct store_body *body, const struct store_meta *meta, unsigned flags)
 {
     if (body->size > PUT_MAX_BYTES) {
         (void)err_set(&req->err, ERR_UNSUPPORTED, "\"%s\" has %llu bytes, and S3 takes at most "
                       "5 GiB in one piece", key, (unsigned long long)body->size);
-        refuse(req);
+        store_finish_later(req);
         return;
     }
     struct op *op = op_new(s, req, S3_PUT, key);
@@ -285,11 +280,6 @@ static void s3_put(struct store *s, struct store_req *req, const char *key,
 static void s3_get(struct store *s, struct store_req *req, const char *key, uint64_t off,
                    uint64_t len, store_sink_fn sink, void *arg, struct store_info *ret_info)
 {
-    if (!len || (len != UINT64_MAX && off > UINT64_MAX - len)) {
-        (void)err_set(&req->err, ERR_USAGE, "an impossible part of \"%s\" was asked for", key);
-        refuse(req);
-        return;
-    }
     struct op *op = op_new(s, req, S3_GET, key);
     op->x.off = off;
     op->x.len = len;

@@ -18,7 +18,7 @@
 
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
-#include "common/store/s3_transport.h"
+#include "common/store/s3_easy.h"
 
 #define KEY_ID "AKIDTEST"
 #define SECRET "s3cr3t/with+characters"
@@ -363,6 +363,7 @@ static void objects_come_back_whole_and_in_parts(void **state)
     assert_string_equal(buf_str(&f->got), "world");
     assert_int_equal(get(f, "db/0000/a.ltx", 6, 6, NULL).code, ERR_CORRUPT);
     assert_int_equal(get(f, "db/0000/a.ltx", 50, 6, NULL).code, ERR_CORRUPT);
+    assert_int_equal(get(f, "db/0000/a.ltx", 11, UINT64_MAX, NULL).code, ERR_CORRUPT);
     assert_int_equal(get(f, "db/0000/a.ltx", 0, 0, NULL).code, ERR_USAGE);
     ok(put(f, "empty", "", 0));
     ok(get(f, "empty", 0, UINT64_MAX, &info));
@@ -917,9 +918,9 @@ static void the_options_are_the_safe_ones(void **state)
     set(&f->t.endpoint, endpoint);
     reopen(f);
     memset(seen, 0, sizeof seen);
-    s3_transport_option_hook = option;
+    s3_easy_option_hook = option;
     (void)get(f, "k", 0, UINT64_MAX, NULL);
-    s3_transport_option_hook = NULL;
+    s3_easy_option_hook = NULL;
     for (size_t i = 0; i < ARRAY_LEN(seen); i++)
         assert_true(seen[i]);
 }
