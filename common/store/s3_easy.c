@@ -40,7 +40,7 @@ static void set_ptr(struct s3_private *p, CURLoption o, void *v)
     saw(p, __real_curl_easy_setopt(p->easy, o, v), o, 0, NULL);
 }
 
-/* ---- curl's callbacks: the answer comes in, the body goes out --------------------------------- */
+/* ---- curl's callbacks: the answer comes in, the body goes out ------------------------------ */
 
 static size_t on_header(char *line, size_t size, size_t n, void *arg)
 {
@@ -83,7 +83,7 @@ static int on_seek(void *arg, curl_off_t off, int origin)
     return CURL_SEEKFUNC_OK;
 }
 
-/* ---- the request as it is sent ---------------------------------------------------------------- */
+/* ---- the request as it is sent ------------------------------------------------------------- */
 
 static void wipe_list(struct curl_slist *l)
 {
@@ -191,7 +191,7 @@ void s3_easy_limit(struct s3_xfer *x, uint64_t bytes)
     set_off(x->priv, CURLOPT_MAX_SEND_SPEED_LARGE, (curl_off_t)bytes);
 }
 
-/* ---- progress and end ------------------------------------------------------------------------- */
+/* ---- progress and end ---------------------------------------------------------------------- */
 
 /* Bytes handed to and taken from the kernel, bytes the peer has acknowledged, file chunks that a
  * worker has read. */

@@ -71,7 +71,7 @@ static void share_bandwidth(struct s3_transport *tr)
     }
 }
 
-/* ---- the end of a transfer -------------------------------------------------------------------- */
+/* ---- the end of a transfer ----------------------------------------------------------------- */
 
 /* queue it for libs3 (and so for done()) with a result, unless it has one already */
 static void end(struct s3_xfer *x, CURLcode result)
@@ -159,7 +159,7 @@ void s3_transport_cancel(struct s3_xfer *x)
     (void)uv_idle_start(&x->priv->tr->soon, on_soon);
 }
 
-/* ---- curl on libuv ---------------------------------------------------------------------------- */
+/* ---- curl on libuv ------------------------------------------------------------------------- */
 
 static void act(struct s3_transport *tr, curl_socket_t fd, int events)
 {
@@ -266,7 +266,7 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
     return uv_poll_start(&s->poll, events, on_poll) < 0 ? -1 : 0;
 }
 
-/* ---- idle transfers --------------------------------------------------------------------------- */
+/* ---- idle transfers ------------------------------------------------------------------------ */
 
 static void on_tick(uv_timer_t *h)
 {
@@ -293,7 +293,7 @@ static void on_tick(uv_timer_t *h)
         (void)uv_timer_stop(h);
 }
 
-/* ---- through libs3 ---------------------------------------------------------------------------- */
+/* ---- through libs3 ------------------------------------------------------------------------- */
 
 static S3Status on_properties(const S3ResponseProperties *properties, void *arg)
 {
@@ -377,7 +377,7 @@ void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
     composing = NULL;
 }
 
-/* ---- life ------------------------------------------------------------------------------------- */
+/* ---- life ---------------------------------------------------------------------------------- */
 
 int s3_transport_new(uv_loop_t *loop, const struct s3_target *t, struct s3_transport **ret,
                      struct err *e)
@@ -440,7 +440,7 @@ void s3_transport_close(struct s3_transport *tr, void (*closed)(void *arg), void
     uv_close((uv_handle_t *)&tr->soon, on_closed);
 }
 
-/* ---- what libs3's calls of libcurl arrive at -------------------------------------------------- */
+/* ---- what libs3's calls of libcurl arrive at ----------------------------------------------- */
 
 CURLcode __wrap_curl_global_init(long flags)
 {
@@ -503,7 +503,8 @@ CURLMcode __wrap_curl_multi_add_handle(CURLM *m, CURL *easy)
     struct s3_private *p = x->priv;
     struct s3_transport *tr = p->tr;
     p->easy = easy;
-    CURLMcode rc = s3_easy_prepare(x, tr->target) < 0 ? CURLM_INTERNAL_ERROR : __real_curl_multi_add_handle(m, easy);
+    CURLMcode rc = s3_easy_prepare(x, tr->target) < 0 ? CURLM_INTERNAL_ERROR
+                                                      : __real_curl_multi_add_handle(m, easy);
     if (rc != CURLM_OK) {
         if (!x->err.code)
             (void)err_set(&x->err, ERR_INTERNAL, "libcurl: %s", curl_multi_strerror(rc));

@@ -40,7 +40,7 @@ struct store_s3 {
     bool closed;
 };
 
-/* ---- the queue -------------------------------------------------------------------------------- */
+/* ---- the queue ----------------------------------------------------------------------------- */
 
 static void on_poke(void *arg);
 
@@ -169,7 +169,7 @@ static void on_poke(void *arg)
     maybe_close(s);
 }
 
-/* ---- answers ---------------------------------------------------------------------------------- */
+/* ---- answers ------------------------------------------------------------------------------- */
 
 static void next_marker(struct op *op, const char *marker)
 {
@@ -231,7 +231,7 @@ static void on_xfer(struct s3_xfer *x)
         op_end(op);
 }
 
-/* ---- the interface ---------------------------------------------------------------------------- */
+/* ---- the interface ------------------------------------------------------------------------- */
 
 static struct op *op_new(struct store *base, struct store_req *req, enum s3_verb verb,
                          const char *key)
@@ -363,7 +363,7 @@ static void s3_free(struct store *base)
 static const struct store_ops ops = {s3_put,  s3_get,    s3_list,  s3_delete,
                                      s3_head, s3_cancel, s3_close, s3_free};
 
-/* ---- opening ---------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------- */
 
 static char *copy_if_given(const char *s)
 {
