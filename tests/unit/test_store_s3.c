@@ -252,6 +252,37 @@ static void bandwidth_is_limited(void **state)
     free(big);
 }
 
+static void on_done_again(struct store_req *req)
+{
+    struct fix *f = req->data;
+    static const struct store_body b = {.p = "x", .size = 1};
+    assert_false(f->in_call);
+    f->done++;
+    f->in_call = true;
+    if (f->done == 3)
+        store_close(f->s, on_closed, f);
+    if (f->done < 5) /* from the fourth on the store is closing, and still answers */
+        store_put(f->s, req, "again", &b, NULL, 0);
+    f->in_call = false;
+}
+
+static void done_may_submit_and_close(void **state)
+{
+    struct fix *f = *state;
+    struct store_body b = {.p = "x", .size = 1};
+    struct store_req r = request(f);
+    r.done = on_done_again;
+    store_put(f->s, &r, "again", &b, NULL, 0);
+    f->in_call = false;
+    unsigned before = f->closed;
+    while (f->closed == before)
+        (void)uv_run(&f->loop, UV_RUN_ONCE);
+    f->s = NULL;
+    assert_int_equal(f->done, 5);
+    assert_int_equal(r.err.code, ERR_CANCELED);
+    assert_int_equal(requests(), 3);
+}
+
 /* ---- keys ---------------------------------------------------------------------------------- */
 
 static void keys_come_from_where_they_are_put(void **state)
@@ -328,6 +359,7 @@ int main(void)
         T(a_large_file_is_sent_in_chunks),
         T(a_dead_kept_connection_costs_nothing),
         T(bandwidth_is_limited),
+        T(done_may_submit_and_close),
         T(keys_come_from_where_they_are_put),
     };
     return cmocka_run_group_tests(tests, start_servers, end_servers);

@@ -401,6 +401,25 @@ static void a_stall_ends(void **state)
     assert_true(clk_mono_ms() - t0 > 300);
 }
 
+static void a_handshake_that_stalls_ends(void **state)
+{
+    struct fix *f = *state;
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof a;
+    cleanup_close int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
+    assert_int_equal(listen(fd, 8), 0); /* nobody accepts */
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&a, &len), 0);
+    cleanup_free char *endpoint = util_printf("https://127.0.0.1:%d", ntohs(a.sin_port));
+    set(&f->t.endpoint, endpoint);
+    (void)setenv("WALSUP_TEST_S3_CONNECT_MS", "300", 1);
+    reopen(f);
+    (void)unsetenv("WALSUP_TEST_S3_CONNECT_MS");
+    uint64_t t0 = clk_mono_ms();
+    failed(put(f, "k", "x", 0), ERR_TIMEOUT, "no connection to 127.0.0.1", "");
+    assert_in_range(clk_mono_ms() - t0, 290, 8000);
+}
+
 static void cancel_ends_a_request_wherever_it_is(void **state)
 {
     struct fix *f = *state;
@@ -499,6 +518,7 @@ int main(void)
         T(the_options_are_the_safe_ones),
         T(every_curl_call_of_libs3_is_wrapped),
         T(a_stall_ends),
+        T(a_handshake_that_stalls_ends),
         T(cancel_ends_a_request_wherever_it_is),
         T(cancel_while_a_file_is_hashed),
         T(the_receiver_can_end_it),
