@@ -38,8 +38,9 @@ done <"$tmp/own"
 # system headers that belong to one place
 while read -r file header; do
 	case $header in
-	sqlite3.h) where='daemon/session.c daemon/main.c common/store/restore_publish.c common/store/restore.c' ;;
-	curl/*) where='common/store/s3_transport.c common/store/s3_wrap.h common/store/s3_*' ;;
+	# the last ones print versions
+	sqlite3.h) where='daemon/session.c common/store/restore_publish.c daemon/main.c daemon/status.c ctl/cmd_config.c' ;;
+	curl/*) where='common/store/s3_* ctl/cmd_config.c' ;;
 	systemd/*) where='daemon/notify.c daemon/ctlserver.c common/base/log.c' ;;
 	inih*|ini.h) where='common/format/conf*' ;;
 	uv.h) where='common/store/* daemon/* ctl/*' ;;
@@ -56,7 +57,7 @@ done <"$tmp/system"
 both=
 for f in common/*/*.[ch] daemon/*.[ch] ctl/*.[ch]; do
 	code "$f" >"$tmp/code"
-	if grep -qE '\bcurl_[a-z]+_|CURLM?\b \*' "$tmp/code" && grep -qE '\buv_[a-z]+' "$tmp/code"; then
+	if grep -qE '\bcurl_(multi|easy|slist)_|CURLM?\b \*' "$tmp/code" && grep -qE '\buv_[a-z]+' "$tmp/code"; then
 		both="$both $f"
 		case $f in
 		common/store/s3_transport.c | common/store/s3_wrap.h) ;;
@@ -67,7 +68,7 @@ done
 
 # pure code has no descriptors, no clock, no loop
 for f in common/format/*.[ch]; do
-	code "$f" | grep -nE '\b(open|openat|fopen|read|write|time|clock_gettime|uv_[a-z]+) ?\(' >"$tmp/hit" &&
+	code "$f" | grep -nE '(^|[^a-z_>.])(open|openat|fopen|read|write|time|clock_gettime|uv_[a-z]+) ?\(' >"$tmp/hit" &&
 		case $f in common/format/conf.c) ;; *) bad "$f is not pure: $(head -n 1 "$tmp/hit")" ;; esac
 done
 
