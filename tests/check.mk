@@ -4,8 +4,37 @@
 #   make check       what every commit must pass, in a few minutes
 #   make check-all   installs what the tests need, then everything; .ci/run calls this
 
-.PHONY: demo check check-all ci-deps build stress e2e e2e-smoke analyze analyze-gcc analyze-tidy \
-	analyze-cppcheck asan tsan valgrind check-layers check-python
+.PHONY: demo check check-all build stress e2e e2e-smoke analyze analyze-gcc analyze-tidy \
+	analyze-cppcheck asan tsan valgrind check-layers
+
+help:
+	@sed -n 's/^#: //p' tests/check.mk
+
+#: first
+#:   demo            install what is needed, build, replicate a live database and restore it
+#:   check-all       install what the tests need, then every gate (.ci/run)
+#: building
+#:   all             walsupd and walsupctl, in build/$FLAVOUR/
+#:   deps, deps-test, deps-deb    Debian packages for building, testing, packaging; only what is missing
+#:   install, uninstall           PREFIX, DESTDIR
+#:   deb, dist       Debian package, tarball
+#:   docs            rewrite what is made from conf.def
+#:   clean
+#: gates
+#:   check           all of the next group
+#:   build           everything that is compiled, warnings are errors
+#:   check-layers    who includes whom, who opens what
+#:   check-docs, check-units      documents against conf.def, systemd units
+#:   unit, unit-test_<name>       unit tests
+#:   corpus          the fuzzers' corpus, replayed
+#:   stress          the WAL protocol under hostile applications, and its control
+#:   e2e             end-to-end tests; E2E='-k name' for some
+#: more
+#:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
+#:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
+#:   fuzz            look for more; FUZZ_SECONDS=20
+#:   bench-format    how fast the formats are
+#: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 
 CHECK_GATES := build check-layers check-docs check-units unit corpus stress e2e
 ALL_GATES   := $(CHECK_GATES) analyze asan
