@@ -9,7 +9,7 @@
 #define EAGER_BYTES (16u << 20)
 #define BARRIER_WAIT_MS 100
 #define FULL_TRIES 5
-#define CYCLE_TRIES 3
+#define CYCLE_TRIES 2
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 struct source {
@@ -26,7 +26,7 @@ struct source {
     struct ltx_header tip; /* of the newest published file */
     struct capture_file out[SOURCE_MAX_FILES]; /* captured, not yet published */
     size_t n_out;
-    struct session_index last_look, guard_at;
+    struct session_index last_look, guard_at, tried_at;
     struct source_counters count;
 };
 
@@ -470,9 +470,16 @@ static int look_after_wal(struct source *s, const struct source_job *job,
     uint64_t bytes = x.n * wal_frame_size(x.page_size);
     if (bytes >= s->conf.wal_limit_bytes)
         return barrier(s, bytes, e);
+    /* An attempt that found writers at work is repeated when the WAL has grown by half again: each one
+     * costs two fsyncs. */
+    bool same = x.salt[0] == s->tried_at.salt[0] && x.salt[1] == s->tried_at.salt[1];
+    uint64_t next = same ? s->tried_at.n + MAX(s->conf.checkpoint_pages, (uint64_t)s->tried_at.n / 2)
+                         : s->conf.checkpoint_pages;
+    if (x.n < next && !job->settle)
+        return 0;
     bool done = false;
-    if (x.n >= s->conf.checkpoint_pages || job->settle)
-        r = cycle(s, &done, &ret->pinned, e);
+    r = cycle(s, &done, &ret->pinned, e);
+    s->tried_at = x;
     return r;
 }
 
@@ -490,6 +497,8 @@ static bool far_behind(struct source *s)
 static bool guard_is_old(struct source *s)
 {
     struct session_index x;
+    if (session_holds_checkpoints(s->session)) /* then theirs fail at once and wait for nothing */
+        return false;
     if (session_index(s->session, &x, NULL) < 0)
         return false;
     bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
