@@ -6,10 +6,11 @@
 #include "common/base/log.h"
 
 #define DATABASE_MAGIC 0xda7aba5eu
-#define NUMBER_WAIT_MS 10000 /* how long an unreachable replica may hold up the first TXID */
+#define NUMBER_WAIT_MS 3000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000       /* quiet for so long: copy the WAL into the database */
 #define SETTLE_AGAIN_MS 30000
 #define LOOK_MS 10 /* between two captures: look after the WAL, keep the guard recent */
+#define PEEK_MAX_MS 64
 #define ASSIST_MS 10 /* an application's checkpoint may wait for our guard with the write lock held */
 
 static void poke(struct database *db);
@@ -56,12 +57,12 @@ static void file_add(struct database *db, const struct spool_file *f)
     db->file[db->n_files++] = *f;
 }
 
-/* TXID that every replica has; their files may go. */
+/* TXID that every replica has, and is on record to have: files up to there may go. */
 static uint64_t acked_by_all(const struct database *db)
 {
     uint64_t min = UINT64_MAX;
     for (size_t i = 0; i < db->n_up; i++)
-        min = MIN(min, db->up[i]->known ? db->up[i]->acked : 0);
+        min = MIN(min, db->up[i]->known ? db->up[i]->noted : 0);
     return db->n_up ? min : 0;
 }
 
@@ -119,6 +120,25 @@ static void sync_check(struct database *db)
     }
 }
 
+/* Nothing to wait for: there is no database that could be captured. */
+static bool sync_hopeless(const struct database *db, struct err *e)
+{
+    if (!db->attached_once || db->retry.failures)
+        return false;
+    switch (db->state) {
+    case SOURCE_WAITING:
+        err_set(e, ERR_NOTFOUND, "%s: there is no database at %s yet", db->name, db->path);
+        return true;
+    case SOURCE_NOT_WAL:
+        err_set(e, ERR_UNSUPPORTED, "%s: %s is not in WAL mode and not replicated", db->name,
+                db->path);
+        err_hint(e, "run PRAGMA journal_mode=WAL once in the application");
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void sync_timeout(uv_timer_t *t)
 {
     struct database_sync *w = t->data;
@@ -151,10 +171,15 @@ void database_sync(struct database *db, struct database_sync *w, uint64_t timeou
     w->db = db;
     w->armed = false;
     w->txid = 0;
-    w->next = db->waiting;
-    db->waiting = w;
     (void)uv_timer_init(db->loop, &w->timer);
     w->timer.data = w;
+    struct err e;
+    if (sync_hopeless(db, &e)) {
+        sync_finish(w, &e);
+        return;
+    }
+    w->next = db->waiting;
+    db->waiting = w;
     (void)uv_timer_start(&w->timer, sync_timeout, timeout_ms, 0);
     db->force = true;
     poke(db);
@@ -242,6 +267,9 @@ static void after_load(struct database *db)
         uint64_t acked = 0;
         bool known = st->has_tip && spool_acked_read(db->dir, db->up[i]->target, st->tip.node_id,
                                                      &acked);
+        /* a record older than what was dropped is out of date: ask the store */
+        uint64_t first = st->n ? st->file[0].txid : db->txid + 1;
+        known = known && acked + 1 >= first;
         uploader_learn(db->up[i], known, acked);
     }
     db->force = true; /* what happened while nobody was looking */
@@ -252,8 +280,10 @@ static void take_result(struct database *db)
     struct source_result *r = &db->result;
     for (size_t i = 0; i < r->n_files; i++)
         file_add(db, &r->file[i]);
-    if (r->n_files)
+    if (r->n_files) {
         db->last_commit_ms = clk_real_ms();
+        db->last_capture_ms = clk_mono_ms();
+    }
     if (r->txid)
         db->txid = MAX(db->txid, r->txid);
     if (r->snapshot.txid) {
@@ -362,10 +392,28 @@ static bool number(struct database *db)
 static bool capture_due(const struct database *db, uint64_t now, uint64_t *ret_at)
 {
     uint64_t at = UINT64_MAX;
-    for (size_t i = 0; i < db->n_up; i++)
-        at = MIN(at, uploader_due_ms(db->up[i]));
+    for (size_t i = 0; i < db->n_up; i++) /* a replica that is away must not make a file a commit */
+        at = MIN(at, MAX(uploader_due_ms(db->up[i]), db->last_capture_ms + db->up[i]->interval_ms));
     *ret_at = at;
     return at <= now;
+}
+
+/* A write to the WAL is seen before its commit: SQLite writes the frames, then may wait for the disk, and
+ * only then shows the commit in the wal-index, which makes no event. So look again, less and less
+ * often, until the quiet after the last event is long enough for the settling job. */
+static bool news(struct database *db, uint64_t now, uint64_t *ret_at)
+{
+    if (source_news(db->source)) {
+        db->peek_ms = 0;
+        return true;
+    }
+    if (now >= db->last_event_ms + SETTLE_MS) {
+        db->dirty = false; /* rolled back, or not committed yet: then its commit makes an event */
+        return false;
+    }
+    db->peek_ms = MIN(db->peek_ms * 2 + 1, (uint64_t)PEEK_MAX_MS);
+    *ret_at = MIN(*ret_at, now + db->peek_ms);
+    return false;
 }
 
 /* Fill job with what should be done now; false and *ret_at when nothing is due before that time. */
@@ -385,7 +433,9 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     job->drop_snapshot = db->drop_snapshot;
     job->snapshot = db->snapshot_wanted;
     uint64_t due;
-    if (db->force || (db->dirty && capture_due(db, now, &due))) {
+    if (db->dirty && !db->force && !news(db, now, ret_at)) {
+        /* not visible yet */
+    } else if (db->force || (db->dirty && capture_due(db, now, &due))) {
         job->capture = true;
     } else if (db->dirty) {
         *ret_at = MIN(*ret_at, due);
@@ -484,8 +534,7 @@ void database_event(struct database *db, enum database_event ev)
     switch (ev) {
     case DATABASE_WAL:
         db->last_event_ms = now;
-        if (db->dirty)
-            return; /* a storm of events costs one wake-up */
+        db->peek_ms = 0;
         db->dirty = true;
         break;
     case DATABASE_FILE:

@@ -476,6 +476,11 @@ void session_hold_checkpoints(struct session *s, bool on)
     s->holding = on && rc == SQLITE_OK;
 }
 
+bool session_holds_checkpoints(const struct session *s)
+{
+    return s->holding;
+}
+
 int session_passive(struct session *s, bool *ret_all, struct err *e)
 {
     int log = -1, done = -1;

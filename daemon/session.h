@@ -65,6 +65,7 @@ int session_passive(struct session *s, bool *ret_all, struct err *e);
  * half a dozen system calls. Nobody waits for this lock: an application's own checkpoint reports busy.
  * If the lock cannot be had now, nothing happens. */
 void session_hold_checkpoints(struct session *s, bool on);
+bool session_holds_checkpoints(const struct session *s);
 /** session_write_lock(s, timeout_ms, e): BEGIN IMMEDIATE, retried for at most timeout_ms; BUSY if a
  * writer never let go. While it is held the application's writers wait. */
 int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e);

@@ -9,7 +9,7 @@
 #define EAGER_BYTES (16u << 20)
 #define BARRIER_WAIT_MS 100
 #define FULL_TRIES 5
-#define CYCLE_TRIES 3
+#define CYCLE_TRIES 2
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 struct source {
@@ -26,7 +26,7 @@ struct source {
     struct ltx_header tip; /* of the newest published file */
     struct capture_file out[SOURCE_MAX_FILES]; /* captured, not yet published */
     size_t n_out;
-    struct session_index last_look, guard_at;
+    struct session_index last_look, guard_at, tried_at;
     struct source_counters count;
 };
 
@@ -70,6 +70,14 @@ struct source *source_free(struct source *s)
 const struct spool_state *source_spool(const struct source *s)
 {
     return &s->spool;
+}
+
+bool source_news(struct source *s)
+{
+    struct session_index x;
+    if (!s->session || !s->pos.valid || session_index(s->session, &x, NULL) < 0)
+        return true;
+    return capture_behind(&s->pos, &x) > 0;
 }
 
 /* ---- capturing -------------------------------------------------------------------------------- */
@@ -235,10 +243,13 @@ static int cycle(struct source *s, bool *ret_done, bool *ret_pinned, struct err 
     return 0;
 }
 
-/* Bring capture and copying so close to the end of the WAL that the rest is quick. */
-static int shorten_tail(struct source *s, struct err *e)
+/* Bring capture and copying so close to the end of the WAL that the rest is quick. The longer the WAL
+ * already is, the fewer attempts: at several times the limit writers wait for all of it, because a
+ * bound that gives way is none. */
+static int shorten_tail(struct source *s, uint64_t wal_bytes, struct err *e)
 {
-    for (int tries = 0; tries < CYCLE_TRIES; tries++) {
+    uint64_t over = wal_bytes / MAX(s->conf.wal_limit_bytes, (uint64_t)1);
+    for (uint64_t tries = over; tries <= CYCLE_TRIES; tries++) {
         int r = capture_all(s, e);
         if (r != 0)
             return r == OUT_FULL ? 0 : r;
@@ -259,9 +270,9 @@ static int shorten_tail(struct source *s, struct err *e)
 
 /* Writers that never pause: hold them for the tail of the WAL, which is captured and copied while they
  * wait; then the next of them restarts the WAL. */
-static int barrier(struct source *s, struct err *e)
+static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
 {
-    int r = shorten_tail(s, e);
+    int r = shorten_tail(s, wal_bytes, e);
     if (r != 0 || s->n_out == SOURCE_MAX_FILES)
         return r;
     r = session_write_lock(s->session, BARRIER_WAIT_MS, e);
@@ -458,10 +469,17 @@ static int look_after_wal(struct source *s, const struct source_job *job,
         return 0;
     uint64_t bytes = x.n * wal_frame_size(x.page_size);
     if (bytes >= s->conf.wal_limit_bytes)
-        return barrier(s, e);
+        return barrier(s, bytes, e);
+    /* An attempt that found writers at work is repeated when the WAL has grown by half again: each one
+     * costs two fsyncs. */
+    bool same = x.salt[0] == s->tried_at.salt[0] && x.salt[1] == s->tried_at.salt[1];
+    uint64_t next = same ? s->tried_at.n + MAX(s->conf.checkpoint_pages, (uint64_t)s->tried_at.n / 2)
+                         : s->conf.checkpoint_pages;
+    if (x.n < next && !job->settle)
+        return 0;
     bool done = false;
-    if (x.n >= s->conf.checkpoint_pages || job->settle)
-        r = cycle(s, &done, &ret->pinned, e);
+    r = cycle(s, &done, &ret->pinned, e);
+    s->tried_at = x;
     return r;
 }
 
@@ -479,6 +497,8 @@ static bool far_behind(struct source *s)
 static bool guard_is_old(struct source *s)
 {
     struct session_index x;
+    if (session_holds_checkpoints(s->session)) /* then theirs fail at once and wait for nothing */
+        return false;
     if (session_index(s->session, &x, NULL) < 0)
         return false;
     bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
