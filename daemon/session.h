@@ -12,7 +12,7 @@
 #ifndef WALSUP_SESSION_H
 #define WALSUP_SESSION_H
 
-#include <sys/types.h>
+#include <sys/stat.h>
 
 #include "common/base/err.h"
 
@@ -80,6 +80,8 @@ int session_db_read(struct session *s, uint32_t pgno, uint32_t n_pages, uint8_t 
 
 const char *session_path(const struct session *s);
 uint32_t session_page_size(const struct session *s);
+/** session_stat(s, ret): stat of the database file by its path; -1 and errno on failure. */
+int session_stat(const struct session *s, struct stat *ret);
 /** session_moved(s): the path no longer leads to the file that is open (replaced or removed). */
 bool session_moved(const struct session *s);
 
