@@ -157,7 +157,10 @@ int spool_open(const char *dir, struct spool_state *ret, struct err *e)
     struct names old = {.dir = snapshot, .sweep_all = true};
     if (r == 0)
         r = fsx_list(snapshot, on_name, &old, e);
-    struct names names = {.dir = l0};
+    struct names own = {.dir = dir}, names = {.dir = l0}; /* own: of tip and acked.*, killed in writing */
+    if (r == 0)
+        r = fsx_list(dir, on_name, &own, e);
+    free(own.file);
     if (r == 0)
         r = fsx_list(l0, on_name, &names, e);
     if (r < 0) {
