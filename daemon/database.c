@@ -265,8 +265,8 @@ static void after_load(struct database *db)
         file_add(db, &st->file[i]);
     for (size_t i = 0; i < db->n_up; i++) {
         uint64_t acked = 0;
-        bool known = st->has_tip && spool_acked_read(db->dir, db->up[i]->target, st->tip.node_id,
-                                                     &acked);
+        bool known = st->has_tip && spool_acked_read(db->dir, db->up[i]->target,
+                                                     uploader_place(db->up[i]), &acked);
         /* a record older than what was dropped is out of date: ask the store */
         uint64_t first = st->n ? st->file[0].txid : db->txid + 1;
         known = known && acked + 1 >= first;

@@ -4,6 +4,7 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
+#include "common/format/crc64.h"
 #include "common/store/layout.h"
 #include "daemon/database.h"
 
@@ -64,6 +65,12 @@ void uploader_close(struct uploader *u)
 }
 
 /* ---- what the replica has ---------------------------------------------------------------------- */
+
+uint64_t uploader_place(const struct uploader *u)
+{
+    const char *where = store_describe(u->store);
+    return u->db->seen.lineage ^ crc64(crc64(0, where, strlen(where) + 1), u->replica, strlen(u->replica));
+}
 
 void uploader_learn(struct uploader *u, bool known, uint64_t acked)
 {
@@ -235,7 +242,7 @@ static void note(struct uploader *u)
         return;
     u->noting = true;
     u->noting_txid = u->acked;
-    u->noting_lineage = u->db->seen.lineage;
+    u->noting_lineage = uploader_place(u);
     u->note.data = u;
     (void)uv_queue_work(u->db->loop, &u->note, note_work, note_done);
 }

@@ -59,6 +59,9 @@ struct uploader {
 /** uploader_new(db, store, target, replica, interval_ms): the store outlives the uploader. */
 struct uploader *uploader_new(struct database *db, struct store *store, const char *target,
                               const char *replica, uint64_t interval_ms);
+/** uploader_place(u): lineage and place of the replica in one number: what is remembered of how far it is
+ * does not hold for another bucket or directory under the same target name. */
+uint64_t uploader_place(const struct uploader *u);
 /** uploader_learn(u, known, acked): what the spool directory says about the replica; when that is
  * nothing, the store is listed. */
 void uploader_learn(struct uploader *u, bool known, uint64_t acked);
