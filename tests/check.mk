@@ -138,5 +138,7 @@ asan:
 tsan:
 	$(Q)$(MAKE) --no-print-directory -j$(JOBS) FLAVOUR=tsan build unit
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=tsan E2E='$(SMOKE)' e2e
-valgrind: programs
-	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) tests/valgrind.sh
+# the demonstration, every program of ours under valgrind
+valgrind: programs $(OUT)/helpers/ledger
+	$(Q)WALSUP_OUT=$(OUT) WALSUP_WRAP="valgrind -q --error-exitcode=9 --leak-check=full \
+		--errors-for-leak-kinds=definite" tests/demo.sh

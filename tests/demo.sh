@@ -1,6 +1,6 @@
 #!/bin/sh
 # demo.sh - one live database to a directory and back. `make demo` runs it; nothing is left behind.
-# Any step that fails ends it with a non-zero status.
+# Any step that fails ends it with a non-zero status. `make valgrind` runs it with WALSUP_WRAP set.
 set -eu
 out=$(cd "${WALSUP_OUT:-build/release}" && pwd)
 PATH=$out:$out/helpers:$PATH
@@ -73,10 +73,10 @@ target = backup
 EOF
 sed -n '/target backup/,$p' walsup.ini | sed 's/^/    /'
 echo
-walsupd -c walsup.ini 2>walsupd.log &
+${WALSUP_WRAP:-} walsupd -c walsup.ini 2>walsupd.log &
 daemon=$!
 until_ok "the first transaction in the replica" replicated
-ctl() { show walsupctl -c walsup.ini "$@"; }
+ctl() { show ${WALSUP_WRAP:-} walsupctl -c walsup.ini "$@"; }
 ctl status
 
 say "What is committed now is in the replica when 'sync --wait' returns."
