@@ -240,6 +240,7 @@ static void call_reload(struct client *cl, json_t *p)
 struct sync_call {
     struct client *client;
     size_t n, left;
+    bool all; /* of every database: those that cannot be replicated now are left out */
     struct err err;
     struct {
         struct database_sync w;
@@ -264,7 +265,8 @@ static void on_sync(struct database_sync *w, const struct err *e)
     for (size_t i = 0; i < s->n; i++)
         if (&s->one[i].w == w && e->code == ERR_OK)
             s->one[i].result = sync_result(w->db, w);
-    if (e->code != ERR_OK && s->err.code == ERR_OK)
+    bool left_out = s->all && (e->code == ERR_NOTFOUND || e->code == ERR_UNSUPPORTED);
+    if (e->code != ERR_OK && !left_out && s->err.code == ERR_OK)
         s->err = *e;
     if (--s->left)
         return;
@@ -308,6 +310,7 @@ static void call_sync(struct client *cl, json_t *p)
     struct sync_call *s = util_zalloc(sizeof *s + n * sizeof s->one[0]);
     s->client = cl;
     s->n = s->left = n;
+    s->all = !db;
     cl->refs++;
     for (size_t i = 0; i < n; i++) {
         s->one[i].w = (struct database_sync){.done = on_sync, .data = s, .wait = wait};

@@ -6,7 +6,7 @@
 #include "common/base/log.h"
 
 #define DATABASE_MAGIC 0xda7aba5eu
-#define NUMBER_WAIT_MS 10000 /* how long an unreachable replica may hold up the first TXID */
+#define NUMBER_WAIT_MS 3000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000       /* quiet for so long: copy the WAL into the database */
 #define SETTLE_AGAIN_MS 30000
 #define LOOK_MS 10 /* between two captures: look after the WAL, keep the guard recent */
@@ -56,12 +56,12 @@ static void file_add(struct database *db, const struct spool_file *f)
     db->file[db->n_files++] = *f;
 }
 
-/* TXID that every replica has; their files may go. */
+/* TXID that every replica has, and is on record to have: files up to there may go. */
 static uint64_t acked_by_all(const struct database *db)
 {
     uint64_t min = UINT64_MAX;
     for (size_t i = 0; i < db->n_up; i++)
-        min = MIN(min, db->up[i]->known ? db->up[i]->acked : 0);
+        min = MIN(min, db->up[i]->known ? db->up[i]->noted : 0);
     return db->n_up ? min : 0;
 }
 
@@ -119,6 +119,25 @@ static void sync_check(struct database *db)
     }
 }
 
+/* Nothing to wait for: there is no database that could be captured. */
+static bool sync_hopeless(const struct database *db, struct err *e)
+{
+    if (!db->attached_once || db->retry.failures)
+        return false;
+    switch (db->state) {
+    case SOURCE_WAITING:
+        err_set(e, ERR_NOTFOUND, "%s: there is no database at %s yet", db->name, db->path);
+        return true;
+    case SOURCE_NOT_WAL:
+        err_set(e, ERR_UNSUPPORTED, "%s: %s is not in WAL mode and not replicated", db->name,
+                db->path);
+        err_hint(e, "run PRAGMA journal_mode=WAL once in the application");
+        return true;
+    default:
+        return false;
+    }
+}
+
 static void sync_timeout(uv_timer_t *t)
 {
     struct database_sync *w = t->data;
@@ -151,10 +170,15 @@ void database_sync(struct database *db, struct database_sync *w, uint64_t timeou
     w->db = db;
     w->armed = false;
     w->txid = 0;
-    w->next = db->waiting;
-    db->waiting = w;
     (void)uv_timer_init(db->loop, &w->timer);
     w->timer.data = w;
+    struct err e;
+    if (sync_hopeless(db, &e)) {
+        sync_finish(w, &e);
+        return;
+    }
+    w->next = db->waiting;
+    db->waiting = w;
     (void)uv_timer_start(&w->timer, sync_timeout, timeout_ms, 0);
     db->force = true;
     poke(db);
@@ -242,6 +266,9 @@ static void after_load(struct database *db)
         uint64_t acked = 0;
         bool known = st->has_tip && spool_acked_read(db->dir, db->up[i]->target, st->tip.node_id,
                                                      &acked);
+        /* a record older than what was dropped is out of date: ask the store */
+        uint64_t first = st->n ? st->file[0].txid : db->txid + 1;
+        known = known && acked + 1 >= first;
         uploader_learn(db->up[i], known, acked);
     }
     db->force = true; /* what happened while nobody was looking */

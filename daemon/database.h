@@ -97,7 +97,8 @@ void database_start(struct database *db);
 /** database_event(db, ev): something happened to its files. Cheap enough for every inotify event. */
 void database_event(struct database *db, enum database_event ev);
 /** database_sync(db, w, timeout_ms): capture now; with w->wait also upload now, whatever the
- * intervals say, and wait for every replica. w stays the caller's and must live until done(). */
+ * intervals say, and wait for every replica. A database that is not there or not in WAL mode fails at
+ * once. w stays the caller's and must live until done(). */
 void database_sync(struct database *db, struct database_sync *w, uint64_t timeout_ms);
 /** database_sync_cancel(w): done() will not be called. */
 void database_sync_cancel(struct database_sync *w);

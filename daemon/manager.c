@@ -504,11 +504,15 @@ static void on_deadline(uv_timer_t *t)
 void manager_stop(struct manager *m)
 {
     if (m->stopping) {
+        /* supervisors like to signal a process and then its group: that is one request */
+        if (clk_mono_ms() - m->stopping_ms < 100)
+            return;
         log_line(LOG_NOTICE, "asked to stop twice: ending at once");
         on_deadline(&m->deadline);
         return;
     }
     m->stopping = true;
+    m->stopping_ms = clk_mono_ms();
     notify_stopping(m->notify);
     notify_status(m->notify, "stopping: uploading what is left");
     notify_extend(m->notify, m->conf->shutdown_timeout_ms + 10000);

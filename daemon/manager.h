@@ -36,6 +36,7 @@ struct manager {
     int64_t started_ms;
     bool ready;
     bool stopping, closing;
+    uint64_t stopping_ms;
     int exit_status;
     unsigned open; /* things that closing waits for */
     size_t retired; /* databases on their way out after a reload */

@@ -235,10 +235,13 @@ static int cycle(struct source *s, bool *ret_done, bool *ret_pinned, struct err 
     return 0;
 }
 
-/* Bring capture and copying so close to the end of the WAL that the rest is quick. */
-static int shorten_tail(struct source *s, struct err *e)
+/* Bring capture and copying so close to the end of the WAL that the rest is quick. The longer the WAL
+ * already is, the fewer attempts: at several times the limit writers wait for all of it, because a
+ * bound that gives way is none. */
+static int shorten_tail(struct source *s, uint64_t wal_bytes, struct err *e)
 {
-    for (int tries = 0; tries < CYCLE_TRIES; tries++) {
+    uint64_t over = wal_bytes / MAX(s->conf.wal_limit_bytes, (uint64_t)1);
+    for (uint64_t tries = over; tries <= CYCLE_TRIES; tries++) {
         int r = capture_all(s, e);
         if (r != 0)
             return r == OUT_FULL ? 0 : r;
@@ -259,9 +262,9 @@ static int shorten_tail(struct source *s, struct err *e)
 
 /* Writers that never pause: hold them for the tail of the WAL, which is captured and copied while they
  * wait; then the next of them restarts the WAL. */
-static int barrier(struct source *s, struct err *e)
+static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
 {
-    int r = shorten_tail(s, e);
+    int r = shorten_tail(s, wal_bytes, e);
     if (r != 0 || s->n_out == SOURCE_MAX_FILES)
         return r;
     r = session_write_lock(s->session, BARRIER_WAIT_MS, e);
@@ -458,7 +461,7 @@ static int look_after_wal(struct source *s, const struct source_job *job,
         return 0;
     uint64_t bytes = x.n * wal_frame_size(x.page_size);
     if (bytes >= s->conf.wal_limit_bytes)
-        return barrier(s, e);
+        return barrier(s, bytes, e);
     bool done = false;
     if (x.n >= s->conf.checkpoint_pages || job->settle)
         r = cycle(s, &done, &ret->pinned, e);

@@ -218,7 +218,8 @@ void status_line(const struct manager *m, char *buf, size_t n)
     char dur[32];
     /* below a few seconds the figure would change with every commit and say nothing */
     if (worst < LATE_MS)
-        (void)snprintf(buf, n, "%zu databases, all replicas up to date", m->n_dbs);
+        (void)snprintf(buf, n, "%zu databases%s", m->n_dbs,
+                       failed || degraded ? "" : ", all replicas up to date");
     else
         (void)snprintf(buf, n, "%zu databases, worst lag %s", m->n_dbs, util_duration(dur, worst));
     size_t used = strlen(buf);

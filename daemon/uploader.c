@@ -219,13 +219,16 @@ static void note_done(uv_work_t *w, int status)
     struct uploader *u = w->data;
     u->noting = false;
     u->noted = u->noting_txid;
-    if (u->closing)
+    if (u->closing) {
         maybe_closed(u);
-    else if (!next_file(u))
-        note(u);
+        return;
+    }
+    note(u);
+    database_uploader_changed(u->db, u); /* the files it covers may be dropped now */
 }
 
-/* A hint only: when it is lost the store is listed, when it is old some files go up once more. */
+/* A hint only: when it is lost or old the store is listed. Spool files are dropped only after it covers
+ * them, so that this is rare. */
 static void note(struct uploader *u)
 {
     if (u->noting || u->noted == u->acked)
@@ -296,8 +299,7 @@ static void on_done(struct store_req *req)
             u->snapshot.txid = 0;
             u->needs_base = false;
         }
-        if (!next_file(u))
-            note(u);
+        note(u);
     }
     database_uploader_changed(u->db, u);
     uploader_poke(u);

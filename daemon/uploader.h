@@ -48,7 +48,8 @@ struct uploader {
 
     uv_work_t note; /* writes acked.<target> */
     bool noting;
-    uint64_t noted, noting_txid, noting_lineage;
+    uint64_t noted; /* what acked.<target> says */
+    uint64_t noting_txid, noting_lineage;
 
     int64_t last_success_ms; /* real time; 0 = none since the start */
     uint64_t uploads, bytes;

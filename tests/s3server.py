@@ -317,7 +317,8 @@ class Handler(BaseHTTPRequestHandler):
             raise S3Error(403, "SignatureDoesNotMatch",
                           "The request signature we calculated does not match the signature you "
                           "provided. Check your key and signing method.")
-        if claimed != "UNSIGNED-PAYLOAD" and hashlib.sha256(self.read_body()).hexdigest() != claimed:
+        if claimed != "UNSIGNED-PAYLOAD" and \
+                hashlib.sha256(self.read_body()).hexdigest() != claimed:
             raise S3Error(400, "XAmzContentSHA256Mismatch", "the body is not the one signed")
 
     # ---- requests

@@ -62,8 +62,8 @@ static int read_secret_file(const char *path, bool strict, struct buf *out, stru
     if (!S_ISREG(st.st_mode))
         return err_set(e, ERR_CONFIG, "%s is not a regular file", path);
     if (strict && (st.st_mode & (S_IRWXG | S_IRWXO))) {
-        (void)err_set(e, ERR_PERM, "%s holds a secret and others than its owner may use it (mode %04o)",
-                      path, (unsigned)(st.st_mode & 07777));
+        (void)err_set(e, ERR_PERM, "%s holds a secret and others than its owner may use it "
+                      "(mode %04o)", path, (unsigned)(st.st_mode & 07777));
         return err_hint(e, "chmod 600 %s", path);
     }
     if (st.st_size < 0 || (size_t)st.st_size > FILE_MAX_BYTES)

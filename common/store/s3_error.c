@@ -101,7 +101,8 @@ static int by_curl(const struct s3_target *t, const struct s3_answer *a, struct 
     default:
         (void)err_set(e, ERR_NET, "%s",
                       a->curl_text[0] ? a->curl_text : curl_easy_strerror((CURLcode)a->curl));
-        if (!t->https && a->curl == CURLE_RECV_ERROR && !a->status)
+        if (!t->https && !a->status &&
+            (a->curl == CURLE_RECV_ERROR || a->curl == CURLE_SEND_ERROR))
             return hint_https(t, e);
         return -ERR_NET;
     }

@@ -5,7 +5,7 @@
 #include <stdarg.h>
 #include <strings.h>
 
-/* ---- headers ---------------------------------------------------------------------------------- */
+/* ---- headers ------------------------------------------------------------------------------- */
 
 static bool parse_u64(const char **p, uint64_t *ret)
 {
@@ -104,7 +104,7 @@ int s3_reply_header(struct s3_reply *r, struct s3_xfer *x, const char *line, siz
     return 0;
 }
 
-/* ---- body ------------------------------------------------------------------------------------- */
+/* ---- body ---------------------------------------------------------------------------------- */
 
 static int lie(struct s3_xfer *x, enum err_code code, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
@@ -186,7 +186,7 @@ int s3_reply_data(struct s3_reply *r, struct s3_xfer *x, const void *p, size_t n
     return 0;
 }
 
-/* ---- the verdict ------------------------------------------------------------------------------ */
+/* ---- the verdict --------------------------------------------------------------------------- */
 
 static uint64_t digest(uint64_t h, const char *key, uint64_t size)
 {

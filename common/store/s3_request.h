@@ -12,7 +12,7 @@ struct s3_request {
     size_t n_headers;
 };
 
-/** s3_request_compose(r, x, t, now_ms): r is zero before. Free with s3_request_done, which wipes. */
+/** s3_request_compose(r, x, t, now_ms): r is zero before. Free with s3_request_done: it wipes. */
 void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const struct s3_target *t,
                         int64_t now_ms);
 void s3_request_done(struct s3_request *r);

@@ -1,28 +1,23 @@
 /* The seam. The linker's --wrap sends every curl call of libs3.a to the __wrap_ functions at the
  * end of this file. libs3 goes from composing a request to curl_multi_add_handle without yielding,
  * so one static pointer says which transfer it is composing. Of what libs3 composes, only its
- * CURLOPT_PRIVATE and its write function (the parser of listings) are kept: method, URL, headers,
- * signature, body, timeouts and TLS are set in prepare(). */
+ * CURLOPT_PRIVATE and its write function (the parser of listings) are kept: what is sent is
+ * composed and set in s3_easy.c. */
 #include "common/store/s3_transport.h"
 
 #include <assert.h>
 #include <curl/curl.h>
 #include <libs3.h>
 #include <libxml/parser.h>
-#include <linux/sockios.h>
 #include <signal.h>
-#include <sys/ioctl.h>
 
 #include "common/base/clk.h"
-#include "common/store/s3_reply.h"
-#include "common/store/s3_request.h"
+#include "common/store/s3_easy.h"
 #include "common/store/s3_wrap.h"
 
 #define TRANSPORT_MAGIC 0x53751a45u
 #define SOCK_MAGIC 0x535ca11eu
 #define TICK_MAX_MS 1000
-
-void (*s3_transport_option_hook)(int option, long long number, const char *text);
 
 struct sock {
     unsigned magic;
@@ -51,100 +46,10 @@ struct s3_transport {
     void *closed_arg;
 };
 
-typedef size_t (*write_fn)(char *, size_t, size_t, void *);
-
-struct s3_private {
-    struct s3_transport *tr;
-    CURL *easy;
-    struct curl_slist *headers;
-    struct s3_xfer *next_active, *prev_active, *next_ended, *next_complete;
-    void *libs3_private, *libs3_data;
-    write_fn libs3_write;
-    bool in_ended, added;
-    CURLcode option_rc, result;
-    struct s3_reply reply;
-    uint64_t last_state, last_change_ms;
-    char error[CURL_ERROR_SIZE];
-};
-
 static struct s3_xfer *composing;        /* between s3_transport_send and add_handle */
 static struct s3_transport *being_built; /* during S3_create_request_context */
 static struct s3_transport *reaping;    /* during S3_runonce_request_context */
 static unsigned libs3_users;
-
-/* ---- options --------------------------------------------------------------------------------- */
-
-static void saw(struct s3_private *p, CURLcode rc, CURLoption o, long long number,
-                const char *text)
-{
-    if (rc != CURLE_OK)
-        p->option_rc = rc;
-    if (s3_transport_option_hook)
-        s3_transport_option_hook((int)o, number, text);
-}
-
-static void set_long(struct s3_private *p, CURLoption o, long v)
-{
-    saw(p, __real_curl_easy_setopt(p->easy, o, v), o, v, NULL);
-}
-
-static void set_off(struct s3_private *p, CURLoption o, curl_off_t v)
-{
-    saw(p, __real_curl_easy_setopt(p->easy, o, v), o, v, NULL);
-}
-
-static void set_text(struct s3_private *p, CURLoption o, const char *v)
-{
-    saw(p, __real_curl_easy_setopt(p->easy, o, v), o, 0, v);
-}
-
-static void set_ptr(struct s3_private *p, CURLoption o, void *v)
-{
-    saw(p, __real_curl_easy_setopt(p->easy, o, v), o, 0, NULL);
-}
-
-/* ---- curl's callbacks: the answer comes in, the body goes out --------------------------------- */
-
-static size_t on_header(char *line, size_t size, size_t n, void *arg)
-{
-    struct s3_xfer *x = arg;
-    n *= size;
-    return s3_reply_header(&x->priv->reply, x, line, n) < 0 ? 0 : n;
-}
-
-static size_t on_write(char *data, size_t size, size_t n, void *arg)
-{
-    struct s3_xfer *x = arg;
-    n *= size;
-    return s3_reply_data(&x->priv->reply, x, data, n) < 0 ? CURL_WRITEFUNC_ERROR : n;
-}
-
-static size_t on_read(char *to, size_t size, size_t n, void *arg)
-{
-    struct s3_xfer *x = arg;
-    ssize_t got = s3_body_read(x->body, to, size * n);
-    if (got == S3_BODY_WAIT)
-        return CURL_READFUNC_PAUSE;
-    if (got < 0) {
-        x->err = *s3_body_error(x->body);
-        return CURL_READFUNC_ABORT;
-    }
-    x->answer.sent += (uint64_t)got;
-    if (x->progress)
-        *x->progress = x->answer.sent;
-    return (size_t)got;
-}
-
-/* curl repeats a request by itself when a kept connection turned out to be dead */
-static int on_seek(void *arg, curl_off_t off, int origin)
-{
-    struct s3_xfer *x = arg;
-    if (off != 0 || origin != SEEK_SET)
-        return CURL_SEEKFUNC_CANTSEEK;
-    s3_body_rewind(x->body);
-    x->answer.sent = 0;
-    return CURL_SEEKFUNC_OK;
-}
 
 void s3_transport_body_event(struct s3_xfer *x)
 {
@@ -152,126 +57,21 @@ void s3_transport_body_event(struct s3_xfer *x)
         (void)curl_easy_pause(x->priv->easy, CURLPAUSE_CONT);
 }
 
-/* ---- the request as it is sent ---------------------------------------------------------------- */
-
-static void wipe_list(struct curl_slist *l)
-{
-    for (struct curl_slist *i = l; i; i = i->next)
-        explicit_bzero(i->data, strlen(i->data));
-    __real_curl_slist_free_all(l);
-}
-
-static bool add_headers(struct s3_private *p, const struct s3_request *r)
-{
-    for (size_t i = 0; i < r->n_headers; i++) {
-        struct curl_slist *more = __real_curl_slist_append(p->headers, r->header[i]);
-        if (!more)
-            return false;
-        p->headers = more;
-    }
-    return true;
-}
-
-static bool compose(struct s3_xfer *x)
-{
-    struct s3_private *p = x->priv;
-    cleanup(s3_request_done) struct s3_request r = {0};
-    s3_request_compose(&r, x, p->tr->target, clk_real_ms());
-    set_text(p, CURLOPT_URL, r.url);
-    return add_headers(p, &r);
-}
-
-static void set_connection(struct s3_private *p, const struct s3_target *t)
-{
-    const char *scheme = t->https ? "https" : "http";
-    set_long(p, CURLOPT_NOSIGNAL, 1);
-    set_text(p, CURLOPT_PROTOCOLS_STR, scheme);
-    set_text(p, CURLOPT_REDIR_PROTOCOLS_STR, scheme);
-    set_long(p, CURLOPT_FOLLOWLOCATION, 0);
-    set_text(p, CURLOPT_PROXY, "");
-    set_long(p, CURLOPT_NETRC, CURL_NETRC_IGNORED);
-    set_long(p, CURLOPT_PATH_AS_IS, 1);
-    set_long(p, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1);
-    set_text(p, CURLOPT_USERAGENT, "walsup/" WALSUP_VERSION);
-    set_long(p, CURLOPT_CONNECTTIMEOUT_MS, (long)t->connect_ms);
-    set_long(p, CURLOPT_TCP_NODELAY, 1);
-    set_long(p, CURLOPT_TCP_KEEPALIVE, 1);
-    set_long(p, CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
-    set_long(p, CURLOPT_SSL_VERIFYPEER, t->skip_verify ? 0 : 1);
-    set_long(p, CURLOPT_SSL_VERIFYHOST, t->skip_verify ? 0 : 2);
-    if (t->ca_file)
-        set_text(p, CURLOPT_CAINFO, t->ca_file);
-}
-
-static void set_callbacks(struct s3_xfer *x)
-{
-    struct s3_private *p = x->priv;
-    CURLcode rc = __real_curl_easy_setopt(p->easy, CURLOPT_HEADERFUNCTION, on_header);
-    saw(p, rc, CURLOPT_HEADERFUNCTION, 0, NULL);
-    rc = __real_curl_easy_setopt(p->easy, CURLOPT_WRITEFUNCTION, on_write);
-    saw(p, rc, CURLOPT_WRITEFUNCTION, 0, NULL);
-    set_ptr(p, CURLOPT_HEADERDATA, x);
-    set_ptr(p, CURLOPT_WRITEDATA, x);
-    set_ptr(p, CURLOPT_ERRORBUFFER, p->error);
-    set_ptr(p, CURLOPT_PRIVATE, p->libs3_private);
-    if (x->verb != S3_PUT)
-        return;
-    rc = __real_curl_easy_setopt(p->easy, CURLOPT_READFUNCTION, on_read);
-    saw(p, rc, CURLOPT_READFUNCTION, 0, NULL);
-    rc = __real_curl_easy_setopt(p->easy, CURLOPT_SEEKFUNCTION, on_seek);
-    saw(p, rc, CURLOPT_SEEKFUNCTION, 0, NULL);
-    set_ptr(p, CURLOPT_READDATA, x);
-    set_ptr(p, CURLOPT_SEEKDATA, x);
-}
-
-/* x->priv->easy is what libs3 wants to have added: make it ours from the ground up */
-static int prepare(struct s3_xfer *x)
-{
-    struct s3_private *p = x->priv;
-    __real_curl_easy_reset(p->easy);
-    set_connection(p, p->tr->target);
-    set_callbacks(x);
-    switch (x->verb) {
-    case S3_PUT:
-        set_long(p, CURLOPT_UPLOAD, 1);
-        set_off(p, CURLOPT_INFILESIZE_LARGE, (curl_off_t)s3_body_size(x->body));
-        break;
-    case S3_HEAD:
-        set_long(p, CURLOPT_NOBODY, 1);
-        break;
-    case S3_DELETE:
-        set_text(p, CURLOPT_CUSTOMREQUEST, "DELETE");
-        break;
-    case S3_GET:
-    case S3_LIST:
-        set_long(p, CURLOPT_HTTPGET, 1);
-        break;
-    }
-    if (!compose(x))
-        return err_set(&x->err, ERR_NOMEM, "no memory to compose the request");
-    set_ptr(p, CURLOPT_HTTPHEADER, p->headers);
-    if (p->option_rc != CURLE_OK)
-        return err_set(&x->err, ERR_INTERNAL, "libcurl refused an option: %s",
-                       curl_easy_strerror(p->option_rc));
-    return 0;
-}
-
 /* the limit is the target's, each upload gets its share */
 static void share_bandwidth(struct s3_transport *tr)
 {
-    curl_off_t n = 0;
+    uint64_t n = 0;
     if (!tr->target->bandwidth_limit_bytes)
         return;
     for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active)
         n += x->verb == S3_PUT;
     for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
         if (x->verb == S3_PUT)
-            set_off(x->priv, CURLOPT_MAX_SEND_SPEED_LARGE,
-                    MAX(1, (curl_off_t)tr->target->bandwidth_limit_bytes / n));
+            s3_easy_limit(x, MAX((uint64_t)1, tr->target->bandwidth_limit_bytes / n));
     }
 }
 
-/* ---- the end of a transfer -------------------------------------------------------------------- */
+/* ---- the end of a transfer ----------------------------------------------------------------- */
 
 /* queue it for libs3 (and so for done()) with a result, unless it has one already */
 static void end(struct s3_xfer *x, CURLcode result)
@@ -309,8 +109,7 @@ static void finish(struct s3_xfer *x)
     (void)snprintf(x->answer.curl_text, sizeof x->answer.curl_text, "%s", p->error);
     s3_reply_verdict(&p->reply, x, p->tr->target);
     x->priv = NULL;
-    wipe_list(p->headers);
-    free(p);
+    s3_easy_done(p);
     x->done(x);
 }
 
@@ -360,7 +159,7 @@ void s3_transport_cancel(struct s3_xfer *x)
     (void)uv_idle_start(&x->priv->tr->soon, on_soon);
 }
 
-/* ---- curl on libuv ---------------------------------------------------------------------------- */
+/* ---- curl on libuv ------------------------------------------------------------------------- */
 
 static void act(struct s3_transport *tr, curl_socket_t fd, int events)
 {
@@ -467,28 +266,7 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
     return uv_poll_start(&s->poll, events, on_poll) < 0 ? -1 : 0;
 }
 
-/* ---- idle transfers --------------------------------------------------------------------------- */
-
-/* A number that changes whenever anything moves: bytes handed to and taken from the kernel, bytes
- * the peer has acknowledged, file chunks that a worker has read. */
-static uint64_t state_of(struct s3_xfer *x)
-{
-    struct s3_private *p = x->priv;
-    curl_off_t up = 0, down = 0;
-    long request = 0, header = 0;
-    curl_socket_t fd = CURL_SOCKET_BAD;
-    int unsent = 0;
-    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_SIZE_UPLOAD_T, &up);
-    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_SIZE_DOWNLOAD_T, &down);
-    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_REQUEST_SIZE, &request);
-    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_HEADER_SIZE, &header);
-    (void)__real_curl_easy_getinfo(p->easy, CURLINFO_ACTIVESOCKET, &fd);
-    if (fd != CURL_SOCKET_BAD)
-        (void)ioctl(fd, SIOCOUTQ, &unsent);
-    return (uint64_t)up + (uint64_t)down + (uint64_t)request + (uint64_t)header +
-           x->answer.received + (uint64_t)unsent * 7919 +
-           (x->body ? s3_body_work(x->body) * 104729 : 0);
-}
+/* ---- idle transfers ------------------------------------------------------------------------ */
 
 static void on_tick(uv_timer_t *h)
 {
@@ -497,7 +275,7 @@ static void on_tick(uv_timer_t *h)
     uint64_t now = clk_mono_ms();
     for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
         struct s3_private *p = x->priv;
-        uint64_t state = state_of(x);
+        uint64_t state = s3_easy_state(x);
         if (state != p->last_state) {
             p->last_state = state;
             p->last_change_ms = now;
@@ -515,7 +293,7 @@ static void on_tick(uv_timer_t *h)
         (void)uv_timer_stop(h);
 }
 
-/* ---- through libs3 ---------------------------------------------------------------------------- */
+/* ---- through libs3 ------------------------------------------------------------------------- */
 
 static S3Status on_properties(const S3ResponseProperties *properties, void *arg)
 {
@@ -599,7 +377,7 @@ void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
     composing = NULL;
 }
 
-/* ---- life ------------------------------------------------------------------------------------- */
+/* ---- life ---------------------------------------------------------------------------------- */
 
 int s3_transport_new(uv_loop_t *loop, const struct s3_target *t, struct s3_transport **ret,
                      struct err *e)
@@ -662,7 +440,7 @@ void s3_transport_close(struct s3_transport *tr, void (*closed)(void *arg), void
     uv_close((uv_handle_t *)&tr->soon, on_closed);
 }
 
-/* ---- what libs3's calls of libcurl arrive at -------------------------------------------------- */
+/* ---- what libs3's calls of libcurl arrive at ----------------------------------------------- */
 
 CURLcode __wrap_curl_global_init(long flags)
 {
@@ -725,7 +503,8 @@ CURLMcode __wrap_curl_multi_add_handle(CURLM *m, CURL *easy)
     struct s3_private *p = x->priv;
     struct s3_transport *tr = p->tr;
     p->easy = easy;
-    CURLMcode rc = prepare(x) < 0 ? CURLM_INTERNAL_ERROR : __real_curl_multi_add_handle(m, easy);
+    CURLMcode rc = s3_easy_prepare(x, tr->target) < 0 ? CURLM_INTERNAL_ERROR
+                                                      : __real_curl_multi_add_handle(m, easy);
     if (rc != CURLM_OK) {
         if (!x->err.code)
             (void)err_set(&x->err, ERR_INTERNAL, "libcurl: %s", curl_multi_strerror(rc));
@@ -802,7 +581,7 @@ CURLcode __wrap_curl_easy_setopt(CURL *easy, CURLoption o, ...)
     else if (composing && o == CURLOPT_WRITEDATA)
         composing->priv->libs3_data = va_arg(ap, void *);
     else if (composing && o == CURLOPT_WRITEFUNCTION)
-        composing->priv->libs3_write = va_arg(ap, write_fn);
+        composing->priv->libs3_write = va_arg(ap, s3_write_fn);
     va_end(ap);
     return CURLE_OK;
 }

@@ -52,8 +52,4 @@ void s3_transport_body_event(struct s3_xfer *x);
 /** s3_transport_close(tr, closed, arg): no transfer may be left. closed(arg) comes later. */
 void s3_transport_close(struct s3_transport *tr, void (*closed)(void *arg), void *arg);
 
-/* Tests: called with every option that is set on a transfer (CURLOPT_*; text is NULL for numbers,
- * and for what is neither). Credentials are in no option but the header list, which is left out. */
-extern void (*s3_transport_option_hook)(int option, long long number, const char *text);
-
 #endif

@@ -148,8 +148,14 @@ void store_put(struct store *s, struct store_req *req, const char *key,
 void store_get(struct store *s, struct store_req *req, const char *key, uint64_t off, uint64_t len,
                store_sink_fn sink, void *arg, struct store_info *ret_info)
 {
-    if (submit(s, req, key))
+    if (!submit(s, req, key))
+        return;
+    if (len && (len == UINT64_MAX || off <= UINT64_MAX - len)) {
         s->ops->get(s, req, key, off, len, sink, arg, ret_info);
+        return;
+    }
+    (void)err_set(&req->err, ERR_USAGE, "an impossible part of \"%s\" was asked for", key);
+    store_finish_later(req);
 }
 
 void store_list(struct store *s, struct store_req *req, const char *prefix, const char *after,

@@ -79,7 +79,7 @@ struct store_req {
 };
 
 /** store_open(loop, target, ret, e): a store for a configured target. Copies what it needs from
- * `target`. Does not touch the network or the disk. */
+ * `target`. Does not touch the network, and of the disk only the small files that hold its keys. */
 int store_open(uv_loop_t *loop, const struct conf_target *target, struct store **ret,
                struct err *e);
 /** store_close(s, closed, arg): cancel everything, call every done(), then closed(arg) and free.
@@ -98,7 +98,8 @@ unsigned store_connections(const struct store *s);
 void store_put(struct store *s, struct store_req *req, const char *key,
                const struct store_body *body, const struct store_meta *meta, unsigned flags);
 /** store_get(s, req, key, off, len, sink, arg): bytes [off, off+len) into the sink; len UINT64_MAX:
- * to the end. An object shorter than off+len (len given) is ERR_CORRUPT. ret_info (may be NULL) gets
+ * to the end. Zero bytes are ERR_USAGE; an object shorter than off+len, or with nothing at off > 0,
+ * is ERR_CORRUPT. ret_info (may be NULL) gets
  * size and metadata before the first sink call. */
 void store_get(struct store *s, struct store_req *req, const char *key, uint64_t off, uint64_t len,
                store_sink_fn sink, void *arg, struct store_info *ret_info);

@@ -255,7 +255,7 @@ static int work_get(struct op *op, struct err *e)
             return r;
         if (op->end == UINT64_MAX && op->off <= op->info.size)
             op->end = op->info.size;
-        if (op->end > op->info.size)
+        if (op->end > op->info.size || (op->off && op->off == op->info.size))
             return err_set(e, ERR_CORRUPT, "it has %llu bytes, %llu from %llu were asked for",
                            (unsigned long long)op->info.size,
                            (unsigned long long)(op->end - op->off), (unsigned long long)op->off);
@@ -542,7 +542,7 @@ static void file_get(struct store *s, struct store_req *req, const char *key, ui
 {
     struct op *op = op_new(s, req, GET, key);
     op->off = off;
-    op->end = len > UINT64_MAX - off ? UINT64_MAX : off + len;
+    op->end = len == UINT64_MAX ? UINT64_MAX : off + len;
     op->sink = sink;
     op->arg = arg;
     op->ret_info = ret_info;

@@ -40,7 +40,7 @@ struct store_s3 {
     bool closed;
 };
 
-/* ---- the queue -------------------------------------------------------------------------------- */
+/* ---- the queue ----------------------------------------------------------------------------- */
 
 static void on_poke(void *arg);
 
@@ -169,7 +169,7 @@ static void on_poke(void *arg)
     maybe_close(s);
 }
 
-/* ---- answers ---------------------------------------------------------------------------------- */
+/* ---- answers ------------------------------------------------------------------------------- */
 
 static void next_marker(struct op *op, const char *marker)
 {
@@ -231,7 +231,7 @@ static void on_xfer(struct s3_xfer *x)
         op_end(op);
 }
 
-/* ---- the interface ---------------------------------------------------------------------------- */
+/* ---- the interface ------------------------------------------------------------------------- */
 
 static struct op *op_new(struct store *base, struct store_req *req, enum s3_verb verb,
                          const char *key)
@@ -260,18 +260,13 @@ static struct op *op_new(struct store *base, struct store_req *req, enum s3_verb
     return op;
 }
 
-static void refuse(struct store_req *req)
-{
-    store_finish_later(req);
-}
-
 static void s3_put(struct store *s, struct store_req *req, const char *key,
                    const struct store_body *body, const struct store_meta *meta, unsigned flags)
 {
     if (body->size > PUT_MAX_BYTES) {
         (void)err_set(&req->err, ERR_UNSUPPORTED, "\"%s\" has %llu bytes, and S3 takes at most "
                       "5 GiB in one piece", key, (unsigned long long)body->size);
-        refuse(req);
+        store_finish_later(req);
         return;
     }
     struct op *op = op_new(s, req, S3_PUT, key);
@@ -285,11 +280,6 @@ static void s3_put(struct store *s, struct store_req *req, const char *key,
 static void s3_get(struct store *s, struct store_req *req, const char *key, uint64_t off,
                    uint64_t len, store_sink_fn sink, void *arg, struct store_info *ret_info)
 {
-    if (!len || (len != UINT64_MAX && off > UINT64_MAX - len)) {
-        (void)err_set(&req->err, ERR_USAGE, "an impossible part of \"%s\" was asked for", key);
-        refuse(req);
-        return;
-    }
     struct op *op = op_new(s, req, S3_GET, key);
     op->x.off = off;
     op->x.len = len;
@@ -373,7 +363,7 @@ static void s3_free(struct store *base)
 static const struct store_ops ops = {s3_put,  s3_get,    s3_list,  s3_delete,
                                      s3_head, s3_cancel, s3_close, s3_free};
 
-/* ---- opening ---------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------- */
 
 static char *copy_if_given(const char *s)
 {

@@ -182,6 +182,8 @@ static void put_then_get_returns_the_bytes(void **state)
     assert_string_equal(buf_str(&f->got), "world");
     assert_int_equal(get(f, "db/ltx/0/one", 6, 6, NULL).code, ERR_CORRUPT);
     assert_int_equal(get(f, "db/ltx/0/one", 12, UINT64_MAX, NULL).code, ERR_CORRUPT);
+    assert_int_equal(get(f, "db/ltx/0/one", 11, UINT64_MAX, NULL).code, ERR_CORRUPT);
+    assert_int_equal(get(f, "db/ltx/0/one", 0, 0, NULL).code, ERR_USAGE);
     struct err e = get(f, "db/ltx/0/two", 0, UINT64_MAX, NULL);
     assert_int_equal(e.code, ERR_NOTFOUND);
     assert_non_null(strstr(e.msg, "/a/b/db/ltx/0/two"));

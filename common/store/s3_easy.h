@@ -1,0 +1,40 @@
+/* s3_easy.h - one transfer as a curl easy handle: the options it gets, its callbacks, its progress.
+ * Knows libcurl, not libuv. For s3_transport.c. */
+#ifndef WALSUP_S3_EASY_H
+#define WALSUP_S3_EASY_H
+
+#include <curl/curl.h>
+
+#include "common/store/s3_reply.h"
+
+typedef size_t (*s3_write_fn)(char *, size_t, size_t, void *);
+
+struct s3_private {
+    struct s3_transport *tr;
+    CURL *easy;
+    struct curl_slist *headers;
+    struct s3_xfer *next_active, *prev_active, *next_ended, *next_complete;
+    void *libs3_private, *libs3_data;
+    s3_write_fn libs3_write;
+    bool in_ended, added;
+    CURLcode option_rc, result;
+    struct s3_reply reply;
+    uint64_t last_state, last_change_ms;
+    char error[CURL_ERROR_SIZE];
+};
+
+/** s3_easy_prepare(x, t): x->priv->easy is what libs3 wants to have sent; make it ours from the
+ * ground up, signed as of now. */
+int s3_easy_prepare(struct s3_xfer *x, const struct s3_target *t);
+/** s3_easy_limit(x, bytes): send at most so many bytes a second. */
+void s3_easy_limit(struct s3_xfer *x, uint64_t bytes);
+/** s3_easy_state(x): a number that changes whenever anything moves. */
+uint64_t s3_easy_state(struct s3_xfer *x);
+/** s3_easy_done(p): wipe and free; not the handle, which is libs3's. */
+void s3_easy_done(struct s3_private *p);
+
+/* Tests: called with every option that is set on a transfer (CURLOPT_*; text is NULL for numbers,
+ * and for what is neither). Credentials are in no option but the header list, which is left out. */
+extern void (*s3_easy_option_hook)(int option, long long number, const char *text);
+
+#endif
