@@ -130,6 +130,35 @@ def test_a_target_added_later_gets_a_base_and_the_old_one_goes_on(world, s3):
     assert ids == list(range(1, ids[-1] + 1))
 
 
+def test_a_base_is_followed_by_the_level_0_file_of_its_txid(world):
+    """Litestream, taking over, looks at level 0 only: with none it would begin at TXID 1 again"""
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    for i in range(3):
+        con.execute("insert into t(b) values(randomblob(4000))")
+        con.commit()
+        world.sync()
+    late = world.path / "late"
+    world.configure(world.file_target(), world.file_target("late", path=late),
+                    world.db("a", target="local, late"))
+    world.ctl("reload")
+    world.poll("attached again", lambda: world.status("a")["state"] == "replicating")
+    world.sync()
+    (base,) = late.glob("a/ltx/9/*.ltx")
+    txid = base.name[17:33]
+    assert (late / f"a/ltx/0/{txid}-{txid}.ltx").exists()
+    # with what it would have been if walsupd had died in between, it is sent again
+    world.stop()
+    (late / f"a/ltx/0/{txid}-{txid}.ltx").unlink()
+    for p in world.state.rglob("acked.late"):
+        p.unlink()
+    world.start()
+    world.sync()
+    assert max(late.glob("a/ltx/0/*.ltx")).name[:16] == world.status("a")["txid"]
+    pages_equal(world.path / "a.db", world.restore("a", "late"), 4096)
+
+
 def test_a_damaged_spool_file_is_noticed_and_never_uploaded(world, s3):
     con = make_db(world.path / "a.db")
     s3.faults({"verb": "PUT", "action": "status", "status": 503})
