@@ -157,6 +157,10 @@ int spool_open(const char *dir, struct spool_state *ret, struct err *e)
     struct names old = {.dir = snapshot, .sweep_all = true};
     if (r == 0)
         r = fsx_list(snapshot, on_name, &old, e);
+    struct names facts = {.dir = dir}; /* tip, acked.*: none is named like a spool file */
+    if (r == 0)
+        r = fsx_list(dir, on_name, &facts, e);
+    free(facts.file);
     struct names names = {.dir = l0};
     if (r == 0)
         r = fsx_list(l0, on_name, &names, e);
