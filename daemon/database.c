@@ -10,6 +10,7 @@
 #define SETTLE_MS 1000       /* quiet for so long: copy the WAL into the database */
 #define SETTLE_AGAIN_MS 30000
 #define LOOK_MS 10 /* between two captures: look after the WAL, keep the guard recent */
+#define PEEK_MAX_MS 64
 #define ASSIST_MS 10 /* an application's checkpoint may wait for our guard with the write lock held */
 
 static void poke(struct database *db);
@@ -279,8 +280,10 @@ static void take_result(struct database *db)
     struct source_result *r = &db->result;
     for (size_t i = 0; i < r->n_files; i++)
         file_add(db, &r->file[i]);
-    if (r->n_files)
+    if (r->n_files) {
         db->last_commit_ms = clk_real_ms();
+        db->last_capture_ms = clk_mono_ms();
+    }
     if (r->txid)
         db->txid = MAX(db->txid, r->txid);
     if (r->snapshot.txid) {
@@ -389,10 +392,28 @@ static bool number(struct database *db)
 static bool capture_due(const struct database *db, uint64_t now, uint64_t *ret_at)
 {
     uint64_t at = UINT64_MAX;
-    for (size_t i = 0; i < db->n_up; i++)
-        at = MIN(at, uploader_due_ms(db->up[i]));
+    for (size_t i = 0; i < db->n_up; i++) /* a replica that is away must not make a file a commit */
+        at = MIN(at, MAX(uploader_due_ms(db->up[i]), db->last_capture_ms + db->up[i]->interval_ms));
     *ret_at = at;
     return at <= now;
+}
+
+/* A write to the WAL is seen before its commit: SQLite writes the frames, then may wait for the disk, and
+ * only then shows the commit in the wal-index, which makes no event. So look again, less and less
+ * often, until the quiet after the last event is long enough for the settling job. */
+static bool news(struct database *db, uint64_t now, uint64_t *ret_at)
+{
+    if (source_news(db->source)) {
+        db->peek_ms = 0;
+        return true;
+    }
+    if (now >= db->last_event_ms + SETTLE_MS) {
+        db->dirty = false; /* rolled back, or not committed yet: then its commit makes an event */
+        return false;
+    }
+    db->peek_ms = MIN(db->peek_ms * 2 + 1, (uint64_t)PEEK_MAX_MS);
+    *ret_at = MIN(*ret_at, now + db->peek_ms);
+    return false;
 }
 
 /* Fill job with what should be done now; false and *ret_at when nothing is due before that time. */
@@ -412,7 +433,9 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     job->drop_snapshot = db->drop_snapshot;
     job->snapshot = db->snapshot_wanted;
     uint64_t due;
-    if (db->force || (db->dirty && capture_due(db, now, &due))) {
+    if (db->dirty && !db->force && !news(db, now, ret_at)) {
+        /* not visible yet */
+    } else if (db->force || (db->dirty && capture_due(db, now, &due))) {
         job->capture = true;
     } else if (db->dirty) {
         *ret_at = MIN(*ret_at, due);
@@ -511,8 +534,7 @@ void database_event(struct database *db, enum database_event ev)
     switch (ev) {
     case DATABASE_WAL:
         db->last_event_ms = now;
-        if (db->dirty)
-            return; /* a storm of events costs one wake-up */
+        db->peek_ms = 0;
         db->dirty = true;
         break;
     case DATABASE_FILE:

@@ -56,7 +56,8 @@ struct database {
     bool has_history; /* local state was there: TXIDs are known without asking a replica */
     uint64_t renumber; /* lowest TXID that is free in every replica that was listed */
     bool dirty, assist, look, force, snapshot_wanted;
-    uint64_t last_event_ms, last_run_ms, last_assist_ms, settle_after_ms;
+    uint64_t peek_ms; /* how long to wait before looking for the commit again */
+    uint64_t last_event_ms, last_run_ms, last_capture_ms, last_assist_ms, settle_after_ms;
     struct retry retry;
     uint64_t retry_at_ms;
     uv_timer_t timer;

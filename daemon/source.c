@@ -72,6 +72,14 @@ const struct spool_state *source_spool(const struct source *s)
     return &s->spool;
 }
 
+bool source_news(struct source *s)
+{
+    struct session_index x;
+    if (!s->session || !s->pos.valid || session_index(s->session, &x, NULL) < 0)
+        return true;
+    return capture_behind(&s->pos, &x) > 0;
+}
+
 /* ---- capturing -------------------------------------------------------------------------------- */
 
 static struct capture_opts next_file(struct source *s, char **path)

@@ -73,6 +73,9 @@ struct source *source_free(struct source *s);
 /** source_run(s, job, ret): one job, on a worker. Never fails as such: ret->err says what was wrong.
  * What was captured before an error is in the spool and reported. */
 void source_run(struct source *s, const struct source_job *job, struct source_result *ret);
+/** source_news(s): whether a commit after the position is visible; true as well when that cannot be told
+ * without a job (not attached). Reads shared memory only: for the loop thread, between jobs. */
+bool source_news(struct source *s);
 /** source_spool(s): what `load` found; valid until the next run. */
 const struct spool_state *source_spool(const struct source *s);
 /** source_reconf(s, c): new settings; only while idle; path and dir must be the same. */
