@@ -351,10 +351,15 @@ uint32_t session_page_size(const struct session *s)
     return s->page_size;
 }
 
+int session_stat(const struct session *s, struct stat *ret)
+{
+    return stat(s->path, ret);
+}
+
 bool session_moved(const struct session *s)
 {
     struct stat st;
-    return stat(s->path, &st) < 0 || st.st_dev != s->dev || st.st_ino != s->ino;
+    return session_stat(s, &st) < 0 || st.st_dev != s->dev || st.st_ino != s->ino;
 }
 
 /* ---- the wal-index ---------------------------------------------------------------------------- */
@@ -474,6 +479,11 @@ void session_hold_checkpoints(struct session *s, bool on)
         return;
     int rc = checkpoint_lock(s, on ? SQLITE_SHM_LOCK : SQLITE_SHM_UNLOCK);
     s->holding = on && rc == SQLITE_OK;
+}
+
+bool session_holds_checkpoints(const struct session *s)
+{
+    return s->holding;
 }
 
 int session_passive(struct session *s, bool *ret_all, struct err *e)

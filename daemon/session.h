@@ -12,7 +12,7 @@
 #ifndef WALSUP_SESSION_H
 #define WALSUP_SESSION_H
 
-#include <sys/types.h>
+#include <sys/stat.h>
 
 #include "common/base/err.h"
 
@@ -65,6 +65,7 @@ int session_passive(struct session *s, bool *ret_all, struct err *e);
  * half a dozen system calls. Nobody waits for this lock: an application's own checkpoint reports busy.
  * If the lock cannot be had now, nothing happens. */
 void session_hold_checkpoints(struct session *s, bool on);
+bool session_holds_checkpoints(const struct session *s);
 /** session_write_lock(s, timeout_ms, e): BEGIN IMMEDIATE, retried for at most timeout_ms; BUSY if a
  * writer never let go. While it is held the application's writers wait. */
 int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e);
@@ -79,6 +80,8 @@ int session_db_read(struct session *s, uint32_t pgno, uint32_t n_pages, uint8_t 
 
 const char *session_path(const struct session *s);
 uint32_t session_page_size(const struct session *s);
+/** session_stat(s, ret): stat of the database file by its path; -1 and errno on failure. */
+int session_stat(const struct session *s, struct stat *ret);
 /** session_moved(s): the path no longer leads to the file that is open (replaced or removed). */
 bool session_moved(const struct session *s);
 

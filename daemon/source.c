@@ -4,12 +4,14 @@
 
 #include "common/base/clk.h"
 #include "common/format/wal.h"
+#include "daemon/position.h"
 
 #define RANGE_LIMIT_BYTES (64u << 20)
 #define EAGER_BYTES (16u << 20)
 #define BARRIER_WAIT_MS 100
+#define SETTLED_US 25000 /* file times are kept in steps of a few milliseconds */
 #define FULL_TRIES 5
-#define CYCLE_TRIES 3
+#define CYCLE_TRIES 2
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 struct source {
@@ -26,7 +28,8 @@ struct source {
     struct ltx_header tip; /* of the newest published file */
     struct capture_file out[SOURCE_MAX_FILES]; /* captured, not yet published */
     size_t n_out;
-    struct session_index last_look, guard_at;
+    struct capture_pos recorded; /* what the position file says */
+    struct session_index last_look, guard_at, tried_at;
     struct source_counters count;
 };
 
@@ -330,6 +333,52 @@ static int start_over(struct source *s, struct source_result *ret, const char *w
     return r;
 }
 
+/* The frame at the recorded position carries the recorded running checksum: the frames up to it are
+ * the ones that were captured, however many processes died meanwhile. */
+static bool frame_is_ours(struct source *s, const struct position *p)
+{
+    if (!p->pos.frame)
+        return true;
+    uint8_t h[WAL_FRAME_HEADER_SIZE];
+    uint64_t off = wal_frame_off(session_page_size(s->session), p->pos.frame);
+    if (session_wal_read(s->session, off, h, sizeof h, NULL) < 0)
+        return false;
+    struct wal_frame f = wal_frame_parse(h);
+    return f.commit == p->pos.pages && !memcmp(f.salt, p->pos.salt, sizeof f.salt) &&
+           !memcmp(f.cksum, p->pos.cksum, sizeof f.cksum);
+}
+
+/* Go on where an earlier process stopped, if that can be proven under the guard just taken. Same
+ * salts: the WAL was not restarted, so every frame after the position is still in it. Other salts:
+ * it was restarted; if the database file was not written since everything was in it, nothing that is
+ * missing here can have been copied and overwritten, so the new WAL has it all. Anything else leaves
+ * the position invalid, and the whole database is captured. */
+static int resume(struct source *s, struct err *e)
+{
+    struct position p;
+    struct session_index x;
+    struct stat st;
+    if (!position_read(s->dir, &p) || p.txid != s->published || p.lineage != s->lineage)
+        return 0;
+    int r = session_index(s->session, &x, e);
+    if (r < 0 || session_stat(s->session, &st) < 0 || !position_same_file(&p, &st))
+        return r;
+    bool untouched = p.drained && position_same_content(&p, &st);
+    if (capture_same_wal(&p.pos, &x)) {
+        bool news = x.n > p.pos.frame;
+        if (x.n < p.pos.frame || !frame_is_ours(s, &p) || (p.drained && !news && !untouched))
+            return 0;
+        s->pos = p.pos;
+        s->pos.restartable = x.n == x.b && !news;
+    } else if (untouched) {
+        s->pos = (struct capture_pos){
+            .valid = true, .salt = {x.salt[0], x.salt[1]}, .pages = p.pos.pages,
+            .restartable = !x.n};
+    }
+    s->count.resumed += s->pos.valid;
+    return 0;
+}
+
 static int attach(struct source *s, struct source_result *ret, struct err *e)
 {
     int r = session_open(s->path, &s->session, e);
@@ -349,7 +398,8 @@ static int attach(struct source *s, struct source_result *ret, struct err *e)
             return r;
     }
     s->pos = (struct capture_pos){.valid = false};
-    return 0;
+    r = resume(s, e);
+    return r < 0 ? r : 0;
 }
 
 /* The file under the path is not the one that is open any more: another database, another history. */
@@ -385,6 +435,51 @@ static int publish(struct source *s, struct source_result *ret, struct err *e)
     }
     s->n_out = 0;
     return 0;
+}
+
+/* What a later process needs to know to go on from here. Cheap enough for every capture: it is not
+ * synced, and worthless only after a power cut. */
+static void record(struct source *s)
+{
+    if (!s->session || !s->pos.valid || s->n_out || !s->published ||
+        !memcmp(&s->recorded, &s->pos, sizeof s->pos))
+        return;
+    struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos};
+    struct stat st;
+    if (session_stat(s->session, &st) < 0)
+        return;
+    position_stat(&p, &st);
+    if (position_write(s->dir, &p, false, NULL) == 0)
+        s->recorded = s->pos;
+}
+
+/* Detach so that the next attach can prove that nothing was missed: everything captured, copied, the
+ * guard in slot 0, and the file's last change old enough to be told from a later one. */
+static void detach(struct source *s, struct source_result *ret)
+{
+    struct err e;
+    bool done = false, pinned;
+    if (!s->session || !s->pos.valid || s->n_out || !s->published)
+        return;
+    struct session_index x;
+    bool drained = session_index(s->session, &x, &e) == 0 && x.n == x.b &&
+                   !capture_behind(&s->pos, &x) && s->pos.restartable;
+    if (!drained && (cycle(s, &done, &pinned, &e) != 0 || publish(s, ret, &e) < 0 || !done)) {
+        record(s);
+        return;
+    }
+    struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos};
+    for (int i = 0; i < 2; i++) {
+        struct stat st;
+        if (session_stat(s->session, &st) < 0 || session_index(s->session, &x, &e) < 0 ||
+            x.n != x.b || capture_behind(&s->pos, &x) || !capture_same_wal(&s->pos, &x))
+            return;
+        position_stat(&p, &st);
+        if (!i)
+            (void)usleep(SETTLED_US);
+    }
+    p.drained = clk_real_ms() >= p.mtime_ns / 1000000 + SETTLED_US / 1000;
+    (void)position_write(s->dir, &p, true, NULL);
 }
 
 /* A base for a replica that has none: the state of the newest TXID, as one file from TXID 1. */
@@ -470,9 +565,16 @@ static int look_after_wal(struct source *s, const struct source_job *job,
     uint64_t bytes = x.n * wal_frame_size(x.page_size);
     if (bytes >= s->conf.wal_limit_bytes)
         return barrier(s, bytes, e);
+    /* An attempt that found writers at work is repeated when the WAL has grown by half again: each one
+     * costs two fsyncs. */
+    bool same = x.salt[0] == s->tried_at.salt[0] && x.salt[1] == s->tried_at.salt[1];
+    uint64_t next = same ? s->tried_at.n + MAX(s->conf.checkpoint_pages, (uint64_t)s->tried_at.n / 2)
+                         : s->conf.checkpoint_pages;
+    if (x.n < next && !job->settle)
+        return 0;
     bool done = false;
-    if (x.n >= s->conf.checkpoint_pages || job->settle)
-        r = cycle(s, &done, &ret->pinned, e);
+    r = cycle(s, &done, &ret->pinned, e);
+    s->tried_at = x;
     return r;
 }
 
@@ -490,6 +592,8 @@ static bool far_behind(struct source *s)
 static bool guard_is_old(struct source *s)
 {
     struct session_index x;
+    if (session_holds_checkpoints(s->session)) /* then theirs fail at once and wait for nothing */
+        return false;
     if (session_index(s->session, &x, NULL) < 0)
         return false;
     bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
@@ -575,6 +679,7 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
 {
     *ret = (struct source_result){.state = SOURCE_LOADED};
     if (job->detach) {
+        detach(s, ret);
         s->session = session_close(s->session);
         return;
     }
@@ -586,6 +691,7 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
         ret->err = pe;
         r = -(int)pe.code;
     }
+    record(s);
     if (r == 0)
         err_clear(&ret->err);
     else if (ret->err.code != ERR_NOSPC && ret->err.code != ERR_BUSY)

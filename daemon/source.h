@@ -34,7 +34,7 @@ struct source_job {
     bool settle;          /* it has been quiet: copy the WAL into the database, let it restart */
     bool assist;          /* somebody else checkpoints: make sure that our guard is not in the way */
     bool snapshot;        /* also make a base (TXID 1..now) */
-    bool detach;          /* close the database; nothing else */
+    bool detach;          /* close the database, leaving a proof of where it stood; nothing else */
     uint64_t next_txid;   /* with local state missing: the first TXID to use (0 = as it stands) */
     bool new_lineage;     /* start a new history at the next capture */
     uint64_t drop_first, drop_last; /* these spool files are in every replica (0 = none) */
@@ -45,7 +45,7 @@ struct source_job {
 
 /* Since the source was made; for status, tests and benchmarks. */
 struct source_counters {
-    uint64_t captures, fulls, frames, pages, bytes, handovers, checkpoints, restarts, barriers,
+    uint64_t captures, fulls, resumed, frames, pages, bytes, handovers, checkpoints, restarts, barriers,
         barrier_us, barrier_max_us, broken;
 };
 

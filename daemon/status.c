@@ -146,6 +146,7 @@ static json_t *counters_json(const struct source_counters *c)
         uint64_t value;
     } list[] = {
         {"captures", c->captures},       {"full_captures", c->fulls},
+        {"resumed", c->resumed},
         {"frames", c->frames},           {"pages", c->pages},
         {"ltx_bytes", c->bytes},         {"handovers", c->handovers},
         {"checkpoints", c->checkpoints}, {"wal_restarts", c->restarts},

@@ -44,6 +44,80 @@ def test_restart_goes_on_with_the_next_txid_and_the_same_lineage(world):
     pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
 
 
+def requests(s3):
+    return [(e["verb"], e["key"]) for e in s3.ledger() if e["verb"] in ("PUT", "LIST", "GET")]
+
+
+def test_restart_with_nothing_changed_uploads_nothing_and_lists_nothing(world, s3):
+    con = make_db(world.path / "a.db")
+    world.configure(s3.target(), world.db("a", target="s3"))
+    world.start()
+    con.execute("insert into t(b) values(1)")
+    con.commit()
+    world.sync()
+    assert world.stop() == 0
+    before = requests(s3)
+    world.start()
+    world.sync()
+    st = world.status("a")
+    assert st["counters"]["resumed"] == 1 and st["counters"]["full_captures"] == 0
+    assert requests(s3) == before
+    con.execute("insert into t(b) values(2)")
+    con.commit()
+    world.sync()
+    assert world.status("a")["counters"]["continuity_lost"] == 0
+    pages_equal(world.path / "a.db", world.restore("a", "s3"), 4096)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_what_was_committed_while_it_was_away_is_the_only_thing_captured(world, how):
+    con = make_db(world.path / "a.db", rows=2000)
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    world.sync()
+    con.execute("update t set b=randomblob(50) where a=3")
+    con.commit()
+    world.sync()
+    world.stop(how)
+    con.execute("insert into t(b) values('while it was away')")
+    con.commit()
+    world.start()
+    world.sync()
+    st = world.status("a")
+    assert st["counters"]["resumed"] == 1 and st["counters"]["full_captures"] == 0
+    newest = max(world.replica.glob("a/ltx/0/*.ltx"), key=lambda p: p.name)
+    assert newest.stat().st_size < 20000, "more than the difference was captured"
+    pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
+
+
+@pytest.mark.parametrize("damage", ["wal restarted and copied", "record changed", "record gone"])
+def test_a_position_that_cannot_be_proven_is_not_believed(world, damage):
+    """The control of the tests above: then everything is captured."""
+    con = make_db(world.path / "a.db", rows=50)
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    world.sync()
+    world.stop(signal.SIGKILL)
+    record = world.state / "db/a/position"
+    if damage == "record gone":
+        record.unlink()
+    elif damage == "record changed":
+        text = record.read_text()
+        record.write_text(text.replace(text.split()[1], "0" * 15 + "7"))
+    else:
+        for i in range(3):  # twice round, so that frames are lost for good
+            con.execute("insert into t(b) values(randomblob(9000))")
+            con.commit()
+            con.execute("pragma wal_checkpoint(truncate)")
+    con.execute("insert into t(b) values(1)")
+    con.commit()
+    world.start()
+    world.sync()
+    st = world.status("a")
+    assert st["counters"]["resumed"] == 0 and st["counters"]["full_captures"] == 1
+    pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
+
+
 def test_kill_9_at_any_moment_under_load(world):
     db = world.path / "a.db"
     make_db(db).close()

@@ -191,6 +191,7 @@ static void compare(struct source *s, bool must)
 /* ---- the run ----------------------------------------------------------------------------------- */
 
 static uint64_t wal_max;
+static unsigned long n_detach;
 
 static void job(struct source *s, const struct source_job *j)
 {
@@ -257,6 +258,12 @@ int main(int argc, char **argv)
         uint32_t k = rnd() % 12;
         struct source_job j = {.capture = k < 8, .assist = k == 9, .settle = k == 10};
         job(s, &j);
+        if (!hot && !unsafe && rnd() % 12 == 0) { /* away for a moment, and back with a proof or without */
+            job(s, &(struct source_job){.settle = true});
+            job(s, &(struct source_job){.detach = true});
+            n_detach++;
+            pause_us(rnd() % 40000);
+        }
         if (unsafe)
             drop_guard(s);
         if (rnd() % 4 == 0)
@@ -270,11 +277,11 @@ int main(int argc, char **argv)
     compare(s, true);
     bool final = n_compares > before;
     printf("files %lu frames %llu handovers %llu checkpoints %llu restarts %llu barriers %llu "
-           "(max %.1f ms) full %llu lost %llu compares %lu violations %lu wal max %.1f MiB%s\n",
+           "(max %.1f ms) detached %lu resumed %llu full %llu lost %llu compares %lu violations %lu wal max %.1f MiB%s\n",
            n_files, (unsigned long long)s->count.frames, (unsigned long long)s->count.handovers,
            (unsigned long long)s->count.checkpoints, (unsigned long long)s->count.restarts,
            (unsigned long long)s->count.barriers, (double)s->count.barrier_max_us / 1e3,
-           (unsigned long long)s->count.fulls, (unsigned long long)s->count.broken, n_compares,
+           n_detach, (unsigned long long)s->count.resumed, (unsigned long long)s->count.fulls, (unsigned long long)s->count.broken, n_compares,
            violations, (double)wal_max / (1 << 20), final ? "" : " NO FINAL COMPARE");
     bool bounded = !hot || wal_max < WAL_LIMIT;
     bool lost = s->count.broken > 0; /* with the guard held continuity is never lost */
