@@ -83,8 +83,10 @@ static int on_item(void *arg, const struct store_object *o, struct err *e)
     (void)e;
     struct uploader *u = arg;
     uint64_t min, max;
-    if (layout_parse(o->key, &min, &max))
+    if (layout_parse(o->key, &min, &max)) {
         u->list_max = MAX(u->list_max, max);
+        u->list_l0 = u->list_level == 0 ? MAX(u->list_l0, max) : u->list_l0;
+    }
     return 0;
 }
 
@@ -105,7 +107,8 @@ static void on_listed(struct uploader *u)
         return;
     }
     u->known = true;
-    u->acked = u->list_max;
+    /* the L0 file that belongs to the base may be missing still, see on_sent() */
+    u->acked = u->list_l0 < u->list_max ? u->list_max - 1 : u->list_max;
     database_uploader_listed(u->db, u, u->list_max);
 }
 
@@ -175,7 +178,7 @@ void uploader_poke(struct uploader *u)
     }
     if (!u->known) {
         u->list_level = 0;
-        u->list_max = 0;
+        u->list_max = u->list_l0 = 0;
         list_level(u);
         return;
     }
@@ -262,6 +265,7 @@ static void failed(struct uploader *u, const struct err *e)
     }
     if (e->code == ERR_NOTFOUND && u->path && access(u->path, F_OK) < 0) {
         /* the spool file itself is gone: nothing but a new base helps */
+        u->gone = MAX(u->gone, u->snapshot_in_flight ? 0 : u->sending.txid);
         u->snapshot.txid = 0;
         u->needs_base = true;
         database_want_snapshot(u->db);
@@ -282,6 +286,26 @@ static void succeeded(struct uploader *u)
     u->last_success_ms = clk_real_ms();
 }
 
+/* A base stands for everything up to its TXID. The L0 file of that very TXID follows all the same:
+ * Litestream, taking over, sees only level 0, and would number from 1 again below the base. */
+static void on_sent(struct uploader *u)
+{
+    uint64_t txid = u->sending.txid;
+    u->uploads++;
+    u->bytes += u->sending.size;
+    if (!u->snapshot_in_flight) {
+        u->acked = MAX(u->acked, txid);
+        return;
+    }
+    u->acked = MAX(u->acked, txid - 1);
+    const struct spool_file *f = next_file(u);
+    if (!f || f->txid != txid || txid <= u->gone)
+        u->acked = MAX(u->acked, txid);
+    u->db->drop_snapshot = txid;
+    u->snapshot.txid = 0;
+    u->needs_base = false;
+}
+
 static void on_done(struct store_req *req)
 {
     struct uploader *u = req->data;
@@ -298,14 +322,7 @@ static void on_done(struct store_req *req)
         on_listed(u);
     } else {
         succeeded(u);
-        u->uploads++;
-        u->bytes += u->sending.size;
-        u->acked = MAX(u->acked, u->sending.txid);
-        if (u->snapshot_in_flight) {
-            u->db->drop_snapshot = u->snapshot.txid;
-            u->snapshot.txid = 0;
-            u->needs_base = false;
-        }
+        on_sent(u);
         note(u);
     }
     database_uploader_changed(u->db, u);

@@ -25,6 +25,7 @@ struct uploader {
     bool listing;
     unsigned list_level;
     uint64_t list_max; /* highest TXID seen while listing */
+    uint64_t list_l0;  /* and at level 0 */
 
     bool busy;               /* a request or a worker job is under way */
     bool snapshot_in_flight; /* the request is a base, not an L0 file */
@@ -36,6 +37,7 @@ struct uploader {
 
     struct spool_file snapshot; /* base waiting to be uploaded; txid 0: none */
     bool needs_base;            /* the replica's chain does not reach the oldest file */
+    uint64_t gone;              /* highest TXID whose spool file was found missing */
 
     bool flush;           /* upload now, whatever the interval says */
     uint64_t batch_last;  /* files up to this TXID belong to the batch under way */

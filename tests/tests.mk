@@ -50,3 +50,9 @@ $(OUT)/fuzz/%: $(OUT)/tests/fuzz/fuzz_%.o $(DAEMON_A) $(CTL_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(call link,$^,$@) -fsanitize=fuzzer
+
+# What walsup costs a writer, how late it is, what it needs, how fast it restores. Takes some
+# minutes; tests/bench/bench.py says what can be set. Neighbours spoil it.
+.PHONY: bench
+bench: programs $(OUT)/helpers/load_writer $(OUT)/bench/bench_restore
+	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench.py
