@@ -30,13 +30,13 @@ def test_a_put_that_is_not_stored_is_not_counted_and_arrives_in_the_end(world, s
     world.configure(s3.target(), world.db("a", target="s3"), sync_interval="50ms")
     world.start(WALSUP_TEST_S3_IDLE_MS="400")
     world.sync()
+    s3.faults({"verb": "PUT", **LIES[name]})  # first: a commit is on its way at once
     con.execute("insert into t(b) values(randomblob(5000))")
     con.commit()
-    s3.faults({"verb": "PUT", **LIES[name]})
-    r = world.sync("--timeout", "100ms", check=False)
-    assert r.returncode != 0 and "s3" in r.stderr, r.stderr
     rep = world.poll("status tells", lambda: (lambda x: x if x["error"] else None)(
         world.status("a")["replicas"][0]))
+    r = world.sync("--timeout", "500ms", check=False)
+    assert r.returncode != 0 and "s3" in r.stderr, r.stderr
     err = rep["error"]["message"]
     for part in (s3.endpoint, "litestream", "backups/a/0000/0000000000000002", KEY_ID):
         assert part in err, err
