@@ -457,11 +457,15 @@ int capture_full(struct session *s, const struct session_index *x, struct captur
     struct full f = {.x = x, .sc = {.last = 0}};
     int r = full(s, &f, opts, ret, e);
     scan_done(&f.sc);
-    if (r == -ERR_CORRUPT) {
+    if (x->n != x->b && (r == 0 || r == -ERR_CORRUPT)) { /* the WAL was read: is it still that one? */
         struct session_index after;
-        if (session_index(s, &after, NULL) == 0 &&
-            (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
-            r = CAPTURE_BROKEN;
+        int r2 = session_index(s, &after, r == 0 ? e : NULL);
+        if (r2 == 0 && (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
+            r2 = CAPTURE_BROKEN;
+        if (r2 != 0 && (r == 0 || r2 == CAPTURE_BROKEN)) {
+            fsx_tmp_abort(&ret->tmp);
+            r = r2;
+        }
     }
     if (r != 0)
         return r;
