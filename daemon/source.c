@@ -358,6 +358,20 @@ static void check_identity(struct source *s, struct source_result *ret)
 
 /* ---- publishing ------------------------------------------------------------------------------- */
 
+/* The TXID will be given out again, so nothing may be left that carries it: not the file, should it have
+ * got its name before the directory could not be synced, and not a base made up to it. */
+static void unpublish(struct source *s, uint64_t txid, struct source_result *ret,
+                      const struct err *why)
+{
+    cleanup_free char *path = spool_path(s->dir, txid);
+    if (why->code != ERR_EXISTS)
+        (void)fsx_unlink(path, NULL);
+    if (ret->snapshot.txid < txid)
+        return;
+    (void)spool_drop_snapshot(s->dir, ret->snapshot.txid, NULL);
+    ret->snapshot = (struct spool_file){.txid = 0};
+}
+
 /* fsync comes here, after the guards are settled: nobody waits for our disk under a lock. A file that
  * cannot be made durable was not captured. */
 static int publish(struct source *s, struct source_result *ret, struct err *e)
@@ -366,6 +380,7 @@ static int publish(struct source *s, struct source_result *ret, struct err *e)
         struct capture_file *f = &s->out[i];
         int r = fsx_tmp_publish(&f->tmp, 0, e);
         if (r < 0) {
+            unpublish(s, f->h.max_txid, ret, e);
             forget_out(s); /* the rest follows a gap: gone as well */
             s->pos.valid = false;
             return err_wrap(e, "spool of %s", s->path);
