@@ -553,6 +553,11 @@ static int run(struct source *s, const struct source_job *job, struct source_res
         if (r < 0 || job->load)
             return r;
     }
+    /* first of all: if one of the steps below fails, this must not be forgotten */
+    if (job->next_txid > s->txid + 1) {
+        s->txid = s->published = job->next_txid - 1;
+        s->pos.valid = false;
+    }
     if (job->drop_last) {
         int r = spool_drop(s->dir, &s->tip, job->drop_first, job->drop_last, e);
         if (r < 0)
@@ -562,10 +567,6 @@ static int run(struct source *s, const struct source_job *job, struct source_res
         int r = spool_drop_snapshot(s->dir, job->drop_snapshot, e);
         if (r < 0)
             return r;
-    }
-    if (job->next_txid > s->txid + 1) {
-        s->txid = s->published = job->next_txid - 1;
-        s->pos.valid = false;
     }
     if (job->new_lineage)
         s->lineage = 0;
