@@ -10,6 +10,7 @@
 #define BARRIER_WAIT_MS 100
 #define FULL_TRIES 5
 #define CYCLE_TRIES 3
+#define IO_TRIES 3 /* failed jobs in a row before the database is opened anew */
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 struct source {
@@ -27,6 +28,7 @@ struct source {
     struct capture_file out[SOURCE_MAX_FILES]; /* captured, not yet published */
     size_t n_out;
     struct session_index last_look, guard_at;
+    unsigned failures; /* jobs in a row */
     struct source_counters count;
 };
 
@@ -123,7 +125,7 @@ static int capture_all(struct source *s, struct err *e)
 {
     struct session_index x;
     int r = session_index(s->session, &x, e);
-    while (r == 0 && (!capture_same_wal(&s->pos, &x) || s->pos.frame < x.n))
+    while (r == 0 && (!capture_same_wal(&s->pos, &x) || s->pos.frame != x.n))
         r = capture_one(s, e);
     return r == CAPTURE_NOTHING ? 0 : r;
 }
@@ -579,6 +581,23 @@ static int run(struct source *s, const struct source_job *job, struct source_res
     return r < 0 ? r : 0;
 }
 
+/* Letting go of the guard costs a read of the whole database. What may be gone with the next attempt (no
+ * memory, no descriptor, no space) does not justify that; a handle that keeps failing does. */
+static bool needs_new_session(struct source *s, enum err_code code)
+{
+    s->failures++;
+    switch (code) {
+    case ERR_NOSPC:
+    case ERR_BUSY:
+        return false;
+    case ERR_NOMEM:
+    case ERR_IO:
+        return s->failures >= IO_TRIES;
+    default:
+        return true;
+    }
+}
+
 void source_run(struct source *s, const struct source_job *job, struct source_result *ret)
 {
     *ret = (struct source_result){.state = SOURCE_LOADED};
@@ -594,9 +613,11 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
         ret->err = pe;
         r = -(int)pe.code;
     }
-    if (r == 0)
+    if (r == 0) {
         err_clear(&ret->err);
-    else if (ret->err.code != ERR_NOSPC && ret->err.code != ERR_BUSY)
+        s->failures = 0;
+    } else if (needs_new_session(s, ret->err.code)) {
         s->session = session_close(s->session); /* the next attempt starts from a clean attach */
+    }
     describe(s, ret);
 }
