@@ -269,9 +269,23 @@ static void after_load(struct database *db)
         /* a record older than what was dropped is out of date: ask the store */
         uint64_t first = st->n ? st->file[0].txid : db->txid + 1;
         known = known && acked + 1 >= first;
+        /* a tip that is older than it (a damaged one, a state directory put back from a copy) is not to
+         * be trusted with the numbering either */
+        known = known && acked <= db->txid;
         uploader_learn(db->up[i], known, acked);
     }
     db->force = true; /* what happened while nobody was looking */
+}
+
+/* Only now: files that could not be removed are tried again. */
+static void dropped(struct database *db, uint64_t last)
+{
+    size_t n = 0;
+    while (n < db->n_files && db->file[n].txid <= last)
+        n++;
+    memmove(db->file, db->file + n, (db->n_files - n) * sizeof *db->file);
+    db->n_files -= n;
+    db->dropped = last;
 }
 
 static void take_result(struct database *db)
@@ -350,7 +364,7 @@ static void work_done(uv_work_t *w, int status)
         after_load(db);
     } else {
         if (job.drop_last && db->result.err.code == ERR_OK)
-            db->dropped = job.drop_last;
+            dropped(db, job.drop_last);
         take_result(db);
     }
     if (!job.load || db->result.err.code != ERR_OK)
@@ -468,9 +482,6 @@ static void poke(struct database *db)
         (void)uv_timer_start(&db->timer, on_timer, at > now ? at - now : 0, 0);
         return;
     }
-    size_t n = job.drop_last ? droppable(db) : 0;
-    memmove(db->file, db->file + n, (db->n_files - n) * sizeof *db->file);
-    db->n_files -= n;
     db->drop_snapshot = 0;
     if (job.capture) {
         db->riding = db->waiting;
