@@ -42,6 +42,7 @@ struct database *database_new(uv_loop_t *loop, const char *name, const struct so
 
 void database_start(struct database *db)
 {
+    db->started = true;
     poke(db);
 }
 
@@ -459,7 +460,7 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
 
 static void poke(struct database *db)
 {
-    if (db->running || db->closing)
+    if (!db->started || db->running || db->closing)
         return;
     uint64_t now = clk_mono_ms();
     struct source_job job;

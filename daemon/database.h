@@ -51,6 +51,7 @@ struct database {
     struct database_sync *riding; /* waiters whose capture is the running job's */
 
     /* what is wanted */
+    bool started; /* before that nothing runs, whoever asks */
     bool loaded, numbered;
     uint64_t number_deadline_ms;
     bool has_history; /* local state was there: TXIDs are known without asking a replica */

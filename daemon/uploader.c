@@ -159,7 +159,7 @@ static bool fits(const struct uploader *u, const struct spool_file *f)
 
 void uploader_poke(struct uploader *u)
 {
-    if (u->closing || u->busy)
+    if (u->closing || u->busy || !u->db->loaded)
         return;
     uint64_t now = clk_mono_ms();
     if (u->retry_at_ms > now) {
