@@ -253,7 +253,7 @@ static void after_load(struct database *db)
     db->loaded = true;
     db->has_history = st->has_tip;
     if (st->has_tip) {
-        db->txid = st->tip.max_txid;
+        db->txid = db->loaded_txid = st->tip.max_txid;
         db->seen.lineage = st->tip.node_id;
         db->numbered = true;
     } else {
@@ -301,7 +301,7 @@ static void take_result(struct database *db)
     if (r->snapshot.txid) {
         bool used = false;
         for (size_t i = 0; i < db->n_up; i++)
-            if (db->up[i]->needs_base && !db->up[i]->busy) {
+            if (db->up[i]->needs_base && !db->up[i]->busy && r->snapshot.txid > db->up[i]->acked) {
                 db->up[i]->snapshot = r->snapshot;
                 used = true;
             }
@@ -561,6 +561,9 @@ void database_uploader_changed(struct database *db, struct uploader *u)
 
 void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid)
 {
+    /* TXIDs of another history, while ours has already begun: whatever the numbers say, our next file
+     * does not belong on top of that. A base does. */
+    u->needs_base = max_txid > db->loaded_txid && db->numbered;
     /* A replica that was asked late, or was written by somebody else meanwhile, may hold TXIDs that
      * were given out again here: go on behind them, and leave the others' files alone. */
     if (max_txid > db->txid || !db->numbered) {

@@ -55,6 +55,8 @@ struct database {
     bool loaded, numbered;
     uint64_t number_deadline_ms;
     bool has_history; /* local state was there: TXIDs are known without asking a replica */
+    uint64_t loaded_txid; /* newest of the local state; a replica that holds a later one before we
+                             uploaded anything to it got that from somebody else */
     uint64_t renumber; /* lowest TXID that is free in every replica that was listed */
     bool dirty, assist, look, force, snapshot_wanted;
     uint64_t last_event_ms, last_run_ms, last_assist_ms, settle_after_ms;
