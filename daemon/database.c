@@ -190,21 +190,34 @@ void database_sync_cancel(struct database_sync *w)
     w->done = NULL;
 }
 
+/* Somebody waits for a capture. Unlike `force` this does not cut the pause after a failure short. */
+static bool sync_wants_capture(const struct database *db)
+{
+    for (const struct database_sync *w = db->waiting; w; w = w->next)
+        if (!w->armed)
+            return true;
+    return false;
+}
+
 /* The run that just ended began after these calls were made, and left nothing behind. */
 static void sync_arm(struct database *db)
 {
     const struct source_result *r = &db->result;
     bool whole = r->err.code == ERR_OK && r->state == SOURCE_ATTACHED && !r->more;
+    struct err e;
+    bool hopeless = !whole && sync_hopeless(db, &e);
     struct database_sync *w = db->riding;
     db->riding = NULL;
     while (w) {
         struct database_sync *next = w->next;
-        w->armed = whole;
-        w->txid = db->txid;
-        w->next = db->waiting;
-        db->waiting = w;
-        if (!whole)
-            db->force = true;
+        if (hopeless) {
+            sync_finish(w, &e);
+        } else {
+            w->armed = whole;
+            w->txid = db->txid;
+            w->next = db->waiting;
+            db->waiting = w;
+        }
         w = next;
     }
     for (w = db->waiting; w; w = w->next)
@@ -427,7 +440,7 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     job->drop_snapshot = db->drop_snapshot;
     job->snapshot = db->snapshot_wanted;
     uint64_t due;
-    if (db->force || (db->dirty && capture_due(db, now, &due))) {
+    if (db->force || sync_wants_capture(db) || (db->dirty && capture_due(db, now, &due))) {
         job->capture = true;
     } else if (db->dirty) {
         *ret_at = MIN(*ret_at, due);
