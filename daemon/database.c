@@ -439,6 +439,8 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     }
     job->drop_snapshot = db->drop_snapshot;
     job->snapshot = db->snapshot_wanted;
+    if (db->flushing && !db->force)
+        return job->snapshot || job->drop_last || job->drop_snapshot;
     uint64_t due;
     if (db->force || sync_wants_capture(db) || (db->dirty && capture_due(db, now, &due))) {
         job->capture = true;
