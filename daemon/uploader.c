@@ -253,7 +253,7 @@ static void failed(struct uploader *u, const struct err *e)
         log_err(LOG_WARN, e, "%s -> %s: not uploaded, next try in %s", u->db->name, u->target,
                 util_duration(dur, wait));
     }
-    if (e->code == ERR_NOTFOUND && u->path && access(u->path, F_OK) < 0) {
+    if (e->code == ERR_NOTFOUND && !u->listing && u->path && access(u->path, F_OK) < 0) {
         /* the spool file itself is gone: nothing but a new base helps */
         u->snapshot.txid = 0;
         u->needs_base = true;
@@ -295,9 +295,14 @@ static void on_done(struct store_req *req)
         u->bytes += u->sending.size;
         u->acked = MAX(u->acked, u->sending.txid);
         if (u->snapshot_in_flight) {
-            u->db->drop_snapshot = u->snapshot.txid;
+            uint64_t base = u->snapshot.txid;
             u->snapshot.txid = 0;
             u->needs_base = false;
+            bool wanted = false;
+            for (size_t i = 0; i < u->db->n_up; i++)
+                wanted = wanted || u->db->up[i]->snapshot.txid == base;
+            if (!wanted)
+                u->db->drop_snapshot = base;
         }
         note(u);
     }
