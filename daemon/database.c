@@ -77,13 +77,14 @@ static size_t droppable(const struct database *db)
 
 /* ---- waiters ----------------------------------------------------------------------------------- */
 
-static void sync_unlink(struct database_sync **list, struct database_sync *w)
+static bool sync_unlink(struct database_sync **list, struct database_sync *w)
 {
     for (; *list; list = &(*list)->next)
         if (*list == w) {
             *list = w->next;
-            return;
+            return true;
         }
+    return false;
 }
 
 static void sync_timer_closed(uv_handle_t *h)
@@ -161,8 +162,8 @@ static void sync_timeout(uv_timer_t *t)
         if (late && late->err.hint[0])
             err_hint(&e, "%s", late->err.hint);
     }
-    sync_unlink(&db->waiting, w);
-    sync_unlink(&db->riding, w);
+    (void)sync_unlink(&db->waiting, w);
+    (void)sync_unlink(&db->riding, w);
     sync_finish(w, &e);
 }
 
@@ -187,7 +188,11 @@ void database_sync(struct database *db, struct database_sync *w, uint64_t timeou
 
 void database_sync_cancel(struct database_sync *w)
 {
-    w->done = NULL;
+    struct err e;
+    if (!sync_unlink(&w->db->waiting, w) && !sync_unlink(&w->db->riding, w))
+        return; /* the answer is on its way already */
+    err_set(&e, ERR_CANCELED, "%s: nobody waits any more", w->db->name);
+    sync_finish(w, &e);
 }
 
 /* Somebody waits for a capture. Unlike `force` this does not cut the pause after a failure short. */
@@ -674,8 +679,8 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
     err_set(&e, ERR_CANCELED, "%s: walsupd stops replicating it", db->name);
     while (db->waiting || db->riding) {
         struct database_sync *w = db->waiting ? db->waiting : db->riding;
-        sync_unlink(&db->waiting, w);
-        sync_unlink(&db->riding, w);
+        (void)sync_unlink(&db->waiting, w);
+        (void)sync_unlink(&db->riding, w);
         sync_finish(w, &e);
     }
     uv_close((uv_handle_t *)&db->timer, on_timer_closed);

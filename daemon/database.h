@@ -103,7 +103,7 @@ void database_event(struct database *db, enum database_event ev);
  * intervals say, and wait for every replica. A database that is not there or not in WAL mode fails at
  * once. w stays the caller's and must live until done(). */
 void database_sync(struct database *db, struct database_sync *w, uint64_t timeout_ms);
-/** database_sync_cancel(w): done() will not be called. */
+/** database_sync_cancel(w): done() comes soon. Any time before it. */
 void database_sync_cancel(struct database_sync *w);
 /** database_reconf(db, c, replicas, n, scan_ms): new settings for the same path and the same
  * replicas, in the same order. */
