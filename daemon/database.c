@@ -111,7 +111,7 @@ static void sync_check(struct database *db)
         struct database_sync *w = *p;
         bool there = w->armed;
         for (size_t i = 0; w->wait && i < db->n_up; i++)
-            there = there && db->up[i]->known && db->up[i]->acked >= w->txid;
+            there = there && uploader_has(db->up[i], w->txid);
         if (!there) {
             p = &w->next;
             continue;
@@ -153,7 +153,7 @@ static void sync_timeout(uv_timer_t *t)
     } else {
         const struct uploader *late = NULL;
         for (size_t i = 0; i < db->n_up && !late; i++)
-            if (!db->up[i]->known || db->up[i]->acked < w->txid)
+            if (!uploader_has(db->up[i], w->txid))
                 late = db->up[i];
         err_set(&e, ERR_TIMEOUT, "%s: target %s has TXID %016" PRIx64 ", not yet %016" PRIx64 "%s%s",
                 db->name, late ? late->target : "?", late ? late->acked : 0, w->txid,
@@ -272,7 +272,7 @@ static void after_load(struct database *db)
     db->has_history = st->has_tip;
     if (st->has_tip) {
         db->txid = db->loaded_txid = st->tip.max_txid;
-        db->seen.lineage = st->tip.node_id;
+        db->seen.lineage = db->loaded_lineage = st->tip.node_id;
         db->numbered = true;
     } else {
         db->number_deadline_ms = clk_mono_ms() + NUMBER_WAIT_MS;
@@ -319,7 +319,7 @@ static void take_result(struct database *db)
     if (r->snapshot.txid) {
         bool used = false;
         for (size_t i = 0; i < db->n_up; i++)
-            if (db->up[i]->needs_base && !db->up[i]->busy && r->snapshot.txid > db->up[i]->acked) {
+            if (db->up[i]->needs_base && !db->up[i]->busy && r->snapshot.txid >= db->up[i]->acked) {
                 db->up[i]->snapshot = r->snapshot;
                 used = true;
             }
@@ -579,11 +579,11 @@ void database_uploader_changed(struct database *db, struct uploader *u)
         db->changed(db, db->owner);
 }
 
-void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid)
+void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid, bool ours)
 {
     /* TXIDs of another history, while ours has already begun: whatever the numbers say, our next file
      * does not belong on top of that. A base does. */
-    u->needs_base = max_txid > db->loaded_txid && db->numbered;
+    u->needs_base = max_txid && !ours && db->numbered;
     /* A replica that was asked late, or was written by somebody else meanwhile, may hold TXIDs that
      * were given out again here: go on behind them, and leave the others' files alone. */
     if (max_txid > db->txid || !db->numbered) {

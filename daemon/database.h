@@ -55,8 +55,9 @@ struct database {
     bool loaded, numbered;
     uint64_t number_deadline_ms;
     bool has_history; /* local state was there: TXIDs are known without asking a replica */
-    uint64_t loaded_txid; /* newest of the local state; a replica that holds a later one before we
-                             uploaded anything to it got that from somebody else */
+    /* newest of the local state as it was found: what a replica holds beyond it before we uploaded
+     * anything, or of another lineage, is not ours */
+    uint64_t loaded_txid, loaded_lineage;
     uint64_t renumber; /* lowest TXID that is free in every replica that was listed */
     bool dirty, assist, look, force, snapshot_wanted;
     uint64_t last_event_ms, last_run_ms, last_assist_ms, settle_after_ms;
@@ -119,7 +120,7 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
 
 /* from the uploaders */
 void database_uploader_changed(struct database *db, struct uploader *u);
-void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid);
+void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid, bool ours);
 void database_uploader_closed(struct database *db, struct uploader *u);
 void database_want_snapshot(struct database *db);
 

@@ -42,6 +42,7 @@ static void maybe_closed(struct uploader *u)
     free(u->replica);
     free(u->key);
     free(u->path);
+    free(u->newest);
     u->magic = 0;
     free(u);
 }
@@ -76,8 +77,11 @@ static int on_item(void *arg, const struct store_object *o, struct err *e)
     (void)e;
     struct uploader *u = arg;
     uint64_t min, max;
-    if (layout_parse(o->key, &min, &max))
-        u->list_max = MAX(u->list_max, max);
+    if (!layout_parse(o->key, &min, &max) || max <= u->list_max)
+        return 0;
+    u->list_max = max;
+    free(u->newest);
+    u->newest = util_strdup(o->key);
     return 0;
 }
 
@@ -89,17 +93,44 @@ static void list_level(struct uploader *u)
     store_list(u->store, &u->req, u->key, NULL, on_item, u);
 }
 
+static int on_head(void *arg, const void *p, size_t n, struct err *e)
+{
+    (void)e;
+    struct uploader *u = arg;
+    n = MIN(n, sizeof u->head - u->head_n);
+    memcpy(u->head + u->head_n, p, n);
+    u->head_n += n;
+    return 0;
+}
+
+/* Numbers alone do not tell: another history, of state that was lost or of another machine, has the
+ * same ones. The newest file names its lineage. */
+static void probe(struct uploader *u)
+{
+    u->head_n = 0;
+    u->busy = u->listing = u->probing = true;
+    store_get(u->store, &u->req, u->newest, 0, sizeof u->head, on_head, u, NULL);
+}
+
 static void on_listed(struct uploader *u)
 {
-    u->listing = false;
-    if (u->list_level < LTX_SNAPSHOT_LEVEL) {
+    bool probed = u->probing, ours = false;
+    u->listing = u->probing = false;
+    if (!probed && u->list_level < LTX_SNAPSHOT_LEVEL) {
         u->list_level++;
         list_level(u);
         return;
     }
+    if (!probed && u->list_max && u->db->has_history) {
+        probe(u);
+        return;
+    }
+    struct ltx_header h;
+    if (probed && u->head_n == sizeof u->head && ltx_header_decode(u->head, &h, NULL) == 0)
+        ours = h.node_id == u->db->loaded_lineage && u->list_max <= u->db->loaded_txid;
     u->known = true;
     u->acked = u->list_max;
-    database_uploader_listed(u->db, u, u->list_max);
+    database_uploader_listed(u->db, u, u->list_max, ours);
 }
 
 /* ---- uploading --------------------------------------------------------------------------------- */
@@ -122,6 +153,11 @@ uint64_t uploader_pending(const struct uploader *u, uint64_t *ret_files)
         (*ret_files)++;
     }
     return bytes;
+}
+
+bool uploader_has(const struct uploader *u, uint64_t txid)
+{
+    return u->known && !u->needs_base && u->acked >= txid;
 }
 
 uint64_t uploader_due_ms(const struct uploader *u)
@@ -173,7 +209,7 @@ void uploader_poke(struct uploader *u)
         return;
     }
     const struct spool_file *f = next_file(u);
-    if (!f || !u->db->numbered) {
+    if ((!f && !u->needs_base) || !u->db->numbered) {
         u->flush = false;
         return;
     }
@@ -182,12 +218,12 @@ void uploader_poke(struct uploader *u)
         database_want_snapshot(u->db);
         return; /* it comes back with u->snapshot set */
     }
-    bool in_batch = f->txid <= u->batch_last;
+    bool in_batch = f && f->txid <= u->batch_last;
     if (!in_batch && !u->flush && !u->db->flushing && u->next_due_ms > now) {
         arm(u, u->next_due_ms);
         return;
     }
-    if (!in_batch) {
+    if (!in_batch && u->db->n_files) {
         u->batch_last = u->db->file[u->db->n_files - 1].txid;
         u->next_due_ms = now + u->interval_ms;
     }
@@ -285,7 +321,7 @@ static void on_done(struct store_req *req)
     }
     if (req->err.code != ERR_OK) {
         failed(u, &req->err);
-        u->listing = false;
+        u->listing = u->probing = false;
     } else if (u->listing) {
         succeeded(u);
         on_listed(u);
