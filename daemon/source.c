@@ -458,8 +458,11 @@ static int publish(struct source *s, struct source_result *ret, struct err *e)
  * synced, and worthless only after a power cut. */
 static void record(struct source *s)
 {
-    if (!s->session || !s->pos.valid || s->n_out || !s->published ||
-        !memcmp(&s->recorded, &s->pos, sizeof s->pos))
+    const struct capture_pos *old = &s->recorded, *now = &s->pos;
+    if (!s->session || !now->valid || s->n_out || !s->published ||
+        (old->valid && !memcmp(old->salt, now->salt, sizeof now->salt) && old->frame == now->frame &&
+         !memcmp(old->cksum, now->cksum, sizeof now->cksum) && old->pages == now->pages &&
+         old->restartable == now->restartable))
         return;
     struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos};
     struct stat st;

@@ -225,7 +225,7 @@ void uploader_poke(struct uploader *u)
         u->flush = false;
         return;
     }
-    if (!u->snapshot.txid && (u->needs_base || !fits(u, f))) {
+    if (!u->snapshot.txid && (!f || u->needs_base || !fits(u, f))) {
         u->needs_base = true;
         database_want_snapshot(u->db);
         return; /* it comes back with u->snapshot set */
