@@ -303,7 +303,8 @@ static void dropped(struct database *db, uint64_t last)
     size_t n = 0;
     while (n < db->n_files && db->file[n].txid <= last)
         n++;
-    memmove(db->file, db->file + n, (db->n_files - n) * sizeof *db->file);
+    if (n) /* else there may be no array */
+        memmove(db->file, db->file + n, (db->n_files - n) * sizeof *db->file);
     db->n_files -= n;
     db->dropped = last;
 }
