@@ -33,7 +33,7 @@ help:
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
 #:   fuzz            look for more; FUZZ_SECONDS=20
-#:   bench-format    how fast the formats are
+#:   bench           cost for a writer, lag, memory, restore; bench-format: the formats alone
 #: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 
 CHECK_GATES := build check-layers check-docs check-units unit corpus stress e2e
