@@ -47,7 +47,7 @@ static void make(uint64_t txid, uint64_t named)
     struct ltx_encoder *enc;
     struct ltx_header h = {.flags = LTX_FLAG_NO_CHECKSUM, .page_size = 512, .commit = 3,
                            .min_txid = txid, .max_txid = txid, .wal_offset = 32,
-                           .timestamp_ms = 1000 * (int64_t)txid, .node_id = 0xabc};
+                           .timestamp_ms = 1000 * (int64_t)(txid % 1000000), .node_id = 0xabc};
     uint8_t page[512];
     util_random(page, sizeof page);
     assert_int_equal(ltx_encoder_new(&h, LTX_BLOCK, take, &b, &enc, &e), 0);
