@@ -366,3 +366,60 @@ def test_the_watchdog_is_fed(world):
     world.notify.wait("READY=1")
     world.notify.wait("WATCHDOG=1")
     world.notify.wait("STATUS=")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_state_lost_and_a_replica_that_answers_late_is_never_spliced(world, s3, restart):
+    """Its TXIDs are of a history that nobody here knows; ours has passed them by the time it answers."""
+    con = make_db(world.path / "a.db")
+    world.configure(s3.target(), world.file_target(), world.db("a", target="s3, local"),
+                    sync_interval="10ms", shutdown_timeout="1s")
+    world.start()
+    for i in range(3):
+        con.execute("insert into t(b) values(randomblob(9000))")
+        con.commit()
+        world.sync()
+    world.stop()
+    import shutil
+    shutil.rmtree(world.state)
+    shutil.rmtree(world.replica)
+    con.execute("delete from t")
+    con.commit()
+    con.execute("vacuum")
+    s3.faults({"action": "status", "status": 503})
+    world.start()
+    for i in range(6):
+        con.execute("insert into t(b) values(randomblob(300))")
+        con.commit()
+        world.ctl("sync", "--timeout", "20s")
+    assert int(world.status("a")["txid"], 16) >= 6, "the numbering did not pass the replica's"
+    if restart:
+        world.stop()
+        s3.faults()
+        world.start()
+    s3.faults()
+    con.execute("insert into t(b) values('late')")
+    con.commit()
+    world.sync("--timeout", "60s")
+    for target in ("s3", "local"):
+        out = world.restore("a", target)
+        pages_equal(world.path / "a.db", out, 4096)
+        integrity(out)
+
+
+def test_clients_that_leave_in_the_middle_of_a_sync_make_room(world, s3):
+    import json
+    import socket
+    make_db(world.path / "a.db").close()
+    s3.faults({"action": "status", "status": 503})
+    world.configure(s3.target(), world.db("a", target="s3"), shutdown_timeout="1s")
+    world.start()
+    call = json.dumps({"method": "io.walsup.Sync",
+                       "parameters": {"wait": True, "timeout_ms": 600000}}).encode() + b"\0"
+    for _ in range(150):
+        c = socket.socket(socket.AF_UNIX)
+        c.connect(str(world.socket))
+        c.sendall(call)
+        c.close()
+    assert world.status("a")["name"] == "a"
+    assert world.stop() == 0

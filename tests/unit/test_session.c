@@ -1,0 +1,313 @@
+/* Attaching, and that the guards are what the protocol takes them for: seen from other processes. */
+#include "tests/unit/db_harness.h"
+
+static int open_it(const char *path, struct session **s, struct err *e)
+{
+    *s = NULL;
+    memset(e, 0, sizeof *e);
+    return session_open(path, s, e);
+}
+
+static void put(const char *path, const void *p, size_t n)
+{
+    struct err e;
+    assert_int_equal(fsx_publish(path, p, n, 0600, FSX_REPLACE | FSX_NOSYNC, &e), 0);
+}
+
+static void what_cannot_be_attached_is_said_and_left_alone(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    tdb_dir(&t);
+    assert_int_equal(open_it(t.path, &s, &e), SESSION_MISSING);
+    put(t.path, "", 0);
+    assert_int_equal(open_it(t.path, &s, &e), SESSION_EMPTY);
+    uint8_t h[1024] = "this is no database at all, only some text that is long enough";
+    put(t.path, h, sizeof h);
+    assert_int_equal(open_it(t.path, &s, &e), -ERR_CORRUPT);
+    (void)unlink(t.path);
+    t.app = app_open(t.path);
+    ex(t.app, "pragma page_size=1024; create table t(a)");
+    assert_int_equal(open_it(t.path, &s, &e), SESSION_NOT_WAL);
+    assert_int_equal(sqlite3_close(t.app), SQLITE_OK);
+    t.app = NULL;
+    cleanup_buf struct buf b = BUF_INIT;
+    assert_int_equal(fsx_read(t.path, SIZE_MAX, &b, &e), 0);
+    b.p[18] = b.p[19] = 3;
+    put(t.path, b.p, b.len);
+    assert_int_equal(open_it(t.path, &s, &e), -ERR_UNSUPPORTED);
+    assert_non_null(strstr(e.msg, "WAL2"));
+    b.p[18] = b.p[19] = 2;
+    b.p[16] = 3, b.p[17] = 1;
+    put(t.path, b.p, b.len);
+    assert_int_equal(open_it(t.path, &s, &e), -ERR_CORRUPT);
+    assert_false(exists(t.path, "-wal") || exists(t.path, "-shm"));
+    (void)unlink(t.path);
+    assert_int_equal(mkdir(t.path, 0700), 0);
+    assert_int_equal(open_it(t.path, &s, &e), -ERR_CONFIG);
+    assert_null(s);
+    tdb_done(&t);
+}
+
+static struct session_index look(struct session *s)
+{
+    struct session_index x;
+    struct err e = {0};
+    if (session_index(s, &x, &e) < 0)
+        fail_msg("%s", e.msg);
+    return x;
+}
+
+static void handover(struct session *s)
+{
+    struct err e = {0};
+    assert_int_equal(session_guard_next(s, &e), 0);
+    session_guard_switch(s);
+}
+
+static void a_guard_with_a_mark_pins_the_wal(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    tdb_new(&t, 4096);
+    ex(t.app, "insert into t values(1, 1)");
+    assert_int_equal(open_it(t.path, &s, &e), 0);
+    struct session_index x = look(s);
+    assert_true(x.n > 0 && x.b == 0 && x.page_size == 4096);
+    ex(t.app, "insert into t values(2, 2)");
+    /* TRUNCATE copies up to the mark, is busy, and restarts nothing */
+    assert_string_equal(child("sql", t.path, "pragma wal_checkpoint(truncate)"), "1,4,3");
+    struct session_index y = look(s);
+    assert_int_equal(y.n, x.n + 1);
+    assert_int_equal(y.b, x.n);
+    assert_memory_equal(y.salt, x.salt, sizeof x.salt);
+    /* with both guards held the older one still counts, and after a change of mind as well */
+    assert_int_equal(session_guard_next(s, &e), 0);
+    assert_string_equal(child("sql", t.path, "pragma wal_checkpoint(truncate)"), "1,4,3");
+    session_guard_undo(s);
+    session_guard_undo(s);
+    session_guard_switch(s);
+    assert_string_equal(child("sql", t.path, "pragma wal_checkpoint(truncate)"), "1,4,3");
+    /* the control: a newer guard lets the rest through, but not the restart */
+    handover(s);
+    assert_string_equal(child("sql", t.path, "pragma wal_checkpoint(truncate)"), "1,4,4");
+    ex(t.app, "insert into t values(3, 3)");
+    assert_memory_equal(look(s).salt, x.salt, sizeof x.salt);
+    assert_int_equal(look(s).n, 5);
+    s = session_close(s);
+    assert_string_equal(child("sql", t.path, "pragma wal_checkpoint(truncate)"), "0,0,0");
+    tdb_done(&t);
+}
+
+static void a_guard_in_slot_0_lets_one_restart_pass_and_no_copy(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    bool all = false;
+    tdb_new(&t, 4096);
+    ex(t.app, "insert into t values(1, 1)");
+    assert_int_equal(open_it(t.path, &s, &e), 0);
+    assert_int_equal(session_passive(s, &all, &e), 0);
+    assert_true(all);
+    handover(s);
+    struct session_index x = look(s);
+    assert_int_equal(x.n, x.b);
+    assert_string_equal(child("locks", t.path, ""), "---r----");
+    ex(t.app, "insert into t values(2, 2)");
+    struct session_index y = look(s);
+    assert_true(memcmp(x.salt, y.salt, sizeof x.salt) != 0 && y.n == 1 && y.b == 0);
+    assert_string_equal(child("sql", t.path, "pragma wal_checkpoint(passive)"), "0,1,0");
+    assert_string_equal(child("sql", t.path, "pragma wal_checkpoint(truncate)"), "1,1,0");
+    ex(t.app, "insert into t values(3, 3)");
+    assert_int_equal(look(s).n, 2);
+    assert_memory_equal(look(s).salt, y.salt, sizeof y.salt);
+    (void)session_close(s);
+    tdb_done(&t);
+}
+
+static void our_locks_survive_everything_we_read(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    uint8_t buf[8192];
+    tdb_new(&t, 4096);
+    ex(t.app, "insert into t values(1, randomblob(9000))");
+    assert_int_equal(open_it(t.path, &s, &e), 0);
+    char before[9];
+    (void)snprintf(before, sizeof before, "%s", child("locks", t.path, ""));
+    assert_string_equal(before, "----r---");
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(session_wal_read(s, 0, buf, 32, &e), 0);
+        assert_int_equal(session_db_read(s, 1, 2, buf, &e), 0);
+        (void)look(s);
+        assert_false(session_moved(s));
+        handover(s);
+        assert_int_equal(session_write_lock(s, 10, &e), 0);
+        assert_int_equal(child("locks", t.path, "")[0], 'w');
+        session_write_unlock(s);
+        /* a second session in this process comes and goes */
+        struct session *s2;
+        assert_int_equal(open_it(t.path, &s2, &e), 0);
+        (void)session_close(s2);
+        assert_string_equal(child("locks", t.path, ""), before);
+    }
+    assert_int_equal(session_wal_read(s, 1 << 20, buf, 32, &e), -ERR_CORRUPT);
+    (void)session_close(s);
+    assert_string_equal(child("locks", t.path, ""), "--------");
+    tdb_done(&t);
+}
+
+static void the_checkpoint_lock_is_kept_between_our_own_checkpoints(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    bool all = false;
+    tdb_new(&t, 4096);
+    assert_int_equal(open_it(t.path, &s, &e), 0);
+    session_hold_checkpoints(s, true);
+    session_hold_checkpoints(s, true);
+    for (int i = 0; i < 3; i++) {
+        ex(t.app, "insert into t values(null, 1)");
+        assert_int_equal(child("locks", t.path, "")[1], 'w');
+        assert_string_equal(child("sql", t.path, "pragma wal_checkpoint"), "1,-1,-1");
+        handover(s);
+        assert_int_equal(session_passive(s, &all, &e), 0);
+        assert_true(all);
+    }
+    session_hold_checkpoints(s, false);
+    assert_int_equal(child("locks", t.path, "")[1], '-');
+    session_hold_checkpoints(s, true);
+    (void)session_close(s);
+    assert_string_equal(child("locks", t.path, ""), "--------");
+    tdb_done(&t);
+}
+
+static void the_write_lock_waits_no_longer_than_told(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    tdb_new(&t, 4096);
+    assert_int_equal(open_it(t.path, &s, &e), 0);
+    ex(t.app, "begin immediate; insert into t values(1, 1)");
+    assert_int_equal(session_write_lock(s, 20, &e), SESSION_BUSY);
+    ex(t.app, "commit");
+    assert_int_equal(session_write_lock(s, 20, &e), 0);
+    assert_string_equal(child("sql", t.path, "insert into t values(2, 2)"), "rc 5");
+    session_write_unlock(s);
+    assert_string_equal(child("sql", t.path, "insert into t values(2, 2)"), "");
+    (void)session_close(s);
+    tdb_done(&t);
+}
+
+static void closing_changes_nothing(void **state)
+{
+    (void)state;
+    for (int with_wal = 0; with_wal < 2; with_wal++) {
+        struct tdb t;
+        struct session *s;
+        struct err e;
+        tdb_new(&t, 4096);
+        ex(t.app, "insert into t values(1, randomblob(30000))");
+        if (with_wal) {
+            app_close_quietly(&t);
+        } else {
+            assert_int_equal(sqlite3_close(t.app), SQLITE_OK);
+            t.app = NULL;
+            assert_false(exists(t.path, "-wal"));
+        }
+        cleanup_free char *wal = util_printf("%s-wal", t.path);
+        cleanup_buf struct buf db0 = BUF_INIT, db1 = BUF_INIT, wal0 = BUF_INIT, wal1 = BUF_INIT;
+        assert_int_equal(fsx_read(t.path, SIZE_MAX, &db0, &e), 0);
+        (void)fsx_read(wal, SIZE_MAX, &wal0, &e);
+        assert_int_equal(wal0.len > 0, with_wal);
+        assert_int_equal(open_it(t.path, &s, &e), 0);
+        struct session_index x = look(s);
+        assert_int_equal(x.n > 0, with_wal);
+        assert_int_equal(x.pages, with_wal ? x.pages : db0.len / 4096);
+        handover(s);
+        (void)session_close(s);
+        assert_true(exists(t.path, "-wal") && exists(t.path, "-shm"));
+        assert_int_equal(fsx_read(t.path, SIZE_MAX, &db1, &e), 0);
+        assert_int_equal(fsx_read(wal, SIZE_MAX, &wal1, &e), 0);
+        assert_int_equal(db1.len, db0.len);
+        assert_memory_equal(db1.p, db0.p, db0.len);
+        assert_int_equal(wal1.len, wal0.len);
+        if (wal0.len)
+            assert_memory_equal(wal1.p, wal0.p, wal0.len);
+        tdb_done(&t);
+    }
+}
+
+static void a_file_that_was_replaced_is_noticed(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    tdb_new(&t, 4096);
+    assert_int_equal(open_it(t.path, &s, &e), 0);
+    cleanup_free char *other = util_printf("%s/b.db", t.dir);
+    assert_false(session_moved(s));
+    assert_int_equal(rename(t.path, other), 0);
+    assert_true(session_moved(s));
+    put(t.path, "x", 1);
+    assert_true(session_moved(s));
+    assert_int_equal(rename(other, t.path), 0);
+    assert_false(session_moved(s));
+    (void)session_close(s);
+    tdb_done(&t);
+}
+
+/* Commits pour in while the wal-index is read: every copy is one that was there. */
+static void the_index_is_consistent_under_a_writer(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    tdb_new(&t, 512);
+    assert_int_equal(open_it(t.path, &s, &e), 0);
+    uint32_t last = 0;
+    for (int i = 0; i < 2000; i++) {
+        if (i % 20 == 0)
+            ex(t.app, "insert into t values(null, randomblob(300))");
+        struct session_index x = look(s);
+        assert_true(x.n >= last && x.b <= x.n);
+        last = x.n;
+    }
+    (void)session_close(s);
+    tdb_done(&t);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 2)
+        return child_main(argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_cannot_be_attached_is_said_and_left_alone),
+        cmocka_unit_test(a_guard_with_a_mark_pins_the_wal),
+        cmocka_unit_test(a_guard_in_slot_0_lets_one_restart_pass_and_no_copy),
+        cmocka_unit_test(our_locks_survive_everything_we_read),
+        cmocka_unit_test(the_checkpoint_lock_is_kept_between_our_own_checkpoints),
+        cmocka_unit_test(the_write_lock_waits_no_longer_than_told),
+        cmocka_unit_test(closing_changes_nothing),
+        cmocka_unit_test(a_file_that_was_replaced_is_noticed),
+        cmocka_unit_test(the_index_is_consistent_under_a_writer),
+    };
+    struct err e;
+    if (session_setup(&e) < 0)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

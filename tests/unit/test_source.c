@@ -1,0 +1,342 @@
+/* A database as a source of files: numbering, restarts of ours, full disks, bases. */
+#include "tests/unit/db_harness.h"
+
+#include <sys/mount.h>
+
+#include "daemon/source.h"
+
+struct src {
+    struct tdb t;
+    char *spool;
+    struct source *s;
+    struct source_result r;
+    struct shadow sh;
+    uint64_t lineage;
+};
+
+static void start(struct src *c)
+{
+    struct source_conf conf = {.path = c->t.path, .dir = c->spool, .checkpoint_pages = 50,
+                               .wal_limit_bytes = 1 << 20};
+    c->s = source_new(&conf);
+}
+
+static void run(struct src *c, const struct source_job *job)
+{
+    source_run(c->s, job, &c->r);
+}
+
+/* A job that must work; its files go into the shadow. */
+static void good(struct src *c, const struct source_job *job)
+{
+    run(c, job);
+    if (c->r.err.code != ERR_OK)
+        fail_msg("%s", c->r.err.msg);
+    for (size_t i = 0; i < c->r.n_files; i++) {
+        cleanup_free char *path = spool_path(c->spool, c->r.file[i].txid);
+        struct ltx_header h = shadow_apply(&c->sh, path);
+        assert_int_equal(h.min_txid, h.max_txid);
+        assert_int_equal(h.node_id, c->r.lineage);
+        assert_true(h.timestamp_ms == c->r.file[i].timestamp_ms);
+    }
+}
+
+static void capture(struct src *c)
+{
+    good(c, &(struct source_job){.capture = true});
+}
+
+static void begin(struct src *c)
+{
+    *c = (struct src){.lineage = 0};
+    tdb_new(&c->t, 4096);
+    ex(c->t.app, "insert into t values(1, randomblob(20000))");
+    c->spool = util_printf("%s/spool", c->t.dir);
+    start(c);
+    good(c, &(struct source_job){.load = true});
+    assert_int_equal(c->r.state, SOURCE_LOADED);
+}
+
+static void done(struct src *c)
+{
+    c->s = source_free(c->s);
+    shadow_done(&c->sh);
+    free(c->spool);
+    tdb_done(&c->t);
+}
+
+static void commits_become_files_and_the_wal_is_restarted(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    capture(&c);
+    assert_int_equal(c.r.state, SOURCE_ATTACHED);
+    assert_int_equal(c.r.txid, 1);
+    uint64_t wal_max = 0;
+    for (int i = 0; i < 200; i++) {
+        ex(c.t.app, "insert or replace into t values(%d, randomblob(%d))", i % 20, i * 97 % 9000);
+        if (i % 17 == 0)
+            ex(c.t.app, "vacuum");
+        capture(&c);
+        assert_true(c.r.txid > 0 && c.r.pending_bytes == 0);
+        wal_max = MAX(wal_max, c.r.wal_bytes);
+        if (i % 10 == 0)
+            shadow_equals(&c.sh, c.t.path);
+    }
+    assert_int_equal(c.sh.txid, c.r.txid);
+    assert_int_equal(c.r.count.fulls, 1);
+    assert_int_equal(c.r.count.broken, 0);
+    assert_true(c.r.count.restarts > 3);
+    assert_true(wal_max < 150 * 4120);
+    good(&c, &(struct source_job){.capture = true, .settle = true});
+    assert_true(c.r.drained);
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+static void more_commits_than_fit_one_job(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    capture(&c);
+    /* 9 files of 64 MiB would be slow: the same through a long sequence of jobs that only look */
+    for (int i = 0; i < 30; i++) {
+        ex(c.t.app, "insert or replace into t values(7, randomblob(40000))");
+        good(&c, &(struct source_job){.assist = true});
+    }
+    capture(&c);
+    shadow_equals(&c.sh, c.t.path);
+    assert_int_equal(c.r.count.broken, 0);
+    done(&c);
+}
+
+static void a_restart_keeps_numbering_and_lineage(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    capture(&c);
+    ex(c.t.app, "insert into t values(2, 2)");
+    capture(&c);
+    uint64_t lineage = c.r.lineage, txid = c.r.txid;
+    assert_int_equal(txid, 2);
+    for (int round = 0; round < 3; round++) {
+        if (round == 1) /* detached first, or not */
+            run(&c, &(struct source_job){.detach = true});
+        c.s = source_free(c.s);
+        ex(c.t.app, "insert into t values(null, 'while nobody looked'); pragma wal_checkpoint(truncate)");
+        if (round == 2) { /* only the tip is left */
+            cleanup_free char *cmd = util_printf("rm '%s'/l0/* 2>/dev/null", c.spool);
+            struct spool_state st;
+            struct err e;
+            assert_int_equal(spool_open(c.spool, &st, &e), 0);
+            assert_int_equal(spool_drop(c.spool, &st.tip, 1, st.tip.max_txid, &e), 0);
+            spool_state_done(&st);
+            assert_int_not_equal(system(cmd), 0);
+        }
+        start(&c);
+        good(&c, &(struct source_job){.load = true});
+        assert_int_equal(source_spool(c.s)->has_tip, true);
+        assert_int_equal(source_spool(c.s)->tip.max_txid, txid);
+        capture(&c);
+        assert_int_equal(c.r.txid, txid + 1);
+        assert_true(c.r.lineage == lineage);
+        txid = c.r.txid;
+        shadow_equals(&c.sh, c.t.path);
+    }
+    done(&c);
+}
+
+static void detached_and_attached_again_in_one_life(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    capture(&c);
+    run(&c, &(struct source_job){.detach = true});
+    assert_string_equal(child("locks", c.t.path, ""), "--------");
+    run(&c, &(struct source_job){.detach = true});
+    ex(c.t.app, "insert into t values(2, 2); pragma wal_checkpoint(truncate); insert into t values(3, 3)");
+    capture(&c);
+    assert_string_equal(child("locks", c.t.path, ""), "----r---");
+    assert_int_equal(c.r.txid, 2);
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+static void numbering_behind_a_replica(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    good(&c, &(struct source_job){.next_txid = 0}); /* attaches, and captures what is there */
+    assert_int_equal(c.r.txid, 1);
+    ex(c.t.app, "insert into t values(2, 2)");
+    capture(&c);
+    c.sh.txid = 99;
+    /* a step before it fails in the same job: the number is not lost */
+    cleanup_free char *snapshot = spool_snapshot_path(c.spool, 5);
+    assert_int_equal(mkdir(snapshot, 0700), 0);
+    run(&c, &(struct source_job){.capture = true, .next_txid = 100, .drop_snapshot = 5});
+    assert_int_not_equal(c.r.err.code, ERR_OK);
+    (void)rmdir(snapshot);
+    capture(&c);
+    assert_int_equal(c.r.txid, 100);
+    assert_int_equal(c.sh.in_file, c.sh.pages); /* a whole database, since nothing precedes it there */
+    shadow_equals(&c.sh, c.t.path);
+    good(&c, &(struct source_job){.capture = true, .next_txid = 7}); /* never backwards */
+    assert_int_equal(c.r.txid, 100);
+    done(&c);
+}
+
+static void a_base_equals_the_database_at_its_txid(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    capture(&c);
+    for (int i = 0; i < 6; i++) {
+        ex(c.t.app, "insert into t values(null, randomblob(5000))");
+        if (i % 2)
+            good(&c, &(struct source_job){.capture = true, .settle = true});
+        ex(c.t.app, "insert into t values(null, randomblob(5000))");
+        good(&c, &(struct source_job){.snapshot = true, .capture = true});
+        assert_int_equal(c.r.snapshot.txid, c.r.txid);
+        assert_int_equal(c.r.snapshot.txid, c.sh.txid);
+        struct shadow base = {.page = NULL};
+        cleanup_free char *path = spool_snapshot_path(c.spool, c.r.snapshot.txid);
+        struct ltx_header h = shadow_apply(&base, path);
+        assert_true(h.min_txid == 1 && h.max_txid == c.r.txid && h.node_id == c.r.lineage);
+        assert_int_equal(base.pages, c.sh.pages);
+        for (uint32_t p = 1; p <= base.pages; p++)
+            assert_memory_equal(base.page[p], c.sh.page[p], 4096);
+        shadow_equals(&base, c.t.path);
+        /* the base and what follows it */
+        ex(c.t.app, "update t set b=randomblob(%d) where a=1; delete from t where a%%4=0", 9000 + i);
+        capture(&c);
+        cleanup_free char *next = spool_path(c.spool, c.r.txid);
+        (void)shadow_apply(&base, next);
+        shadow_equals(&base, c.t.path);
+        shadow_done(&base);
+    }
+    done(&c);
+}
+
+static void a_base_whose_last_file_is_not_published_is_taken_back(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    capture(&c);
+    ex(c.t.app, "insert into t values(2, 2)");
+    cleanup_free char *in_the_way = spool_path(c.spool, 2);
+    cleanup_free char *base = spool_snapshot_path(c.spool, 2);
+    assert_int_equal(mkdir(in_the_way, 0700), 0);
+    run(&c, &(struct source_job){.snapshot = true, .capture = true});
+    assert_int_not_equal(c.r.err.code, ERR_OK);
+    assert_int_equal(c.r.n_files, 0);
+    assert_int_equal(c.r.snapshot.txid, 0);
+    assert_int_equal(access(base, F_OK), -1);
+    (void)rmdir(in_the_way);
+    ex(c.t.app, "insert into t values(3, 3)");
+    good(&c, &(struct source_job){.snapshot = true, .capture = true});
+    assert_int_equal(c.r.txid, 2);
+    assert_int_equal(c.r.snapshot.txid, 2);
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+static void another_database_under_the_name_is_another_history(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    capture(&c);
+    uint64_t lineage = c.r.lineage;
+    ex(c.t.app, "insert into t values(2, 2)");
+    assert_int_equal(sqlite3_close(c.t.app), SQLITE_OK);
+    cleanup_free char *cmd = util_printf("rm -f '%s' '%s'-wal '%s'-shm", c.t.path, c.t.path, c.t.path);
+    assert_int_equal(system(cmd), 0);
+    run(&c, &(struct source_job){.capture = true});
+    assert_int_equal(c.r.state, SOURCE_WAITING);
+    assert_true(c.r.broken && c.r.lineage != lineage);
+    assert_int_equal(c.r.err.code, ERR_OK);
+    c.t.app = app_open(c.t.path);
+    ex(c.t.app, "pragma page_size=1024; create table t(a)"); /* and of another page size */
+    run(&c, &(struct source_job){.capture = true});
+    assert_int_equal(c.r.state, SOURCE_NOT_WAL);
+    ex(c.t.app, "pragma journal_mode=wal");
+    capture(&c);
+    assert_int_equal(c.r.state, SOURCE_ATTACHED);
+    assert_int_equal(c.r.txid, 2);
+    assert_int_equal(c.r.page_size, 1024);
+    assert_true(c.r.lineage != lineage);
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+/* Needs a file system that can be filled without harm. */
+static void a_full_disk_costs_nothing_but_time(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    if (mount("tmpfs", c.spool, "tmpfs", 0, "size=512k") < 0) {
+        print_message("skipped: no small file system can be mounted here (%s)\n", strerror(errno));
+        done(&c);
+        skip();
+    }
+    good(&c, &(struct source_job){.load = true});
+    capture(&c);
+    assert_int_equal(c.r.txid, 1);
+    unsigned refused = 0;
+    for (int i = 0; i < 10; i++) {
+        ex(c.t.app, "insert into t values(null, randomblob(100000))");
+        run(&c, &(struct source_job){.capture = true});
+        if (c.r.err.code == ERR_OK) {
+            for (size_t k = 0; k < c.r.n_files; k++) {
+                cleanup_free char *path = spool_path(c.spool, c.r.file[k].txid);
+                (void)shadow_apply(&c.sh, path);
+            }
+            continue;
+        }
+        assert_int_equal(c.r.err.code, ERR_NOSPC);
+        assert_int_equal(c.r.state, SOURCE_ATTACHED); /* the guard is still held */
+        assert_int_equal(c.r.txid, c.sh.txid);
+        refused++;
+    }
+    assert_true(refused >= 3);
+    cleanup_free char *find = util_printf("test -z \"$(find '%s' -name '*.tmp-*')\"", c.spool);
+    assert_int_equal(system(find), 0);
+    assert_int_equal(mount(NULL, c.spool, NULL, MS_REMOUNT, "size=64m"), 0);
+    capture(&c);
+    assert_int_equal(c.r.count.fulls, 1);
+    assert_int_equal(c.r.count.broken, 0);
+    shadow_equals(&c.sh, c.t.path);
+    c.s = source_free(c.s);
+    assert_int_equal(umount2(c.spool, MNT_DETACH), 0);
+    done(&c);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 2)
+        return child_main(argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(commits_become_files_and_the_wal_is_restarted),
+        cmocka_unit_test(more_commits_than_fit_one_job),
+        cmocka_unit_test(a_restart_keeps_numbering_and_lineage),
+        cmocka_unit_test(detached_and_attached_again_in_one_life),
+        cmocka_unit_test(numbering_behind_a_replica),
+        cmocka_unit_test(a_base_equals_the_database_at_its_txid),
+        cmocka_unit_test(a_base_whose_last_file_is_not_published_is_taken_back),
+        cmocka_unit_test(another_database_under_the_name_is_another_history),
+        cmocka_unit_test(a_full_disk_costs_nothing_but_time),
+    };
+    struct err e;
+    if (session_setup(&e) < 0)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
