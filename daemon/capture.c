@@ -65,6 +65,7 @@ struct scan {
     uint32_t cksum[2]; /* running checksum, after the last frame read */
     uint32_t last;     /* last frame that counts */
     uint32_t commit;   /* database size of the last commit frame seen */
+    uint32_t least;    /* smallest size at any commit seen, the position's included */
     uint32_t commit_cksum[2];
     struct framemap map;
     /* the frames as read, kept when the whole range fits: then no page is read twice */
@@ -115,6 +116,7 @@ static int scan_chunk(struct session *s, struct scan *sc, const uint8_t *p, uint
             continue;
         sc->last = first + i;
         sc->commit = f.commit;
+        sc->least = MIN(sc->least, f.commit);
         memcpy(sc->commit_cksum, sc->cksum, sizeof sc->cksum);
         if (sc->last - from + 1 >= limit_frames)
             return SCAN_CUT;
@@ -169,28 +171,29 @@ static int read_frame_page(struct session *s, const struct scan *sc, uint32_t fr
 
 /* ---- a range of frames ------------------------------------------------------------------------ */
 
-static bool growth_missing(const struct scan *sc, uint32_t prev)
+static bool growth_missing(const struct scan *sc)
 {
     uint32_t lock = ltx_lock_pgno(sc->wal.page_size);
-    for (uint32_t p = prev + 1; p && p <= sc->commit; p++)
+    for (uint32_t p = sc->least + 1; p && p <= sc->commit; p++)
         if (p != lock && !framemap_has(&sc->map, p))
             return true;
     return false;
 }
 
 /* Pages that the database grew by without a frame in the range: a reader would see the latest older
- * frame of this WAL, else the file. */
+ * frame of this WAL that is not copied yet, else the file (which may have been cut in between, so a
+ * frame that is copied no longer counts). */
 static int complete_growth(struct session *s, struct scan *sc, const struct session_index *x,
-                           uint32_t prev, uint32_t pos_frame, struct err *e)
+                           uint32_t pos_frame, struct err *e)
 {
     uint32_t lock = ltx_lock_pgno(sc->wal.page_size);
     struct framemap older cleanup_framemap = {NULL, 0, 0};
     if (x->n != x->b) {
         uint8_t h[WAL_FRAME_HEADER_SIZE];
-        for (uint32_t k = 1; k <= pos_frame; k++) {
+        for (uint32_t k = x->b + 1; k <= pos_frame; k++) {
             int r = session_wal_read(s, wal_frame_off(sc->wal.page_size, k), h, sizeof h, e);
             struct wal_frame f = wal_frame_parse(h);
-            if (r == 0 && f.pgno > prev && f.pgno <= sc->commit)
+            if (r == 0 && f.pgno > sc->least && f.pgno <= sc->commit)
                 r = framemap_put(&older, f.pgno, k, e);
             if (r < 0)
                 return r;
@@ -198,7 +201,7 @@ static int complete_growth(struct session *s, struct scan *sc, const struct sess
         framemap_sort(&older, UINT32_MAX);
     }
     size_t i = 0;
-    for (uint32_t p = prev + 1; p && p <= sc->commit; p++) {
+    for (uint32_t p = sc->least + 1; p && p <= sc->commit; p++) {
         if (p == lock || framemap_has(&sc->map, p))
             continue;
         while (i < older.n && older.slot[i].pgno < p)
@@ -306,10 +309,11 @@ static int range(struct session *s, const struct capture_pos *pos, const struct 
     if (r != 0)
         return r;
     uint64_t size = wal_frame_size(x->page_size);
+    sc->least = pos->pages;
     r = scan_frames(s, sc, first, x->n, MAX(o->limit_bytes / size, (uint64_t)1), e);
     if (r < 0)
         return r;
-    if (growth_missing(sc, pos->pages)) {
+    if (growth_missing(sc)) {
         /* The file may already hold newer versions of such pages than a cut in the middle of the
          * WAL would show, so the range goes to the end. */
         if (sc->last < x->n) {
@@ -319,7 +323,7 @@ static int range(struct session *s, const struct capture_pos *pos, const struct 
             if (r < 0)
                 return r;
         }
-        r = complete_growth(s, sc, x, pos->pages, first - 1, e);
+        r = complete_growth(s, sc, x, first - 1, e);
         if (r < 0)
             return r;
     }
@@ -397,7 +401,8 @@ static int full_pages(struct session *s, void *arg, struct ltx_encoder *enc,
     framemap_sort(&f->sc.map, f->x->pages);
     const struct framemap_entry *m = f->sc.map.slot;
     const struct framemap_entry *m_end = m + f->sc.map.n;
-    for (uint32_t first = 1; first && first <= f->x->pages; first += per) {
+    for (uint64_t at = 1; at <= f->x->pages; at += per) { /* 64 bits: pages may be 2^32 - 2 */
+        uint32_t first = (uint32_t)at;
         uint32_t n = MIN(per, f->x->pages - first + 1);
         int r = session_db_read(s, first, n, pages, e);
         if (r < 0)
@@ -457,11 +462,15 @@ int capture_full(struct session *s, const struct session_index *x, struct captur
     struct full f = {.x = x, .sc = {.last = 0}};
     int r = full(s, &f, opts, ret, e);
     scan_done(&f.sc);
-    if (r == -ERR_CORRUPT) {
+    if (x->n != x->b && (r == 0 || r == -ERR_CORRUPT)) { /* the WAL was read: is it still that one? */
         struct session_index after;
-        if (session_index(s, &after, NULL) == 0 &&
-            (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
-            r = CAPTURE_BROKEN;
+        int r2 = session_index(s, &after, r == 0 ? e : NULL);
+        if (r2 == 0 && (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
+            r2 = CAPTURE_BROKEN;
+        if (r2 != 0 && (r == 0 || r2 == CAPTURE_BROKEN)) {
+            fsx_tmp_abort(&ret->tmp);
+            r = r2;
+        }
     }
     if (r != 0)
         return r;

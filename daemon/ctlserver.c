@@ -27,6 +27,7 @@ struct client {
     struct ucred cred;
     bool closing, busy; /* busy: a call is being answered; the next one waits */
     unsigned refs;      /* handles open, writes and syncs under way */
+    struct sync_call *sync; /* the one under way */
     struct client *next;
 };
 
@@ -78,11 +79,15 @@ static void on_client_handle_closed(uv_handle_t *h)
     client_unref(h->data);
 }
 
+static void sync_abandon(struct sync_call *s);
+
 static void client_close(struct client *cl)
 {
     if (cl->closing)
         return;
     cl->closing = true;
+    if (cl->sync)
+        sync_abandon(cl->sync);
     uv_close((uv_handle_t *)&cl->pipe, on_client_handle_closed);
     uv_close((uv_handle_t *)&cl->timer, on_client_handle_closed);
 }
@@ -244,8 +249,8 @@ struct sync_call {
     struct err err;
     struct {
         struct database_sync w;
-        char *name;
         json_t *result;
+        bool asked; /* and not answered yet */
     } one[];
 };
 
@@ -263,27 +268,37 @@ static void on_sync(struct database_sync *w, const struct err *e)
 {
     struct sync_call *s = w->data;
     for (size_t i = 0; i < s->n; i++)
-        if (&s->one[i].w == w && e->code == ERR_OK)
-            s->one[i].result = sync_result(w->db, w);
+        if (&s->one[i].w == w) {
+            s->one[i].asked = false;
+            if (e->code == ERR_OK)
+                s->one[i].result = sync_result(w->db, w);
+        }
     bool left_out = s->all && (e->code == ERR_NOTFOUND || e->code == ERR_UNSUPPORTED);
     if (e->code != ERR_OK && !left_out && s->err.code == ERR_OK)
         s->err = *e;
     if (--s->left)
         return;
     json_t *list = json_array();
-    for (size_t i = 0; i < s->n; i++) {
+    for (size_t i = 0; i < s->n; i++)
         if (s->one[i].result)
             json_array_append_new(list, s->one[i].result);
-        free(s->one[i].name);
-    }
     if (s->err.code != ERR_OK) {
         json_decref(list);
         reply_err(s->client, &s->err);
     } else {
         reply_ok(s->client, json_pack("{s:o}", "databases", list));
     }
+    s->client->sync = NULL;
     client_unref(s->client);
     free(s);
+}
+
+/* The client went away: it must not count as one for as long as its call would have waited. */
+static void sync_abandon(struct sync_call *s)
+{
+    for (size_t i = 0; i < s->n; i++)
+        if (s->one[i].asked)
+            database_sync_cancel(&s->one[i].w);
 }
 
 static void call_sync(struct client *cl, json_t *p)
@@ -312,7 +327,9 @@ static void call_sync(struct client *cl, json_t *p)
     s->n = s->left = n;
     s->all = !db;
     cl->refs++;
+    cl->sync = s;
     for (size_t i = 0; i < n; i++) {
+        s->one[i].asked = true;
         s->one[i].w = (struct database_sync){.done = on_sync, .data = s, .wait = wait};
         database_sync(db ? db : m->db[i], &s->one[i].w, (uint64_t)timeout);
     }

@@ -43,6 +43,7 @@ struct database *database_new(uv_loop_t *loop, const char *name, const struct so
 
 void database_start(struct database *db)
 {
+    db->started = true;
     poke(db);
 }
 
@@ -77,13 +78,14 @@ static size_t droppable(const struct database *db)
 
 /* ---- waiters ----------------------------------------------------------------------------------- */
 
-static void sync_unlink(struct database_sync **list, struct database_sync *w)
+static bool sync_unlink(struct database_sync **list, struct database_sync *w)
 {
     for (; *list; list = &(*list)->next)
         if (*list == w) {
             *list = w->next;
-            return;
+            return true;
         }
+    return false;
 }
 
 static void sync_timer_closed(uv_handle_t *h)
@@ -110,7 +112,7 @@ static void sync_check(struct database *db)
         struct database_sync *w = *p;
         bool there = w->armed;
         for (size_t i = 0; w->wait && i < db->n_up; i++)
-            there = there && db->up[i]->known && db->up[i]->acked >= w->txid;
+            there = there && uploader_has(db->up[i], w->txid);
         if (!there) {
             p = &w->next;
             continue;
@@ -152,7 +154,7 @@ static void sync_timeout(uv_timer_t *t)
     } else {
         const struct uploader *late = NULL;
         for (size_t i = 0; i < db->n_up && !late; i++)
-            if (!db->up[i]->known || db->up[i]->acked < w->txid)
+            if (!uploader_has(db->up[i], w->txid))
                 late = db->up[i];
         err_set(&e, ERR_TIMEOUT, "%s: target %s has TXID %016" PRIx64 ", not yet %016" PRIx64 "%s%s",
                 db->name, late ? late->target : "?", late ? late->acked : 0, w->txid,
@@ -161,8 +163,8 @@ static void sync_timeout(uv_timer_t *t)
         if (late && late->err.hint[0])
             err_hint(&e, "%s", late->err.hint);
     }
-    sync_unlink(&db->waiting, w);
-    sync_unlink(&db->riding, w);
+    (void)sync_unlink(&db->waiting, w);
+    (void)sync_unlink(&db->riding, w);
     sync_finish(w, &e);
 }
 
@@ -187,7 +189,20 @@ void database_sync(struct database *db, struct database_sync *w, uint64_t timeou
 
 void database_sync_cancel(struct database_sync *w)
 {
-    w->done = NULL;
+    struct err e;
+    if (!sync_unlink(&w->db->waiting, w) && !sync_unlink(&w->db->riding, w))
+        return; /* the answer is on its way already */
+    err_set(&e, ERR_CANCELED, "%s: nobody waits any more", w->db->name);
+    sync_finish(w, &e);
+}
+
+/* Somebody waits for a capture. Unlike `force` this does not cut the pause after a failure short. */
+static bool sync_wants_capture(const struct database *db)
+{
+    for (const struct database_sync *w = db->waiting; w; w = w->next)
+        if (!w->armed)
+            return true;
+    return false;
 }
 
 /* The run that just ended began after these calls were made, and left nothing behind. */
@@ -195,16 +210,20 @@ static void sync_arm(struct database *db)
 {
     const struct source_result *r = &db->result;
     bool whole = r->err.code == ERR_OK && r->state == SOURCE_ATTACHED && !r->more;
+    struct err e;
+    bool hopeless = !whole && sync_hopeless(db, &e);
     struct database_sync *w = db->riding;
     db->riding = NULL;
     while (w) {
         struct database_sync *next = w->next;
-        w->armed = whole;
-        w->txid = db->txid;
-        w->next = db->waiting;
-        db->waiting = w;
-        if (!whole)
-            db->force = true;
+        if (hopeless) {
+            sync_finish(w, &e);
+        } else {
+            w->armed = whole;
+            w->txid = db->txid;
+            w->next = db->waiting;
+            db->waiting = w;
+        }
         w = next;
     }
     for (w = db->waiting; w; w = w->next)
@@ -253,8 +272,8 @@ static void after_load(struct database *db)
     db->loaded = true;
     db->has_history = st->has_tip;
     if (st->has_tip) {
-        db->txid = st->tip.max_txid;
-        db->seen.lineage = st->tip.node_id;
+        db->txid = db->loaded_txid = st->tip.max_txid;
+        db->seen.lineage = db->loaded_lineage = st->tip.node_id;
         db->numbered = true;
     } else {
         db->number_deadline_ms = clk_mono_ms() + NUMBER_WAIT_MS;
@@ -265,14 +284,28 @@ static void after_load(struct database *db)
         file_add(db, &st->file[i]);
     for (size_t i = 0; i < db->n_up; i++) {
         uint64_t acked = 0;
-        bool known = st->has_tip && spool_acked_read(db->dir, db->up[i]->target, st->tip.node_id,
-                                                     &acked);
+        bool known = st->has_tip && spool_acked_read(db->dir, db->up[i]->target,
+                                                     uploader_place(db->up[i]), &acked);
         /* a record older than what was dropped is out of date: ask the store */
         uint64_t first = st->n ? st->file[0].txid : db->txid + 1;
         known = known && acked + 1 >= first;
+        /* a tip that is older than it (a damaged one, a state directory put back from a copy) is not to
+         * be trusted with the numbering either */
+        known = known && acked <= db->txid;
         uploader_learn(db->up[i], known, acked);
     }
     db->force = true; /* what happened while nobody was looking */
+}
+
+/* Only now: files that could not be removed are tried again. */
+static void dropped(struct database *db, uint64_t last)
+{
+    size_t n = 0;
+    while (n < db->n_files && db->file[n].txid <= last)
+        n++;
+    memmove(db->file, db->file + n, (db->n_files - n) * sizeof *db->file);
+    db->n_files -= n;
+    db->dropped = last;
 }
 
 static void take_result(struct database *db)
@@ -289,7 +322,7 @@ static void take_result(struct database *db)
     if (r->snapshot.txid) {
         bool used = false;
         for (size_t i = 0; i < db->n_up; i++)
-            if (db->up[i]->needs_base && !db->up[i]->busy) {
+            if (db->up[i]->needs_base && !db->up[i]->busy && r->snapshot.txid >= db->up[i]->acked) {
                 db->up[i]->snapshot = r->snapshot;
                 used = true;
             }
@@ -353,7 +386,7 @@ static void work_done(uv_work_t *w, int status)
         after_load(db);
     } else {
         if (job.drop_last && db->result.err.code == ERR_OK)
-            db->dropped = job.drop_last;
+            dropped(db, job.drop_last);
         take_result(db);
     }
     if (!job.load || db->result.err.code != ERR_OK)
@@ -432,10 +465,12 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     }
     job->drop_snapshot = db->drop_snapshot;
     job->snapshot = db->snapshot_wanted;
+    if (db->flushing && !db->force)
+        return job->snapshot || job->drop_last || job->drop_snapshot;
     uint64_t due;
-    if (db->dirty && !db->force && !news(db, now, ret_at)) {
+    if (db->dirty && !db->force && !sync_wants_capture(db) && !news(db, now, ret_at)) {
         /* not visible yet */
-    } else if (db->force || (db->dirty && capture_due(db, now, &due))) {
+    } else if (db->force || sync_wants_capture(db) || (db->dirty && capture_due(db, now, &due))) {
         job->capture = true;
     } else if (db->dirty) {
         *ret_at = MIN(*ret_at, due);
@@ -468,7 +503,7 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
 
 static void poke(struct database *db)
 {
-    if (db->running || db->closing)
+    if (!db->started || db->running || db->closing)
         return;
     uint64_t now = clk_mono_ms();
     struct source_job job;
@@ -491,9 +526,6 @@ static void poke(struct database *db)
         (void)uv_timer_start(&db->timer, on_timer, at > now ? at - now : 0, 0);
         return;
     }
-    size_t n = job.drop_last ? droppable(db) : 0;
-    memmove(db->file, db->file + n, (db->n_files - n) * sizeof *db->file);
-    db->n_files -= n;
     db->drop_snapshot = 0;
     if (job.capture) {
         db->riding = db->waiting;
@@ -569,8 +601,11 @@ void database_uploader_changed(struct database *db, struct uploader *u)
         db->changed(db, db->owner);
 }
 
-void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid)
+void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid, bool ours)
 {
+    /* TXIDs of another history, while ours has already begun: whatever the numbers say, our next file
+     * does not belong on top of that. A base does. */
+    u->needs_base = max_txid && !ours && db->numbered;
     /* A replica that was asked late, or was written by somebody else meanwhile, may hold TXIDs that
      * were given out again here: go on behind them, and leave the others' files alone. */
     if (max_txid > db->txid || !db->numbered) {
@@ -666,8 +701,8 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
     err_set(&e, ERR_CANCELED, "%s: walsupd stops replicating it", db->name);
     while (db->waiting || db->riding) {
         struct database_sync *w = db->waiting ? db->waiting : db->riding;
-        sync_unlink(&db->waiting, w);
-        sync_unlink(&db->riding, w);
+        (void)sync_unlink(&db->waiting, w);
+        (void)sync_unlink(&db->riding, w);
         sync_finish(w, &e);
     }
     uv_close((uv_handle_t *)&db->timer, on_timer_closed);

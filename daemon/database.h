@@ -51,9 +51,13 @@ struct database {
     struct database_sync *riding; /* waiters whose capture is the running job's */
 
     /* what is wanted */
+    bool started; /* before that nothing runs, whoever asks */
     bool loaded, numbered;
     uint64_t number_deadline_ms;
     bool has_history; /* local state was there: TXIDs are known without asking a replica */
+    /* newest of the local state as it was found: what a replica holds beyond it before we uploaded
+     * anything, or of another lineage, is not ours */
+    uint64_t loaded_txid, loaded_lineage;
     uint64_t renumber; /* lowest TXID that is free in every replica that was listed */
     bool dirty, assist, look, force, snapshot_wanted;
     uint64_t peek_ms; /* how long to wait before looking for the commit again */
@@ -101,7 +105,7 @@ void database_event(struct database *db, enum database_event ev);
  * intervals say, and wait for every replica. A database that is not there or not in WAL mode fails at
  * once. w stays the caller's and must live until done(). */
 void database_sync(struct database *db, struct database_sync *w, uint64_t timeout_ms);
-/** database_sync_cancel(w): done() will not be called. */
+/** database_sync_cancel(w): done() comes soon. Any time before it. */
 void database_sync_cancel(struct database_sync *w);
 /** database_reconf(db, c, replicas, n, scan_ms): new settings for the same path and the same
  * replicas, in the same order. */
@@ -117,7 +121,7 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
 
 /* from the uploaders */
 void database_uploader_changed(struct database *db, struct uploader *u);
-void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid);
+void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid, bool ours);
 void database_uploader_closed(struct database *db, struct uploader *u);
 void database_want_snapshot(struct database *db);
 

@@ -388,24 +388,39 @@ static int file_pages(struct session *s, uint32_t *ret, struct err *e)
     return 0;
 }
 
+static void copy_header(const struct session *s, unsigned first, uint32_t h[12])
+{
+    for (unsigned i = 0; i < 12; i++)
+        h[i] = s->shm[first + i];
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+/* N and B of one moment: B is no part of the header, and a restart sets it back to 0. N of the old WAL
+ * beside that 0 would look like a long WAL that is safe from a restart. */
+static bool read_index(const struct session *s, uint32_t a[12], uint32_t *ret_backfill)
+{
+    uint32_t b[12];
+    copy_header(s, 0, a);
+    copy_header(s, 12, b);
+    if (memcmp(a, b, sizeof b) != 0 || !header_good(a))
+        return false;
+    *ret_backfill = s->shm[24];
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    copy_header(s, 0, b);
+    return !memcmp(a, b, sizeof b);
+}
+
 int session_index(struct session *s, struct session_index *ret, struct err *e)
 {
-    uint32_t a[12], b[12];
+    uint32_t a[12], backfill = 0;
     for (unsigned tries = 0;; tries++) {
-        for (int i = 0; i < 12; i++)
-            a[i] = s->shm[i];
-        __atomic_thread_fence(__ATOMIC_SEQ_CST);
-        for (int i = 0; i < 12; i++)
-            b[i] = s->shm[12 + i];
-        if (!memcmp(a, b, sizeof a) && header_good(a))
+        if (read_index(s, a, &backfill))
             break;
         if (tries > 10000)
             return err_set(e, ERR_CORRUPT, "the wal-index of %s never gets consistent", s->path);
         if (tries > 100)
             pause_us(100);
     }
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    uint32_t backfill = s->shm[24];
     if (a[0] != 3007000)
         return err_set(e, ERR_UNSUPPORTED, "the wal-index of %s has version %u", s->path, a[0]);
     const uint8_t *bytes = (const uint8_t *)&a[3]; /* init u8, big-endian flag u8, page size u16 */

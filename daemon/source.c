@@ -12,6 +12,7 @@
 #define SETTLED_US 25000 /* file times are kept in steps of a few milliseconds */
 #define FULL_TRIES 5
 #define CYCLE_TRIES 2
+#define IO_TRIES 3 /* failed jobs in a row before the database is opened anew */
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 struct source {
@@ -30,6 +31,7 @@ struct source {
     size_t n_out;
     struct capture_pos recorded; /* what the position file says */
     struct session_index last_look, guard_at, tried_at;
+    unsigned failures; /* jobs in a row */
     struct source_counters count;
 };
 
@@ -134,7 +136,7 @@ static int capture_all(struct source *s, struct err *e)
 {
     struct session_index x;
     int r = session_index(s->session, &x, e);
-    while (r == 0 && (!capture_same_wal(&s->pos, &x) || s->pos.frame < x.n))
+    while (r == 0 && (!capture_same_wal(&s->pos, &x) || s->pos.frame != x.n))
         r = capture_one(s, e);
     return r == CAPTURE_NOTHING ? 0 : r;
 }
@@ -416,6 +418,20 @@ static void check_identity(struct source *s, struct source_result *ret)
 
 /* ---- publishing ------------------------------------------------------------------------------- */
 
+/* The TXID will be given out again, so nothing may be left that carries it: not the file, should it have
+ * got its name before the directory could not be synced, and not a base made up to it. */
+static void unpublish(struct source *s, uint64_t txid, struct source_result *ret,
+                      const struct err *why)
+{
+    cleanup_free char *path = spool_path(s->dir, txid);
+    if (why->code != ERR_EXISTS)
+        (void)fsx_unlink(path, NULL);
+    if (ret->snapshot.txid < txid)
+        return;
+    (void)spool_drop_snapshot(s->dir, ret->snapshot.txid, NULL);
+    ret->snapshot = (struct spool_file){.txid = 0};
+}
+
 /* fsync comes here, after the guards are settled: nobody waits for our disk under a lock. A file that
  * cannot be made durable was not captured. */
 static int publish(struct source *s, struct source_result *ret, struct err *e)
@@ -424,6 +440,7 @@ static int publish(struct source *s, struct source_result *ret, struct err *e)
         struct capture_file *f = &s->out[i];
         int r = fsx_tmp_publish(&f->tmp, 0, e);
         if (r < 0) {
+            unpublish(s, f->h.max_txid, ret, e);
             forget_out(s); /* the rest follows a gap: gone as well */
             s->pos.valid = false;
             return err_wrap(e, "spool of %s", s->path);
@@ -650,6 +667,11 @@ static int run(struct source *s, const struct source_job *job, struct source_res
         if (r < 0 || job->load)
             return r;
     }
+    /* first of all: if one of the steps below fails, this must not be forgotten */
+    if (job->next_txid > s->txid + 1) {
+        s->txid = s->published = job->next_txid - 1;
+        s->pos.valid = false;
+    }
     if (job->drop_last) {
         int r = spool_drop(s->dir, &s->tip, job->drop_first, job->drop_last, e);
         if (r < 0)
@@ -660,10 +682,6 @@ static int run(struct source *s, const struct source_job *job, struct source_res
         if (r < 0)
             return r;
     }
-    if (job->next_txid > s->txid + 1) {
-        s->txid = s->published = job->next_txid - 1;
-        s->pos.valid = false;
-    }
     if (job->new_lineage)
         s->lineage = 0;
     check_identity(s, ret);
@@ -673,6 +691,23 @@ static int run(struct source *s, const struct source_job *job, struct source_res
     if (r == 0)
         r = attached_job(s, job, ret, e);
     return r < 0 ? r : 0;
+}
+
+/* Letting go of the guard costs a read of the whole database. What may be gone with the next attempt (no
+ * memory, no descriptor, no space) does not justify that; a handle that keeps failing does. */
+static bool needs_new_session(struct source *s, enum err_code code)
+{
+    s->failures++;
+    switch (code) {
+    case ERR_NOSPC:
+    case ERR_BUSY:
+        return false;
+    case ERR_NOMEM:
+    case ERR_IO:
+        return s->failures >= IO_TRIES;
+    default:
+        return true;
+    }
 }
 
 void source_run(struct source *s, const struct source_job *job, struct source_result *ret)
@@ -692,9 +727,11 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
         r = -(int)pe.code;
     }
     record(s);
-    if (r == 0)
+    if (r == 0) {
         err_clear(&ret->err);
-    else if (ret->err.code != ERR_NOSPC && ret->err.code != ERR_BUSY)
+        s->failures = 0;
+    } else if (needs_new_session(s, ret->err.code)) {
         s->session = session_close(s->session); /* the next attempt starts from a clean attach */
+    }
     describe(s, ret);
 }

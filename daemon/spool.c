@@ -32,7 +32,7 @@ struct names {
     const char *dir;
     struct spool_file *file;
     size_t n, cap;
-    bool sweep_all;
+    bool sweep_all, tmp_only;
 };
 
 static int on_name(const char *name, void *arg)
@@ -44,7 +44,7 @@ static int on_name(const char *name, void *arg)
         (void)fsx_unlink(path, NULL);
         return 0;
     }
-    if (!ltx_name_parse(name, &min, &max) || min != max)
+    if (l->tmp_only || !ltx_name_parse(name, &min, &max) || min != max)
         return 0; /* not ours: leave it alone */
     if (l->n == l->cap) {
         l->cap = l->cap ? l->cap * 2 : 64;
@@ -157,10 +157,9 @@ int spool_open(const char *dir, struct spool_state *ret, struct err *e)
     struct names old = {.dir = snapshot, .sweep_all = true};
     if (r == 0)
         r = fsx_list(snapshot, on_name, &old, e);
-    struct names facts = {.dir = dir}; /* tip, acked.*: none is named like a spool file */
+    struct names here = {.dir = dir, .tmp_only = true};
     if (r == 0)
-        r = fsx_list(dir, on_name, &facts, e);
-    free(facts.file);
+        r = fsx_list(dir, on_name, &here, e);
     struct names names = {.dir = l0};
     if (r == 0)
         r = fsx_list(l0, on_name, &names, e);
@@ -183,21 +182,50 @@ int spool_open(const char *dir, struct spool_state *ret, struct err *e)
 
 /* ---- removing --------------------------------------------------------------------------------- */
 
-int spool_drop(const char *dir, const struct ltx_header *tip, uint64_t first, uint64_t last,
-               struct err *e)
+struct dropping {
+    const char *dir;
+    uint64_t first, last;
+    struct err *e;
+};
+
+/* By what is there, not by counting: the numbering may have jumped far ahead. */
+static int drop_name(const char *name, void *arg)
 {
-    if (tip->max_txid <= last) {
-        int r = tip_write(dir, tip, e);
-        if (r < 0)
-            return r;
+    const struct dropping *d = arg;
+    uint64_t min, max;
+    if (!ltx_name_parse(name, &min, &max) || min != max || min < d->first || min > d->last)
+        return 0;
+    cleanup_free char *path = spool_path(d->dir, min);
+    return fsx_unlink(path, d->e);
+}
+
+static int drop_range(const char *dir, uint64_t first, uint64_t last, struct err *e)
+{
+    if (last - first > 64) {
+        cleanup_free char *l0 = util_printf("%s/l0", dir);
+        return fsx_list(l0, drop_name, &(struct dropping){dir, first, last, e}, e);
     }
-    for (uint64_t txid = first; txid <= last; txid++) {
+    for (uint64_t n = last - first + 1, txid = first; n; n--, txid++) {
         cleanup_free char *path = spool_path(dir, txid);
         int r = fsx_unlink(path, e);
         if (r < 0)
             return r;
     }
     return 0;
+}
+
+int spool_drop(const char *dir, const struct ltx_header *tip, uint64_t first, uint64_t last,
+               struct err *e)
+{
+    bool newest = tip->max_txid <= last;
+    /* the old ones first: on a full disk they are the room for the tip */
+    uint64_t old_last = newest ? tip->max_txid - 1 : last;
+    int r = first <= old_last ? drop_range(dir, first, old_last, e) : 0;
+    if (r == 0 && newest)
+        r = tip_write(dir, tip, e);
+    if (r == 0 && newest)
+        r = drop_range(dir, MAX(first, tip->max_txid), last, e);
+    return r;
 }
 
 int spool_drop_snapshot(const char *dir, uint64_t txid, struct err *e)

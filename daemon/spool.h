@@ -41,7 +41,8 @@ char *spool_path(const char *dir, uint64_t txid);
 char *spool_snapshot_path(const char *dir, uint64_t txid);
 
 /** spool_drop(dir, tip, first, last, e): remove the files of TXIDs first..last, which every replica has.
- * tip is the newest header; it is stored first when its own file is among them. */
+ * tip is the newest header; it is stored before its own file goes. May be called again for files that
+ * are gone already. */
 int spool_drop(const char *dir, const struct ltx_header *tip, uint64_t first, uint64_t last,
                struct err *e);
 /** spool_drop_snapshot(dir, txid, e). */

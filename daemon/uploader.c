@@ -4,6 +4,7 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
+#include "common/format/crc64.h"
 #include "common/store/layout.h"
 #include "daemon/database.h"
 
@@ -42,6 +43,7 @@ static void maybe_closed(struct uploader *u)
     free(u->replica);
     free(u->key);
     free(u->path);
+    free(u->newest);
     u->magic = 0;
     free(u);
 }
@@ -65,6 +67,12 @@ void uploader_close(struct uploader *u)
 
 /* ---- what the replica has ---------------------------------------------------------------------- */
 
+uint64_t uploader_place(const struct uploader *u)
+{
+    const char *where = store_describe(u->store);
+    return u->db->seen.lineage ^ crc64(crc64(0, where, strlen(where) + 1), u->replica, strlen(u->replica));
+}
+
 void uploader_learn(struct uploader *u, bool known, uint64_t acked)
 {
     u->known = known;
@@ -76,10 +84,15 @@ static int on_item(void *arg, const struct store_object *o, struct err *e)
     (void)e;
     struct uploader *u = arg;
     uint64_t min, max;
-    if (layout_parse(o->key, &min, &max)) {
-        u->list_max = MAX(u->list_max, max);
-        u->list_l0 = u->list_level == 0 ? MAX(u->list_l0, max) : u->list_l0;
-    }
+    if (!layout_parse(o->key, &min, &max))
+        return 0;
+    if (u->list_level == 0)
+        u->list_l0 = MAX(u->list_l0, max);
+    if (max <= u->list_max)
+        return 0;
+    u->list_max = max;
+    free(u->newest);
+    u->newest = util_strdup(o->key);
     return 0;
 }
 
@@ -91,18 +104,45 @@ static void list_level(struct uploader *u)
     store_list(u->store, &u->req, u->key, NULL, on_item, u);
 }
 
+static int on_head(void *arg, const void *p, size_t n, struct err *e)
+{
+    (void)e;
+    struct uploader *u = arg;
+    n = MIN(n, sizeof u->head - u->head_n);
+    memcpy(u->head + u->head_n, p, n);
+    u->head_n += n;
+    return 0;
+}
+
+/* Numbers alone do not tell: another history, of state that was lost or of another machine, has the
+ * same ones. The newest file names its lineage. */
+static void probe(struct uploader *u)
+{
+    u->head_n = 0;
+    u->busy = u->listing = u->probing = true;
+    store_get(u->store, &u->req, u->newest, 0, sizeof u->head, on_head, u, NULL);
+}
+
 static void on_listed(struct uploader *u)
 {
-    u->listing = false;
-    if (u->list_level < LTX_SNAPSHOT_LEVEL) {
+    bool probed = u->probing, ours = false;
+    u->listing = u->probing = false;
+    if (!probed && u->list_level < LTX_SNAPSHOT_LEVEL) {
         u->list_level++;
         list_level(u);
         return;
     }
+    if (!probed && u->list_max && u->db->has_history) {
+        probe(u);
+        return;
+    }
+    struct ltx_header h;
+    if (probed && u->head_n == sizeof u->head && ltx_header_decode(u->head, &h, NULL) == 0)
+        ours = h.node_id == u->db->loaded_lineage && u->list_max <= u->db->loaded_txid;
     u->known = true;
     /* the L0 file that belongs to the base may be missing still, see on_sent() */
     u->acked = u->list_l0 < u->list_max ? u->list_max - 1 : u->list_max;
-    database_uploader_listed(u->db, u, u->list_max);
+    database_uploader_listed(u->db, u, u->list_max, ours);
 }
 
 /* ---- uploading --------------------------------------------------------------------------------- */
@@ -125,6 +165,11 @@ uint64_t uploader_pending(const struct uploader *u, uint64_t *ret_files)
         (*ret_files)++;
     }
     return bytes;
+}
+
+bool uploader_has(const struct uploader *u, uint64_t txid)
+{
+    return u->known && !u->needs_base && u->acked >= txid;
 }
 
 uint64_t uploader_due_ms(const struct uploader *u)
@@ -162,7 +207,7 @@ static bool fits(const struct uploader *u, const struct spool_file *f)
 
 void uploader_poke(struct uploader *u)
 {
-    if (u->closing || u->busy)
+    if (u->closing || u->busy || !u->db->loaded)
         return;
     uint64_t now = clk_mono_ms();
     if (u->retry_at_ms > now) {
@@ -176,21 +221,21 @@ void uploader_poke(struct uploader *u)
         return;
     }
     const struct spool_file *f = next_file(u);
-    if (!f || !u->db->numbered) {
+    if ((!f && !u->needs_base) || !u->db->numbered) {
         u->flush = false;
         return;
     }
-    if (!u->snapshot.txid && !fits(u, f)) {
+    if (!u->snapshot.txid && (u->needs_base || !fits(u, f))) {
         u->needs_base = true;
         database_want_snapshot(u->db);
         return; /* it comes back with u->snapshot set */
     }
-    bool in_batch = f->txid <= u->batch_last;
+    bool in_batch = f && f->txid <= u->batch_last;
     if (!in_batch && !u->flush && !u->db->flushing && u->next_due_ms > now) {
         arm(u, u->next_due_ms);
         return;
     }
-    if (!in_batch) {
+    if (!in_batch && u->db->n_files) {
         u->batch_last = u->db->file[u->db->n_files - 1].txid;
         u->next_due_ms = now + u->interval_ms;
     }
@@ -238,7 +283,7 @@ static void note(struct uploader *u)
         return;
     u->noting = true;
     u->noting_txid = u->acked;
-    u->noting_lineage = u->db->seen.lineage;
+    u->noting_lineage = uploader_place(u);
     u->note.data = u;
     (void)uv_queue_work(u->db->loop, &u->note, note_work, note_done);
 }
@@ -256,7 +301,7 @@ static void failed(struct uploader *u, const struct err *e)
         log_err(LOG_WARN, e, "%s -> %s: not uploaded, next try in %s", u->db->name, u->target,
                 util_duration(dur, wait));
     }
-    if (e->code == ERR_NOTFOUND && u->path && access(u->path, F_OK) < 0) {
+    if (e->code == ERR_NOTFOUND && !u->listing && u->path && access(u->path, F_OK) < 0) {
         /* the spool file itself is gone: nothing but a new base helps */
         u->gone = MAX(u->gone, u->snapshot_in_flight ? 0 : u->sending.txid);
         u->snapshot.txid = 0;
@@ -294,9 +339,13 @@ static void on_sent(struct uploader *u)
     const struct spool_file *f = next_file(u);
     if (!f || f->txid != txid || txid <= u->gone)
         u->acked = MAX(u->acked, txid);
-    u->db->drop_snapshot = txid;
     u->snapshot.txid = 0;
     u->needs_base = false;
+    bool wanted = false; /* by another replica */
+    for (size_t i = 0; i < u->db->n_up; i++)
+        wanted = wanted || u->db->up[i]->snapshot.txid == txid;
+    if (!wanted)
+        u->db->drop_snapshot = txid;
 }
 
 static void on_done(struct store_req *req)
@@ -309,7 +358,7 @@ static void on_done(struct store_req *req)
     }
     if (req->err.code != ERR_OK) {
         failed(u, &req->err);
-        u->listing = false;
+        u->listing = u->probing = false;
     } else if (u->listing) {
         succeeded(u);
         on_listed(u);

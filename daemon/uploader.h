@@ -26,6 +26,10 @@ struct uploader {
     unsigned list_level;
     uint64_t list_max; /* highest TXID seen while listing */
     uint64_t list_l0;  /* and at level 0 */
+    char *newest;      /* the object that carries the highest */
+    bool probing;      /* after the listing: whose is it? */
+    uint8_t head[LTX_HEADER_SIZE];
+    size_t head_n;
 
     bool busy;               /* a request or a worker job is under way */
     bool snapshot_in_flight; /* the request is a base, not an L0 file */
@@ -61,11 +65,16 @@ struct uploader {
 /** uploader_new(db, store, target, replica, interval_ms): the store outlives the uploader. */
 struct uploader *uploader_new(struct database *db, struct store *store, const char *target,
                               const char *replica, uint64_t interval_ms);
+/** uploader_place(u): lineage and place of the replica in one number: what is remembered of how far it is
+ * does not hold for another bucket or directory under the same target name. */
+uint64_t uploader_place(const struct uploader *u);
 /** uploader_learn(u, known, acked): what the spool directory says about the replica; when that is
  * nothing, the store is listed. */
 void uploader_learn(struct uploader *u, bool known, uint64_t acked);
 /** uploader_poke(u): start whatever can be started. Cheap; call after anything changed. */
 void uploader_poke(struct uploader *u);
+/** uploader_has(u, txid): the replica holds our history up to there. */
+bool uploader_has(const struct uploader *u, uint64_t txid);
 /** uploader_due_ms(u): monotonic time at which a commit may be uploaded next (leading edge: now, if the
  * replica was quiet for an interval). */
 uint64_t uploader_due_ms(const struct uploader *u);

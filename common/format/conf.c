@@ -68,15 +68,14 @@ static void unknown_key(struct lines *l, const char *name)
     for (size_t i = 0; i < ARRAY_LEN(later); i++)
         if (!strcmp(name, later[i]))
             (void)snprintf(hint, sizeof hint, "not available in this version: remove the line");
-    size_t best = SIZE_MAX;
-    for (size_t i = 0; i < CONF_KEYS && !*hint; i++) {
+    size_t best = *hint ? 0 : SIZE_MAX;
+    for (size_t i = 0; i < CONF_KEYS; i++) {
         if (conf_key[i].kind != l->section->kind)
             continue;
         size_t d = near_distance(name, conf_key[i].name);
         if (near_enough(name, d) && d < best) {
             best = d;
             (void)snprintf(hint, sizeof hint, "did you mean %s?", conf_key[i].name);
-            break;
         }
     }
     for (size_t i = 0; i < CONF_KEYS && !*hint; i++)

@@ -205,6 +205,29 @@ def test_a_target_added_later_gets_a_base_and_the_old_one_goes_on(world, s3):
     assert ids == list(range(1, ids[-1] + 1))
 
 
+@pytest.mark.parametrize("how", ["reload", "restart"])
+def test_a_target_that_moves_gets_everything_at_the_new_place(world, how):
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    world.sync()
+    con.execute("insert into t(b) values(randomblob(9000))")
+    con.commit()
+    world.sync()
+    if how == "restart":
+        assert world.stop() == 0
+    world.replica = world.path / "elsewhere"
+    world.configure(world.file_target(), world.db("a"))
+    if how == "restart":
+        world.start()
+    else:
+        world.ctl("reload")
+    con.execute("insert into t(b) values(randomblob(9000))")
+    con.commit()
+    world.sync()
+    pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
+
+
 def test_a_base_is_followed_by_the_level_0_file_of_its_txid(world):
     """Litestream, taking over, looks at level 0 only: with none it would begin at TXID 1 again"""
     con = make_db(world.path / "a.db")

@@ -1,0 +1,144 @@
+# The gates taken together. tests/gates.sh runs them one after the other, says how long each took, and
+# ends with a line that counts them.
+#
+#   make check       what every commit must pass, in a few minutes
+#   make check-all   installs what the tests need, then everything; .ci/run calls this
+
+.PHONY: demo check check-all build stress e2e e2e-smoke analyze analyze-gcc analyze-tidy \
+	analyze-cppcheck asan tsan valgrind check-layers
+
+help:
+	@sed -n 's/^#: //p' tests/check.mk
+
+#: first
+#:   demo            install what is needed, build, replicate a live database and restore it
+#:   check-all       install what the tests need, then every gate (.ci/run)
+#: building
+#:   all             walsupd and walsupctl, in build/$FLAVOUR/
+#:   deps, deps-test, deps-deb    Debian packages for building, testing, packaging; only what is missing
+#:   install, uninstall           PREFIX, DESTDIR
+#:   deb, dist       Debian package, tarball
+#:   docs            rewrite what is made from conf.def
+#:   clean
+#: gates
+#:   check           all of the next group
+#:   build           everything that is compiled, warnings are errors
+#:   check-layers    who includes whom, who opens what
+#:   check-docs, check-units      documents against conf.def, systemd units
+#:   unit, unit-test_<name>       unit tests
+#:   corpus          the fuzzers' corpus, replayed
+#:   stress          the WAL protocol under hostile applications, and its control
+#:   e2e             end-to-end tests; E2E='-k name' for some
+#: more
+#:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
+#:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
+#:   fuzz            look for more; FUZZ_SECONDS=20
+#:   bench-format    how fast the formats are
+#: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
+
+CHECK_GATES := build check-layers check-docs check-units unit corpus stress e2e
+ALL_GATES   := $(CHECK_GATES) analyze asan
+JOBS        ?= $(shell nproc)
+PYTHON      ?= /usr/bin/python3
+# pytest's own words, for one test: make e2e E2E='-k truncate'
+E2E ?=
+# seconds of each mode of the protocol stress
+STRESS_SECONDS ?= 5
+
+demo: deps
+	$(Q)$(MAKE) --no-print-directory -j$(JOBS) programs $(OUT)/helpers/ledger
+	$(Q)WALSUP_OUT=$(OUT) tests/demo.sh
+
+check:
+	$(Q)MAKE="$(MAKE)" JOBS=$(JOBS) tests/gates.sh $(CHECK_GATES)
+check-all: deps-test
+	$(Q)MAKE="$(MAKE)" JOBS=$(JOBS) tests/gates.sh $(ALL_GATES)
+
+# everything that is compiled, with warnings as errors
+build: programs helpers $(UNIT) $(FUZZ_NAMES:%=$(OUT)/corpus/%)
+	$(Q)n=$$(find $(OUT) -name '*.o' | wc -l); echo "build: $$n files"; test $$n -gt 0
+
+check-layers:
+	$(Q)tests/check_layers.sh
+
+# The WAL protocol, by the daemon's own code, under hostile applications. The control has the guard
+# dropped between jobs and must lose frames: if it does not, this stress would see nothing either.
+stress: $(OUT)/helpers/guard_stress
+	$(Q)for mode in default calm hot; do echo "== stress $$mode, $(STRESS_SECONDS) s"; \
+		$(OUT)/helpers/guard_stress $(STRESS_SECONDS) $$mode || exit 1; done; \
+	echo "== stress unsafe, the control, which must lose frames"; \
+	if $(OUT)/helpers/guard_stress $(STRESS_SECONDS) unsafe; then \
+		echo "stress: the control did not fail"; exit 1; fi; \
+	echo "stress: 3 modes and the control"
+
+e2e: programs helpers
+	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) $(PYTHON) -m pytest -q -p no:cacheprovider tests/e2e $(E2E) \
+		> $(OUT)/e2e.txt 2>&1; status=$$?; cat $(OUT)/e2e.txt; \
+	n=$$(sed -n 's/.* \([0-9]*\) passed.*/\1/p;s/^\([0-9]*\) passed.*/\1/p' $(OUT)/e2e.txt | tail -n 1); \
+	echo "e2e: $${n:-0} tests passed"; test $$status -eq 0 && test "$${n:-0}" -gt 0
+
+# ---- analysers ------------------------------------------------------------------------------
+
+ANALYZED := $(COMMON_C) $(DAEMON_C) $(CTL_C) daemon/main.c ctl/main.c
+ANALYZE_CFLAGS = $(filter-out -Werror -W%,$(ALL_CFLAGS)) -O2
+# False findings of gcc 12, each with the reason why it is one:
+# an error of err.h is negative (everywhere this would cost findings: gcc loses cleanups over it)
+ANALYZE_NOT_common/base/fsx.c := -include tests/analyze.h
+# the array goes into the struct, which frees it
+ANALYZE_NOT_common/store/restore_apply.c := -include tests/analyze.h -Wno-analyzer-malloc-leak
+ANALYZE_NOT_common/store/s3_body.c := -Wno-analyzer-malloc-leak
+# a client has two references of its handles until these are closed, which is never in the same call
+ANALYZE_NOT_daemon/ctlserver.c := -Wno-analyzer-use-after-free
+# a constructor that returned 0 has set its result; it is in another file
+ANALYZE_NOT_daemon/main.c := -Wno-analyzer-null-dereference
+
+analyze: analyze-gcc analyze-tidy analyze-cppcheck
+
+analyze-gcc: $(ANALYZED:%.c=$(BUILD)/analyze/%.ok)
+	$(Q)echo "analyze-gcc: $(words $(ANALYZED)) files"; test $(words $(ANALYZED)) -gt 0
+$(BUILD)/analyze/%.ok: %.c $(wildcard common/*/*.h daemon/*.h ctl/*.h) tests/analyze.h
+	$(call say,ANALYZE,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)gcc $(ANALYZE_CFLAGS) -fanalyzer -Werror $(ANALYZE_NOT_$<) -c $< -o $@.o && touch $@
+
+# clang-tidy reads the .clang-tidy of this directory. For single files, what is off and why:
+# the linker dictates the names __wrap_ and __real_
+TIDY_WRAP := -bugprone-reserved-identifier,-cert-dcl37-c,-cert-dcl51-cpp
+TIDY_NOT_common/store/s3_transport.c := $(TIDY_WRAP)
+TIDY_NOT_common/store/s3_easy.c := $(TIDY_WRAP)
+# as for gcc: what another file has set when it returned 0
+TIDY_NOT_common/store/restore_apply.c := -clang-analyzer-core.NullDereference
+TIDY_NOT_daemon/manager.c := -clang-analyzer-core.NullDereference
+TIDY_NOT_daemon/main.c := -clang-analyzer-core.NullDereference
+analyze-tidy: $(ANALYZED:%.c=$(BUILD)/tidy/%.ok)
+	$(Q)echo "analyze-tidy: $(words $(ANALYZED)) files"; test $(words $(ANALYZED)) -gt 0
+$(BUILD)/tidy/%.ok: %.c $(wildcard common/*/*.h daemon/*.h ctl/*.h) .clang-tidy tests/analyze.h
+	$(call say,TIDY,$<)
+	$(Q)mkdir -p $(@D)
+	$(Q)clang-tidy --quiet $(if $(TIDY_NOT_$<),--checks=$(TIDY_NOT_$<)) $< -- -std=gnu11 -D_GNU_SOURCE -DWALSUP_VERSION='"$(VERSION)"' -I. \
+		$(PKG_CFLAGS:-I%=-isystem%) $(if $(filter %/err.c,$<),,-include tests/analyze.h) > $@.txt 2>&1 \
+		|| { grep -v 'warnings generated' $@.txt; exit 1; }; touch $@
+
+# memleak: cppcheck does not understand the cleanup attribute either
+analyze-cppcheck:
+	$(Q)cppcheck --enable=warning,performance,portability --suppress=memleak --inline-suppr \
+		--error-exitcode=1 --std=c11 -j$(JOBS) -I. -D_GNU_SOURCE -DWALSUP_VERSION='"$(VERSION)"' \
+		--quiet $(ANALYZED)
+	$(Q)echo "analyze-cppcheck: $(words $(ANALYZED)) files"; test $(words $(ANALYZED)) -gt 0
+
+# ---- sanitizers -----------------------------------------------------------------------------
+
+# one of each kind: restore equal under writers, restart, lies of a store
+SMOKE := -k "hostile_writers or goes_on_with_the_next_txid or damaged_spool or reload_adds"
+
+asan:
+	$(Q)$(MAKE) --no-print-directory -j$(JOBS) FLAVOUR=asan build unit corpus
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=asan E2E='$(SMOKE)' e2e
+# Threads meet in the daemon and in restore; the formats have none.
+tsan:
+	$(Q)$(MAKE) --no-print-directory -j$(JOBS) FLAVOUR=tsan build unit
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=tsan E2E='$(SMOKE)' e2e
+# the demonstration, every program of ours under valgrind
+valgrind: programs $(OUT)/helpers/ledger
+	$(Q)WALSUP_OUT=$(OUT) WALSUP_WRAP="valgrind -q --error-exitcode=9 --leak-check=full \
+		--errors-for-leak-kinds=definite" tests/demo.sh
