@@ -217,11 +217,21 @@ def test_walsup_restores_what_litestream_wrote(world, litestream):
     for _, con in cons:
         con.close()
     for ps, p in dbs:
-        own = litestream.restore(p, world.path / f"own-{ps}.db")
-        integrity(own)
         out = world.path / f"walsup-{ps}.db"
-        r = world.ctl("restore", "--url", f"file://{world.path}/ls/p{ps}", "-o", out,
-                      "--integrity-check", "full")
+        restore = ("restore", "--url", f"file://{world.path}/ls/p{ps}", "-o", out,
+                   "--integrity-check", "full")
+        try:
+            own = litestream.restore(p, world.path / f"own-{ps}.db")
+        except AssertionError as e:
+            # pages that v0.5.14 and older forget when a database grows (Litestream #1292)
+            assert VERSION < (0, 5, 15) and "nonsequential page numbers" in str(e)
+            r = world.ctl(*restore, check=False)
+            assert r.returncode == 65 and "is in none of the files" in r.stderr
+            assert not out.exists()
+            print(f"{ps}: Litestream lost a page, and walsupctl says so: {r.stderr}")
+            continue
+        integrity(own)
+        r = world.ctl(*restore)
         levels = {d.name: len(list(d.glob("*.ltx")))
                   for d in sorted((world.path / "ls" / f"p{ps}" / "ltx").iterdir())}
         print(f"{ps}: levels {levels}\n{r.stdout}{r.stderr}")
