@@ -385,6 +385,7 @@ int capture_range(struct session *s, struct capture_pos *pos, const struct captu
 
 struct full {
     const struct session_index *x;
+    uint32_t last; /* page */
     struct scan sc;
 };
 
@@ -398,12 +399,12 @@ static int full_pages(struct session *s, void *arg, struct ltx_encoder *enc,
     cleanup_free uint8_t *pages = malloc(CHUNK_BYTES);
     if (!pages)
         return err_set(e, ERR_NOMEM, "no memory to read %s", session_path(s));
-    framemap_sort(&f->sc.map, f->x->pages);
+    framemap_sort(&f->sc.map, f->last);
     const struct framemap_entry *m = f->sc.map.slot;
     const struct framemap_entry *m_end = m + f->sc.map.n;
     for (uint64_t at = 1; at <= f->x->pages; at += per) { /* 64 bits: pages may be 2^32 - 2 */
         uint32_t first = (uint32_t)at;
-        uint32_t n = MIN(per, f->x->pages - first + 1);
+        uint32_t n = MIN(per, f->last - first + 1);
         int r = session_db_read(s, first, n, pages, e);
         if (r < 0)
             return r;
@@ -459,7 +460,7 @@ int capture_full(struct session *s, const struct session_index *x, struct captur
     *ret = (struct capture_file){.tmp = FSX_TMP_INIT};
     if (!x->pages)
         return CAPTURE_NOTHING;
-    struct full f = {.x = x, .sc = {.last = 0}};
+    struct full f = {.x = x, .last = opts->touch ? 1 : x->pages, .sc = {.last = 0}};
     int r = full(s, &f, opts, ret, e);
     scan_done(&f.sc);
     if (x->n != x->b && (r == 0 || r == -ERR_CORRUPT)) { /* the WAL was read: is it still that one? */

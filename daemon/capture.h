@@ -41,6 +41,7 @@ struct capture_opts {
     uint64_t lineage;
     enum ltx_encoding encoding;
     uint64_t limit_bytes; /* range only: cut at the first commit past this many bytes of WAL */
+    bool touch;           /* full only: page 1 and nothing else, a file that changes nothing */
 };
 
 /** capture_range(s, pos, opts, ret, e): the frames after pos, newest version of each page, pages beyond

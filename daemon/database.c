@@ -368,6 +368,12 @@ static void take_error(struct database *db)
     }
 }
 
+static void settle_later(struct database *db)
+{
+    db->settle_wait_ms = MIN(db->settle_wait_ms * 2 + SETTLE_MS, (uint64_t)SETTLE_AGAIN_MS);
+    db->settle_after_ms = db->last_run_ms + db->settle_wait_ms;
+}
+
 static void maybe_closed(struct database *db);
 
 static void work_done(uv_work_t *w, int status)
@@ -392,7 +398,7 @@ static void work_done(uv_work_t *w, int status)
     if (!job.load || db->result.err.code != ERR_OK)
         take_error(db);
     if (db->result.pinned || (job.settle && !db->result.drained))
-        db->settle_after_ms = db->last_run_ms + SETTLE_AGAIN_MS;
+        settle_later(db);
     sync_arm(db);
     poke(db);
     for (size_t i = 0; i < db->n_up; i++)
@@ -449,6 +455,24 @@ static bool news(struct database *db, uint64_t now, uint64_t *ret_at)
     return false;
 }
 
+/* Somebody wrote into the database file, so a checkpoint is at work, perhaps waiting for our guard with
+ * the write lock held. Like a commit it shows its progress in the wal-index only after an fsync, and
+ * makes no event then. */
+static void assist(struct database *db, uint64_t now, struct source_job *job, uint64_t *ret_at)
+{
+    if (now >= db->assist_until_ms)
+        return;
+    uint64_t at = db->last_assist_ms + ASSIST_MS;
+    if (!source_in_the_way(db->source)) {
+        db->assist_peek_ms = MIN(db->assist_peek_ms * 2 + 1, (uint64_t)PEEK_MAX_MS);
+        at = now + db->assist_peek_ms;
+    } else if (at <= now) {
+        job->assist = true;
+        return;
+    }
+    *ret_at = MIN(*ret_at, at);
+}
+
 /* Fill job with what should be done now; false and *ret_at when nothing is due before that time. */
 static bool decide(struct database *db, uint64_t now, struct source_job *job, uint64_t *ret_at)
 {
@@ -480,12 +504,7 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
         else
             *ret_at = MIN(*ret_at, look);
     }
-    if (db->assist) {
-        if (now >= db->last_assist_ms + ASSIST_MS)
-            job->assist = true;
-        else
-            *ret_at = MIN(*ret_at, db->last_assist_ms + ASSIST_MS);
-    }
+    assist(db, now, job, ret_at);
     if (db->state == SOURCE_ATTACHED && !db->seen.drained && !db->dirty) {
         uint64_t settle = MAX(db->last_event_ms + SETTLE_MS, db->settle_after_ms);
         if (settle <= now)
@@ -545,8 +564,8 @@ static void poke(struct database *db)
         db->dirty = db->force = false;
     }
     if (job.assist) {
-        db->assist = false;
         db->last_assist_ms = now;
+        db->assist_peek_ms = 0;
     }
     db->look = false;
     db->renumber = 0;
@@ -567,12 +586,12 @@ void database_event(struct database *db, enum database_event ev)
     case DATABASE_WAL:
         db->last_event_ms = now;
         db->peek_ms = 0;
+        db->settle_wait_ms = db->settle_after_ms = 0;
         db->dirty = true;
         break;
     case DATABASE_FILE:
-        if (db->assist)
-            return;
-        db->assist = true;
+        db->assist_until_ms = now + SETTLE_MS;
+        db->assist_peek_ms = 0;
         break;
     default:
         db->last_event_ms = now;
@@ -653,7 +672,7 @@ bool database_flushed(const struct database *db)
     for (size_t i = 0; i < db->n_up; i++) {
         uint64_t n;
         (void)uploader_pending(db->up[i], &n);
-        if (n || db->up[i]->busy)
+        if (n || db->up[i]->busy || db->up[i]->needs_base)
             return false;
     }
     return true;

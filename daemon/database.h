@@ -59,9 +59,11 @@ struct database {
      * anything, or of another lineage, is not ours */
     uint64_t loaded_txid, loaded_lineage;
     uint64_t renumber; /* lowest TXID that is free in every replica that was listed */
-    bool dirty, assist, look, force, snapshot_wanted;
+    bool dirty, look, force, snapshot_wanted;
     uint64_t peek_ms; /* how long to wait before looking for the commit again */
-    uint64_t last_event_ms, last_run_ms, last_capture_ms, last_assist_ms, settle_after_ms;
+    uint64_t last_event_ms, last_run_ms, last_capture_ms, last_assist_ms;
+    uint64_t settle_wait_ms, settle_after_ms; /* the next settling job; rarer while it fails */
+    uint64_t assist_until_ms, assist_peek_ms; /* somebody checkpoints: see that our guard makes room */
     struct retry retry;
     uint64_t retry_at_ms;
     uv_timer_t timer;

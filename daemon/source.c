@@ -77,6 +77,24 @@ const struct spool_state *source_spool(const struct source *s)
     return &s->spool;
 }
 
+/* An application that checkpoints with FULL, RESTART or TRUNCATE waits, with the write lock held, first
+ * for our guard to see the last frame and then for it to reach slot 0. Neither wait may be long. */
+static bool guard_is_old(struct source *s)
+{
+    struct session_index x;
+    if (session_holds_checkpoints(s->session)) /* then theirs fail at once and wait for nothing */
+        return false;
+    if (session_index(s->session, &x, NULL) < 0)
+        return false;
+    bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
+    return moved || (x.n == x.b && !(s->pos.restartable && capture_same_wal(&s->pos, &x)));
+}
+
+bool source_in_the_way(struct source *s)
+{
+    return s->session && s->pos.valid && guard_is_old(s);
+}
+
 bool source_news(struct source *s)
 {
     struct session_index x;
@@ -172,12 +190,14 @@ static int capture_everything(struct source *s, struct err *e)
  * guard simply stays. */
 static int handover(struct source *s, struct err *e)
 {
-    int r = session_guard_next(s->session, e);
+    struct session_index x, before; /* the guard sees at least what was there before it */
+    int r = session_index(s->session, &before, e);
+    if (r == 0)
+        r = session_guard_next(s->session, e);
     if (r == SESSION_BUSY)
         return 0;
     if (r < 0)
         return r;
-    struct session_index x;
     for (;;) {
         r = session_index(s->session, &x, e);
         if (r < 0)
@@ -209,7 +229,7 @@ static int handover(struct source *s, struct err *e)
         return r == OUT_FULL || r == CAPTURE_NOTHING ? 0 : r;
     }
     session_guard_switch(s->session);
-    s->guard_at = x;
+    s->guard_at = before;
     s->count.handovers++;
     return 0;
 }
@@ -500,6 +520,29 @@ static void detach(struct source *s, struct source_result *ret)
 }
 
 /* A base for a replica that has none: the state of the newest TXID, as one file from TXID 1. */
+static bool newest_at_hand(const struct source *s)
+{
+    if (s->n_out)
+        return true;
+    cleanup_free char *path = spool_path(s->dir, s->txid);
+    return access(path, F_OK) == 0;
+}
+
+/* The replica also needs the level 0 file of the base's TXID (uploader.c says why). When that one is
+ * gone from the spool, a file that changes nothing takes the next TXID. */
+static int touch(struct source *s, const struct session_index *x, struct err *e)
+{
+    cleanup_free char *path = NULL;
+    struct capture_opts o = next_file(s, &path);
+    o.touch = true;
+    struct capture_pos pos = s->pos;
+    struct capture_file f;
+    int r = capture_full(s->session, x, &pos, &o, &f, e);
+    if (r == 0)
+        keep_file(s, &f);
+    return r;
+}
+
 static int snapshot(struct source *s, struct source_result *ret, struct err *e)
 {
     int r = session_guard_next(s->session, e);
@@ -515,6 +558,8 @@ static int snapshot(struct source *s, struct source_result *ret, struct err *e)
     }
     if (r == 0 && capture_behind(&s->pos, &x))
         r = OUT_FULL;
+    if (r == 0 && !newest_at_hand(s))
+        r = touch(s, &x, e);
     if (r == 0) {
         cleanup_free char *path = spool_snapshot_path(s->dir, s->txid);
         struct capture_opts o = {.path = path,
@@ -602,19 +647,6 @@ static bool far_behind(struct source *s)
     struct session_index x;
     return session_index(s->session, &x, NULL) == 0 &&
            capture_behind(&s->pos, &x) * wal_frame_size(x.page_size) >= EAGER_BYTES;
-}
-
-/* An application that checkpoints with FULL, RESTART or TRUNCATE waits, with the write lock held, first
- * for our guard to see the last frame and then for it to reach slot 0. Neither wait may be long. */
-static bool guard_is_old(struct source *s)
-{
-    struct session_index x;
-    if (session_holds_checkpoints(s->session)) /* then theirs fail at once and wait for nothing */
-        return false;
-    if (session_index(s->session, &x, NULL) < 0)
-        return false;
-    bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
-    return moved || (x.n == x.b && !(s->pos.restartable && capture_same_wal(&s->pos, &x)));
 }
 
 static int attached_job(struct source *s, const struct source_job *job, struct source_result *ret,

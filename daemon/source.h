@@ -76,6 +76,9 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
 /** source_news(s): whether a commit after the position is visible; true as well when that cannot be told
  * without a job (not attached). Reads shared memory only: for the loop thread, between jobs. */
 bool source_news(struct source *s);
+/** source_in_the_way(s): whether an application's checkpoint may be waiting for our guard: a job with
+ * `assist` moves it. Shared memory only, like source_news. */
+bool source_in_the_way(struct source *s);
 /** source_spool(s): what `load` found; valid until the next run. */
 const struct spool_state *source_spool(const struct source *s);
 /** source_reconf(s, c): new settings; only while idle; path and dir must be the same. */

@@ -221,6 +221,8 @@ void uploader_poke(struct uploader *u)
         return;
     }
     const struct spool_file *f = next_file(u);
+    if (!f && u->acked < u->db->txid)
+        u->needs_base = true; /* what it lacks is in the spool no more: a target added later */
     if ((!f && !u->needs_base) || !u->db->numbered) {
         u->flush = false;
         return;
