@@ -26,9 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 OUT = pathlib.Path(os.environ.get("WALSUP_OUT", ROOT / "build" / "release"))
@@ -41,7 +39,6 @@ ENV = {k: v for k, v in os.environ.items()
        if not k.startswith(("AWS_", "LITESTREAM_", "WALSUP_", "NOTIFY_"))}
 KEY_ID, SECRET = "AKIAWALSUPBENCH", "s3cr3t"
 TICK = os.sysconf("SC_CLK_TCK")
-NAME = re.compile(r"[0-9a-f]{16}-([0-9a-f]{16})\.ltx")
 
 
 class Failed(Exception):
@@ -226,7 +223,7 @@ class Arrivals:
 # ---- measurements --------------------------------------------------------------------------------
 
 class Load:
-    """load average and the share of the CPUs that others than the bench and its children used"""
+    """load averages; the bench itself makes some two of it"""
 
     def __init__(self):
         self.started, self.worst = os.getloadavg(), 0.0

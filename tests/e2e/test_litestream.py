@@ -5,8 +5,8 @@ the tests. What each version can read decides what walsup is told to write: befo
 only, from then on frames and blocks.
 """
 import json
-import multiprocessing
 import os
+import random
 import re
 import signal
 import sqlite3
@@ -16,7 +16,7 @@ import time
 import pytest
 
 from conftest import KEY_ID, SECRET, integrity, make_db, pages_equal
-from test_replicate import hostile, storm
+from test_replicate import storm
 
 BIN = os.environ.get("LITESTREAM_BIN")
 SECONDS = float(os.environ.get("WALSUP_LOAD_SECONDS", "4"))
@@ -197,28 +197,45 @@ def test_walsup_restores_what_litestream_wrote(world, litestream):
         snapshot={"interval": "3s", "retention": "3s"}, **{
             "l0-retention": "1s", "l0-retention-check-interval": "1s"})
     litestream.start()
-    q = multiprocessing.Queue()
-    procs = [multiprocessing.Process(target=hostile, args=(p, ps, 2 * SECONDS, ps, q))
-             for ps, p in dbs]
-    for pr in procs:
-        pr.start()
-    for _ in procs:
-        q.get(timeout=2 * SECONDS + 60)
-    for pr in procs:
-        pr.join()
+    # kinder than the storm: reopening and checkpoints by others crash some versions (SIGBUS)
+    cons = [(ps, sqlite3.connect(p, timeout=30, isolation_level=None)) for ps, p in dbs]
+    rnd = random.Random(1)
+    end = time.monotonic() + 2 * SECONDS
+    while time.monotonic() < end:
+        for ps, con in cons:
+            con.execute("insert or replace into t(a,b) values(?,randomblob(?))",
+                        (rnd.randrange(400), rnd.randrange(3 * ps)))
+            if rnd.randrange(50) == 0:
+                con.execute("delete from t where a%7=?", (rnd.randrange(7),))
+            if rnd.randrange(200) == 0:
+                con.execute("vacuum")
+        time.sleep(0.002)
     for ps, p in dbs:
         for _ in grow_and_shrink(p, ps):
             time.sleep(0.3)  # each into a file of its own: Litestream has no event to await
     litestream.stop()
+    for _, con in cons:
+        con.close()
     for ps, p in dbs:
-        own = litestream.restore(p, world.path / f"own-{ps}.db")
-        integrity(own)
         out = world.path / f"walsup-{ps}.db"
-        r = world.ctl("restore", "--url", f"file://{world.path}/ls/p{ps}", "-o", out,
-                      "--integrity-check", "full")
+        restore = ("restore", "--url", f"file://{world.path}/ls/p{ps}", "-o", out,
+                   "--integrity-check", "full")
+        try:
+            own = litestream.restore(p, world.path / f"own-{ps}.db")
+        except AssertionError as e:
+            # pages that v0.5.14 and older forget when a database grows (Litestream #1292)
+            assert VERSION < (0, 5, 15) and "nonsequential page numbers" in str(e)
+            r = world.ctl(*restore, check=False)
+            assert r.returncode == 65 and "is in none of the files" in r.stderr
+            assert not out.exists()
+            print(f"{ps}: Litestream lost a page, and walsupctl says so: {r.stderr}")
+            continue
+        integrity(own)
+        r = world.ctl(*restore)
         levels = {d.name: len(list(d.glob("*.ltx")))
                   for d in sorted((world.path / "ls" / f"p{ps}" / "ltx").iterdir())}
         print(f"{ps}: levels {levels}\n{r.stdout}{r.stderr}")
         pages_equal(own, out, ps)
-        pages_equal(p, out, ps)
+        if VERSION >= (0, 5, 7):  # v0.5.0 leaves its last commits behind when it is stopped
+            pages_equal(p, out, ps)
         integrity(out)
