@@ -12,8 +12,8 @@
 #define SETTLED_US 25000 /* file times are kept in steps of a few milliseconds */
 #define FULL_TRIES 5
 #define CYCLE_TRIES 2
-#define LET_GO_FACTOR 4
-#define IO_TRIES 3 /* failed jobs in a row before the database is opened anew */
+#define LET_GO_FACTOR 2
+#define IO_TRIES 2 /* failed jobs in a row before the database is opened anew */
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 struct source {
@@ -745,9 +745,9 @@ static bool needs_new_session(struct source *s, enum err_code code)
 {
     s->failures++;
     switch (code) {
-    case ERR_NOSPC:
     case ERR_BUSY:
         return wal_too_long(s);
+    case ERR_NOSPC:
     case ERR_NOMEM:
     case ERR_IO:
         return s->failures >= IO_TRIES || wal_too_long(s);
