@@ -245,7 +245,7 @@ void uploader_poke(struct uploader *u)
     if (u->snapshot.txid)
         send_file(u, &u->snapshot, LTX_SNAPSHOT_LEVEL, 1,
              spool_snapshot_path(u->db->dir, u->snapshot.txid));
-    else
+    else if (f)
         send_file(u, f, 0, f->txid, spool_path(u->db->dir, f->txid));
 }
 
