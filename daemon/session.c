@@ -18,6 +18,15 @@ struct conn {
     sqlite3_stmt *begin, *read, *rollback;
 };
 
+enum { WAL_CKPT_LOCK = 1 }; /* lock byte of the wal-index that every checkpoint takes */
+
+/* SQLite's methods for one file, with one of them answered here. */
+struct shim {
+    sqlite3_io_methods methods; /* first: the handle points here */
+    const sqlite3_io_methods *real; /* NULL: not installed */
+    bool holding; /* we keep the checkpoint lock between our checkpoints */
+};
+
 struct session {
     uint32_t magic;
     char *path;
@@ -29,7 +38,7 @@ struct session {
     bool both;            /* the other one is held too: between guard_next and switch */
     struct conn ckpt;     /* runs PASSIVE */
     struct conn writer;   /* takes the write lock for the barrier; opened when first needed */
-    bool holding;          /* the checkpoint lock is held on ckpt's handle, between checkpoints */
+    struct shim shim;      /* on ckpt's handle */
     const volatile uint32_t *shm; /* the wal-index, through SQLite's own mapping */
 };
 
@@ -270,6 +279,9 @@ static int first_guard(struct session *s, struct err *e)
     return 0;
 }
 
+static void shim_install(struct session *s);
+static void shim_remove(struct session *s);
+
 static int open_all(struct session *s, struct err *e)
 {
     struct stat st;
@@ -304,6 +316,7 @@ static int open_all(struct session *s, struct err *e)
     if (rc != SQLITE_OK)
         return sql_err(e, s, s->ckpt.db, rc, "read");
     read_end(&s->ckpt);
+    shim_install(s);
     return 0;
 }
 
@@ -327,8 +340,7 @@ struct session *session_close(struct session *s)
     if (s->writer.db)
         conn_close(&s->writer);
     if (s->ckpt.db) {
-        if (s->holding)
-            session_hold_checkpoints(s, false);
+        shim_remove(s);
         conn_close(&s->ckpt);
     }
     conn_close(&s->guard[!s->held]);
@@ -479,37 +491,52 @@ void session_guard_undo(struct session *s)
     s->both = false;
 }
 
-/* The lock byte is taken on the handle of the connection that checkpoints: SQLite's own attempt to take
- * it there finds it already held by the same handle, succeeds, and gives it up at the end. */
-static int checkpoint_lock(struct session *s, int flags)
+/* While the checkpoint lock is held, SQLite's own taking and giving up of it around our checkpoints is
+ * answered here and goes no further: otherwise an application could slip in at every end of one. */
+static int shim_shm_lock(sqlite3_file *f, int offset, int n, int flags)
 {
-    enum { WAL_CKPT_LOCK = 1 };
+    const struct shim *shim = (const struct shim *)(const void *)f->pMethods;
+    if (shim->holding && offset == WAL_CKPT_LOCK && n == 1)
+        return SQLITE_OK;
+    return shim->real->xShmLock(f, offset, n, flags);
+}
+
+static void shim_install(struct session *s)
+{
     sqlite3_file *f = db_file(&s->ckpt);
-    return f->pMethods->xShmLock(f, WAL_CKPT_LOCK, 1, flags | SQLITE_SHM_EXCLUSIVE);
+    s->shim.real = f->pMethods;
+    s->shim.methods = *f->pMethods;
+    s->shim.methods.xShmLock = shim_shm_lock;
+    f->pMethods = &s->shim.methods;
+}
+
+static void shim_remove(struct session *s)
+{
+    if (!s->shim.real)
+        return;
+    session_hold_checkpoints(s, false);
+    db_file(&s->ckpt)->pMethods = s->shim.real;
+    s->shim.real = NULL;
 }
 
 void session_hold_checkpoints(struct session *s, bool on)
 {
-    if (on == s->holding)
+    if (on == s->shim.holding)
         return;
-    int rc = checkpoint_lock(s, on ? SQLITE_SHM_LOCK : SQLITE_SHM_UNLOCK);
-    s->holding = on && rc == SQLITE_OK;
+    int rc = s->shim.real->xShmLock(db_file(&s->ckpt), WAL_CKPT_LOCK, 1,
+                                    (on ? SQLITE_SHM_LOCK : SQLITE_SHM_UNLOCK) | SQLITE_SHM_EXCLUSIVE);
+    s->shim.holding = on && rc == SQLITE_OK;
 }
 
 bool session_holds_checkpoints(const struct session *s)
 {
-    return s->holding;
+    return s->shim.holding;
 }
 
 int session_passive(struct session *s, bool *ret_all, struct err *e)
 {
     int log = -1, done = -1;
-    bool hold = s->holding;
     int rc = sqlite3_wal_checkpoint_v2(s->ckpt.db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
-    if (hold) { /* the checkpoint gave it up */
-        s->holding = false;
-        session_hold_checkpoints(s, true);
-    }
     if ((rc & 0xff) == SQLITE_BUSY)
         return SESSION_BUSY;
     if (rc != SQLITE_OK)

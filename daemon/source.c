@@ -301,7 +301,9 @@ static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
     int r = shorten_tail(s, wal_bytes, e);
     if (r != 0 || s->n_out == SOURCE_MAX_FILES)
         return r;
-    r = session_write_lock(s->session, BARRIER_WAIT_MS, e);
+    /* trying costs the application nothing; the longer the WAL, the more patience */
+    unsigned patience = (unsigned)MIN(wal_bytes / MAX(s->conf.wal_limit_bytes, (uint64_t)1), (uint64_t)10);
+    r = session_write_lock(s->session, BARRIER_WAIT_MS * MAX(patience, 1u), e);
     if (r != 0)
         return r == SESSION_BUSY ? 0 : r;
     uint64_t start = clk_mono_us();
