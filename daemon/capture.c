@@ -402,7 +402,7 @@ static int full_pages(struct session *s, void *arg, struct ltx_encoder *enc,
     framemap_sort(&f->sc.map, f->last);
     const struct framemap_entry *m = f->sc.map.slot;
     const struct framemap_entry *m_end = m + f->sc.map.n;
-    for (uint64_t at = 1; at <= f->x->pages; at += per) { /* 64 bits: pages may be 2^32 - 2 */
+    for (uint64_t at = 1; at <= f->last; at += per) { /* 64 bits: pages may be 2^32 - 2 */
         uint32_t first = (uint32_t)at;
         uint32_t n = MIN(per, f->last - first + 1);
         int r = session_db_read(s, first, n, pages, e);

@@ -12,7 +12,8 @@
 #define SETTLED_US 25000 /* file times are kept in steps of a few milliseconds */
 #define FULL_TRIES 5
 #define CYCLE_TRIES 2
-#define IO_TRIES 3 /* failed jobs in a row before the database is opened anew */
+#define LET_GO_FACTOR 2
+#define IO_TRIES 2 /* failed jobs in a row before the database is opened anew */
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 struct source {
@@ -728,18 +729,28 @@ static int run(struct source *s, const struct source_job *job, struct source_res
     return r < 0 ? r : 0;
 }
 
+/* While nothing can be captured the guard makes the application's WAL grow. Its disk is worth more than
+ * our continuity. */
+static bool wal_too_long(struct source *s)
+{
+    struct session_index x;
+    return s->session && session_index(s->session, &x, NULL) == 0 &&
+           x.n * wal_frame_size(x.page_size) >= LET_GO_FACTOR * s->conf.wal_limit_bytes;
+}
+
 /* Letting go of the guard costs a read of the whole database. What may be gone with the next attempt (no
- * memory, no descriptor, no space) does not justify that; a handle that keeps failing does. */
+ * memory, no descriptor, no space) does not justify that; a handle that keeps failing does, and a WAL
+ * that gets too long. */
 static bool needs_new_session(struct source *s, enum err_code code)
 {
     s->failures++;
     switch (code) {
-    case ERR_NOSPC:
     case ERR_BUSY:
-        return false;
+        return wal_too_long(s);
+    case ERR_NOSPC:
     case ERR_NOMEM:
     case ERR_IO:
-        return s->failures >= IO_TRIES;
+        return s->failures >= IO_TRIES || wal_too_long(s);
     default:
         return true;
     }

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "common/base/log.h"
+#include "common/format/crc64.h"
 
 char *spool_path(const char *dir, uint64_t txid)
 {
@@ -91,18 +92,23 @@ static char *tip_path(const char *dir)
     return util_printf("%s/tip", dir);
 }
 
+/* The header and its CRC: without a check a flipped bit would change the numbering. */
+enum { TIP_SIZE = LTX_HEADER_SIZE + 8 };
+
 static bool tip_read(const char *dir, struct ltx_header *ret)
 {
     cleanup_free char *path = tip_path(dir);
     cleanup_buf struct buf b = BUF_INIT;
-    return fsx_read(path, LTX_HEADER_SIZE, &b, NULL) == 0 && b.len == LTX_HEADER_SIZE &&
+    return fsx_read(path, TIP_SIZE, &b, NULL) == 0 && b.len == TIP_SIZE &&
+           be64_get(b.p + LTX_HEADER_SIZE) == crc64(0, b.p, LTX_HEADER_SIZE) &&
            ltx_header_decode(b.p, ret, NULL) == 0;
 }
 
 static int tip_write(const char *dir, const struct ltx_header *h, struct err *e)
 {
-    uint8_t bytes[LTX_HEADER_SIZE];
+    uint8_t bytes[TIP_SIZE];
     ltx_header_encode(h, bytes);
+    be64_put(bytes + LTX_HEADER_SIZE, crc64(0, bytes, LTX_HEADER_SIZE));
     cleanup_free char *path = tip_path(dir);
     return fsx_publish(path, bytes, sizeof bytes, 0600, FSX_REPLACE, e);
 }

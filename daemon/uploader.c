@@ -8,6 +8,7 @@
 #include "common/store/layout.h"
 #include "daemon/database.h"
 
+#define TXID_MAX (1ull << 62)
 #define UPLOADER_MAGIC 0x0b10ade7u
 
 static void on_timer(uv_timer_t *t);
@@ -84,8 +85,8 @@ static int on_item(void *arg, const struct store_object *o, struct err *e)
     (void)e;
     struct uploader *u = arg;
     uint64_t min, max;
-    if (!layout_parse(o->key, &min, &max))
-        return 0;
+    if (!layout_parse(o->key, &min, &max) || max > TXID_MAX)
+        return 0; /* nobody ever counted that far: not a file of a replica */
     if (u->list_level == 0)
         u->list_l0 = MAX(u->list_l0, max);
     if (max <= u->list_max)

@@ -257,6 +257,35 @@ def test_a_base_is_followed_by_the_level_0_file_of_its_txid(world):
     pages_equal(world.path / "a.db", world.restore("a", "late"), 4096)
 
 
+def test_a_large_database_gets_a_target_later(world):
+    """many chunks of pages, the newest of them in the WAL; their number a multiple of a chunk, too"""
+    names = {}
+    for name, pages in (("a", 300), ("b", 512)):
+        con = make_db(world.path / f"{name}.db")
+        con.execute("pragma wal_autocheckpoint=0")
+        while con.execute("pragma page_count").fetchone()[0] < pages:
+            con.execute("insert into t(b) values(randomblob(3500))")
+        con.commit()
+        assert con.execute("pragma page_count").fetchone()[0] == pages
+        names[name] = con
+    world.configure(world.file_target(), *[world.db(n) for n in names])
+    world.start()
+    world.sync()
+    world.configure(world.file_target(), world.file_target("late", path=world.path / "late"),
+                    *[world.db(n, target="local, late") for n in names])
+    for con in names.values():
+        con.execute("update t set b=randomblob(3500)")
+        con.commit()
+    world.sync()
+    world.ctl("reload")
+    world.poll("attached again", lambda: all(world.status(n)["state"] == "replicating"
+                                             for n in names))
+    world.sync()
+    for n in names:
+        for target in ("local", "late"):
+            pages_equal(world.path / f"{n}.db", world.restore(n, target), 4096)
+
+
 def test_a_damaged_spool_file_is_noticed_and_never_uploaded(world, s3):
     con = make_db(world.path / "a.db")
     s3.faults({"verb": "PUT", "action": "status", "status": 503})

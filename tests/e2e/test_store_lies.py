@@ -1,5 +1,6 @@
 """The store lies: nothing counts as stored that was not, everything arrives in the end, and status
 says so meanwhile."""
+import os
 import socket
 import subprocess
 import threading
@@ -170,6 +171,48 @@ def test_wal_and_memory_stay_bounded_while_the_store_is_away(world, s3):
     world.start()
     world.sync("--timeout", "60s")
     pages_equal(db, world.restore("a", "s3"), 4096)
+
+
+def test_a_full_spool_disk_hurts_neither_the_application_nor_its_wal_and_heals(world):
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a small tmpfs")
+    world.state.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", world.state]).returncode:
+        pytest.skip("cannot mount a tmpfs here")
+    try:
+        db = world.path / "a.db"
+        con = make_db(db)
+        con.execute("pragma synchronous=off")
+        world.configure(world.file_target(), world.db("a"), sync_interval="50ms",
+                        wal_limit="1MiB")
+        world.start()
+        world.sync()
+        ballast = world.state / "ballast"
+        fd = os.open(ballast, os.O_WRONLY | os.O_CREAT)
+        try:
+            while os.write(fd, b"x" * 4096):
+                pass
+        except OSError:
+            os.close(fd)
+        largest, written = 0, 0
+        for i in range(30000):
+            con.execute("insert or replace into t(a,b) values(?,randomblob(9000))", (i % 200,))
+            con.commit()
+            written += 4 * 4120
+            if i % 100 == 0:
+                largest = max(largest, (world.path / "a.db-wal").stat().st_size)
+        st = world.status("a")
+        assert st["state"] == "failed" and "No space left" in st["error"]["message"], st
+        print(f"{written >> 20} MiB written, the WAL never had more than {largest >> 20} MiB")
+        assert largest < written / 3
+        ballast.unlink()
+        world.poll("it heals by itself", lambda: world.status("a")["state"] == "replicating",
+                   timeout=60)
+        world.sync()
+        pages_equal(db, world.restore("a", "local"), 4096)
+    finally:
+        world.stop()
+        subprocess.run(["umount", world.state], check=True)
 
 
 def test_more_than_a_thousand_objects_are_listed(world, s3):

@@ -278,7 +278,7 @@ static void another_database_under_the_name_is_another_history(void **state)
 }
 
 /* Needs a file system that can be filled without harm. */
-static void a_full_disk_costs_nothing_but_time(void **state)
+static void a_full_disk_loses_nothing(void **state)
 {
     (void)state;
     struct src c;
@@ -303,7 +303,8 @@ static void a_full_disk_costs_nothing_but_time(void **state)
             continue;
         }
         assert_int_equal(c.r.err.code, ERR_NOSPC);
-        assert_int_equal(c.r.state, SOURCE_ATTACHED); /* the guard is still held */
+        if (!refused) /* it may pass: the guard is still held; later it is not, for the WAL's sake */
+            assert_int_equal(c.r.state, SOURCE_ATTACHED);
         assert_int_equal(c.r.txid, c.sh.txid);
         refused++;
     }
@@ -312,8 +313,6 @@ static void a_full_disk_costs_nothing_but_time(void **state)
     assert_int_equal(system(find), 0);
     assert_int_equal(mount(NULL, c.spool, NULL, MS_REMOUNT, "size=64m"), 0);
     capture(&c);
-    assert_int_equal(c.r.count.fulls, 1);
-    assert_int_equal(c.r.count.broken, 0);
     shadow_equals(&c.sh, c.t.path);
     c.s = source_free(c.s);
     assert_int_equal(umount2(c.spool, MNT_DETACH), 0);
@@ -333,7 +332,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_base_equals_the_database_at_its_txid),
         cmocka_unit_test(a_base_whose_last_file_is_not_published_is_taken_back),
         cmocka_unit_test(another_database_under_the_name_is_another_history),
-        cmocka_unit_test(a_full_disk_costs_nothing_but_time),
+        cmocka_unit_test(a_full_disk_loses_nothing),
     };
     struct err e;
     if (session_setup(&e) < 0)
