@@ -290,9 +290,7 @@ int main(int argc, char **argv)
            (unsigned long long)s->count.barriers, (double)s->count.barrier_max_us / 1e3,
            n_detach, (unsigned long long)s->count.resumed, (unsigned long long)s->count.fulls, (unsigned long long)s->count.broken, n_compares,
            violations, (double)wal_max / (1 << 20), final ? "" : " NO FINAL COMPARE");
-    /* eight times the limit: comparing takes its time here, and neighbours; without a bound five seconds
-     * of these writers make some 150 MiB */
-    bool bounded = !hot || wal_max < 2 * WAL_LIMIT;
+    bool bounded = !hot || wal_max < WAL_LIMIT;
     bool lost = s->count.broken > n_late; /* with the guard held continuity is never lost */
     (void)source_free(s);
     (void)snprintf(sql, sizeof sql, "rm -rf %s", dir);
