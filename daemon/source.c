@@ -155,8 +155,12 @@ static int capture_all(struct source *s, struct err *e)
 {
     struct session_index x;
     int r = session_index(s->session, &x, e);
-    while (r == 0 && (!capture_same_wal(&s->pos, &x) || s->pos.frame != x.n))
+    /* a WAL shorter than the position is for capture_range to refuse */
+    bool shorter = r == 0 && capture_same_wal(&s->pos, &x) && s->pos.frame > x.n;
+    while (r == 0 && (shorter || !capture_same_wal(&s->pos, &x) || s->pos.frame < x.n)) {
         r = capture_one(s, e);
+        shorter = false;
+    }
     return r == CAPTURE_NOTHING ? 0 : r;
 }
 
