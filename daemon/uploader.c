@@ -324,7 +324,6 @@ static void succeeded(struct uploader *u)
     retry_ok(&u->retry);
     err_clear(&u->err);
     u->retry_at_ms = 0;
-    u->last_success_ms = clk_real_ms();
 }
 
 /* A base stands for everything up to its TXID. The L0 file of that very TXID follows all the same:
@@ -332,6 +331,7 @@ static void succeeded(struct uploader *u)
 static void on_sent(struct uploader *u)
 {
     uint64_t txid = u->sending.txid;
+    u->last_success_ms = clk_real_ms(); /* of an upload: a listing stores nothing */
     u->uploads++;
     u->bytes += u->sending.size;
     if (!u->snapshot_in_flight) {

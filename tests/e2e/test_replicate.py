@@ -12,7 +12,7 @@ import pytest
 
 from conftest import ROOT, integrity, make_db, pages_equal, sha
 
-SECONDS = float(os.environ.get("WALSUP_LOAD_SECONDS", "12"))
+SECONDS = float(os.environ.get("WALSUP_LOAD_SECONDS", "30"))
 
 
 def hostile(path, seed, seconds, page_size, out):
