@@ -47,6 +47,9 @@ struct session *session_close(struct session *s);
  * but for the file size when the WAL is empty. */
 int session_index(struct session *s, struct session_index *ret, struct err *e);
 
+/** session_peek(s, ret): the same for the loop thread: never waits, fails instead. */
+int session_peek(struct session *s, struct session_index *ret);
+
 /** session_guard_next(s, e): begin the second guard beside the one held. BUSY: the old one is still
  * held, nothing else happened. */
 int session_guard_next(struct session *s, struct err *e);

@@ -85,7 +85,7 @@ static bool guard_is_old(struct source *s)
     struct session_index x;
     if (session_holds_checkpoints(s->session)) /* then theirs fail at once and wait for nothing */
         return false;
-    if (session_index(s->session, &x, NULL) < 0)
+    if (session_peek(s->session, &x) < 0)
         return false;
     bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
     return moved || (x.n == x.b && !(s->pos.restartable && capture_same_wal(&s->pos, &x)));
@@ -99,7 +99,7 @@ bool source_in_the_way(struct source *s)
 bool source_news(struct source *s)
 {
     struct session_index x;
-    if (!s->session || !s->pos.valid || session_index(s->session, &x, NULL) < 0)
+    if (!s->session || !s->pos.valid || session_peek(s->session, &x) < 0)
         return true;
     return capture_behind(&s->pos, &x) > 0;
 }
@@ -330,8 +330,12 @@ static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
 static void choose_checkpointer(struct source *s)
 {
     struct session_index x;
-    if (!s->session || session_index(s->session, &x, NULL) < 0)
+    if (!s->session)
         return;
+    if (session_index(s->session, &x, NULL) < 0) {
+        session_hold_checkpoints(s->session, false); /* somebody has to recover it: not against our lock */
+        return;
+    }
     uint32_t news = x.salt[0] == s->last_look.salt[0] && x.n >= s->last_look.n
                         ? x.n - s->last_look.n
                         : x.n;

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, integrity, make_db, pages_equal, sha
+from conftest import OUT, ROOT, integrity, make_db, pages_equal, sha
 
 SECONDS = float(os.environ.get("WALSUP_LOAD_SECONDS", "30"))
 
@@ -284,3 +284,25 @@ def test_an_application_checkpoint_with_truncate_gets_through(world):
     world.sync()
     assert world.status("a")["counters"]["continuity_lost"] == 0
     pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
+
+
+def test_applications_killed_at_any_moment_leave_a_wal_that_is_recovered_and_captured(world):
+    db = world.path / "a.db"
+    make_db(db).close()
+    world.configure(world.file_target(), world.db("a"), sync_interval="20ms")
+    world.start()
+    rnd = random.Random(3)
+    for _ in range(20):
+        p = subprocess.Popen([OUT / "helpers" / "load_writer", db, "10", "0", "700"],
+                             stdout=subprocess.DEVNULL)
+        time.sleep(rnd.uniform(0.02, 0.2))  # the moment of the kill is the input here
+        p.kill()
+        p.wait()
+    con = sqlite3.connect(db, timeout=5)
+    con.execute("insert into t(b) values('the survivor')")
+    con.commit()
+    world.sync()
+    out = world.restore("a", "local")
+    pages_equal(db, out, 4096)
+    integrity(out)
+    assert con.execute("select count(*) from load").fetchone()[0] > 100
