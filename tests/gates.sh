@@ -20,5 +20,5 @@ for gate; do
 	echo
 done
 [ -z "$failures" ] || echo "failed:$failures"
-echo "gates: $passed passed, $failed failed in $(($(date +%s) - began)) s"
+echo "gates: $passed passed, $failed failed"
 [ $failed -eq 0 ] && [ $passed -gt 0 ]
