@@ -22,7 +22,7 @@ def hostile(path, seed, seconds, page_size, out):
     end = time.monotonic() + seconds
     errors, waits = [], []
     while time.monotonic() < end:
-        con = sqlite3.connect(path, timeout=10, isolation_level=None)
+        con = sqlite3.connect(path, timeout=30, isolation_level=None)
         con.execute("pragma synchronous=normal")
         con.execute(f"pragma cache_size={rnd.choice([5, 2000])}")
         con.execute(f"pragma wal_autocheckpoint={rnd.choice([0, 50, 1000])}")
@@ -45,7 +45,7 @@ def hostile(path, seed, seconds, page_size, out):
                     mode = rnd.choice(["passive", "full", "restart", "truncate"])
                     con.execute("pragma busy_timeout=500")
                     con.execute(f"pragma wal_checkpoint({mode})").fetchall()
-                    con.execute("pragma busy_timeout=10000")
+                    con.execute("pragma busy_timeout=30000")
                 else:
                     con.execute("create table if not exists u(x)")
                     con.execute("insert into u values(randomblob(10))")

@@ -181,7 +181,10 @@ static void dropping_keeps_the_numbering(void **state)
     expect(1, 0, 6, false);
     assert_int_equal(spool_drop(dir, &tip, 1, 6, &e), 0);
     st = load();
-    assert_memory_equal(&st.tip, &tip, sizeof tip);
+    uint8_t was[LTX_HEADER_SIZE], is[LTX_HEADER_SIZE]; /* a struct has padding */
+    ltx_header_encode(&tip, was);
+    ltx_header_encode(&st.tip, is);
+    assert_memory_equal(is, was, sizeof was);
     spool_state_done(&st);
     /* a gap as wide as numbers get: not counted through */
     make(7, 7);
