@@ -347,8 +347,10 @@ static void take_error(struct database *db)
             log_line(LOG_NOTICE, "%s: works again", db->name);
         retry_ok(&db->retry);
         db->retry_at_ms = 0;
-        if (db->state != db->result.state || !db->attached_once)
+        if (db->state != db->result.state || !db->attached_once) {
             set_state(db, db->result.state);
+            db->last_event_ms = clk_mono_ms(); /* quiet is counted from here, not from the boot */
+        }
         if (db->result.state != SOURCE_ATTACHED) /* events wake it; this is the net below them */
             db->retry_at_ms = clk_mono_ms() + (db->result.state == SOURCE_BUSY
                                                    ? 1000
