@@ -185,7 +185,7 @@ static void arm(struct uploader *u, uint64_t at_ms)
 }
 
 static void send_file(struct uploader *u, const struct spool_file *f, unsigned level, uint64_t min,
-                 char *path)
+                      char *path)
 {
     u->sending = *f;
     u->snapshot_in_flight = level == LTX_SNAPSHOT_LEVEL;
@@ -244,7 +244,7 @@ void uploader_poke(struct uploader *u)
     }
     if (u->snapshot.txid)
         send_file(u, &u->snapshot, LTX_SNAPSHOT_LEVEL, 1,
-             spool_snapshot_path(u->db->dir, u->snapshot.txid));
+                  spool_snapshot_path(u->db->dir, u->snapshot.txid));
     else if (f)
         send_file(u, f, 0, f->txid, spool_path(u->db->dir, f->txid));
 }
