@@ -132,7 +132,7 @@ static void a_restart_keeps_numbering_and_lineage(void **state)
             struct spool_state st;
             struct err e;
             assert_int_equal(spool_open(c.spool, &st, &e), 0);
-            assert_int_equal(spool_drop(c.spool, &st.tip, 1, st.tip.max_txid, &e), 0);
+            assert_int_equal(spool_drop(c.spool, &st.tip, 0, 1, st.tip.max_txid, &e), 0);
             spool_state_done(&st);
             assert_int_not_equal(system(cmd), 0);
         }
