@@ -225,6 +225,19 @@ static bool prove(struct source *s, struct position *p)
     return old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns);
 }
 
+/* Writers or readers at work: no proof, but nothing is left behind either, if they pause long enough. */
+static void detach_unproven(struct source *s, struct source_result *ret)
+{
+    struct err e;
+    struct session_index x;
+    bool all = source_capture_all(s, &e) == 0 && source_publish(s, ret, &e) == 0 &&
+               session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x);
+    source_map_sync(s, ret);
+    source_record(s);
+    if (all)
+        ret->state = SOURCE_ASLEEP;
+}
+
 void source_detach(struct source *s, struct source_result *ret)
 {
     struct err e;
@@ -234,15 +247,20 @@ void source_detach(struct source *s, struct source_result *ret)
     struct session_index x;
     bool drained = session_index(s->session, &x, &e) == 0 && x.n == x.b &&
                    !capture_behind(&s->pos, &x) && s->pos.restartable;
-    if (!drained && (source_cycle(s, &done, &pinned, &e) != 0 || source_publish(s, ret, &e) < 0 || !done)) {
-        source_map_sync(s, ret);
-        source_record(s);
-        return;
+    if (!drained) {
+        int r = source_cycle(s, &done, &pinned, &e);
+        if (source_publish(s, ret, &e) < 0)
+            return;
+        if (r != 0 || !done) {
+            detach_unproven(s, ret);
+            return;
+        }
     }
     source_map_sync(s, ret);
     struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
                          .checksum = s->map ? pagemap_state(s->map)->checksum : 0};
     p.drained = prove(s, &p);
-    if (position_write(s->dir, &p, false, NULL) == 0 && p.drained)
+    if (session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x) &&
+        position_write(s->dir, &p, false, NULL) == 0)
         ret->state = SOURCE_ASLEEP;
 }
