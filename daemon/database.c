@@ -113,6 +113,7 @@ static void after_load(struct database *db, const struct database_run *run)
     if (st->has_tip) {
         db->txid = db->loaded_txid = st->tip.max_txid;
         db->seen.lineage = db->loaded_lineage = st->tip.node_id;
+        db->seen.page_size = st->tip.page_size;
         db->numbered = true;
     } else {
         db->number_deadline_ms = clk_mono_ms() + NUMBER_WAIT_MS;
@@ -170,6 +171,11 @@ static void tell_continuity(struct database *db, const struct source_result *r)
 static void take_seen(struct database *db, const struct source_result *r)
 {
     struct database_seen *s = &db->seen;
+    if (s->page_size && r->page_size && s->page_size != r->page_size) {
+        log_line(LOG_NOTICE, "%s: the page size is %" PRIu32 " now: a new history begins", db->name, r->page_size);
+        for (size_t i = 0; i < db->n_up; i++) /* Litestream cannot step over such a change */
+            db->up[i]->needs_base = true;
+    }
     if (r->page_size) {
         s->page_size = r->page_size;
         s->pages = r->pages;
@@ -446,8 +452,11 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     bool needed = job->capture || job->assist || job->settle || job->snapshot || db->look ||
                   (!attached && !asleep && !db->flushing);
     job->stay_away = !needed && !attached;
-    if (!needed)
+    if (!needed) {
+        if (!attached)
+            berths_leave(db->berths, db); /* it may have stood in line for what is not wanted any more */
         return job->drop_last || job->drop_snapshot;
+    }
     return berths_enter(db->berths, db); /* else it is poked when there is room */
 }
 
@@ -499,15 +508,16 @@ static void on_timer(uv_timer_t *t)
     database_poke(t->data);
 }
 
+/* Both come from the midst of another database's decisions, or of its own: act on them later. */
 void database_asked_to_leave(struct database *db)
 {
     db->leave_at_ms = clk_mono_ms() + LEAVE_MS;
-    database_poke(db);
+    (void)uv_timer_start(&db->timer, on_timer, 0, 0);
 }
 
 void database_berth_free(struct database *db)
 {
-    database_poke(db);
+    (void)uv_timer_start(&db->timer, on_timer, 0, 0);
 }
 
 /* ---- events ------------------------------------------------------------------------------------ */

@@ -306,9 +306,9 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
     *ret = (struct source_result){.state = SOURCE_LOADED};
     if (job->detach) {
         source_detach(s, ret);
-        source_close_session(s);
         if (job->drop_last)
             (void)drop(s, job, ret, &ret->err);
+        source_close_session(s);
         describe(s, ret);
         return;
     }

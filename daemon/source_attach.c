@@ -31,6 +31,12 @@ static int every_page(struct source *s, struct source_result *ret, struct err *e
     int r = session_index(s->session, &x, e);
     if (r < 0)
         return r;
+    if (s->txid && s->tip.page_size && s->tip.page_size != x.page_size) {
+        /* nothing can be put together from files of two page sizes: another history */
+        s->lineage = 0;
+        while (!s->lineage)
+            util_random(&s->lineage, sizeof s->lineage);
+    }
     cleanup_free char *path = NULL;
     struct capture_opts o = source_next_file(s, &path);
     struct err me;

@@ -11,15 +11,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, integrity, make_db, pages_equal, sha
-
-
-def txids(world, db="a"):
-    return sorted(int(p.name[:16], 16) for p in world.replica.glob(f"{db}/ltx/0/*.ltx"))
-
-
-def files_of(world):
-    return {p.name: sha(p) for p in world.replica.glob("a/ltx/*/*.ltx")}
+from conftest import files_of, txids, ROOT, integrity, make_db, pages_equal, sha
 
 
 def test_restart_goes_on_with_the_next_txid_and_the_same_lineage(world):
