@@ -12,6 +12,7 @@
 #define LOOK_MS 10 /* between two captures: look after the WAL, keep the guard recent */
 #define PEEK_MAX_MS 64
 #define ASSIST_MS 10 /* an application's checkpoint may wait for our guard with the write lock held */
+#define FILE_CHECK_MS 100
 #define AGED_MS 60   /* a file time so old can be told from any later one (source_attach.c) */
 #define LEAVE_MS 500 /* asked to leave: how long it may take to leave with a proof */
 #define NEVER UINT64_MAX
@@ -390,6 +391,12 @@ static void decide_attached(struct database *db, uint64_t now, struct source_job
             *ret_at = MIN(*ret_at, look);
     }
     assist(db, now, job, ret_at);
+    if (db->file_check_ms && db->seen.drained && !db->dirty) {
+        if (db->file_check_ms <= now)
+            db->look = true;
+        else
+            *ret_at = MIN(*ret_at, db->file_check_ms);
+    }
     if (!db->seen.drained && (!db->dirty || db->leave_at_ms)) {
         uint64_t settle = MAX(db->last_event_ms + (db->leave_at_ms ? 0 : SETTLE_MS), db->settle_after_ms);
         if (settle <= now)
@@ -407,7 +414,8 @@ static void decide_attached(struct database *db, uint64_t now, struct source_job
  * to be compared at the next attach. */
 static bool leaves(struct database *db, uint64_t now, uint64_t *ret_at)
 {
-    bool busy = db->dirty || db->force || db->snapshot_wanted || db->waiting || db->retry.failures;
+    bool busy = db->dirty || db->force || db->snapshot_wanted || db->waiting || db->retry.failures ||
+                db->file_check_ms;
     uint64_t aged = db->settled_ms + AGED_MS;
     if (db->leave_at_ms) {
         bool ready = !busy && db->seen.drained;
@@ -498,6 +506,7 @@ void database_poke(struct database *db)
         db->assist_peek_ms = 0;
     }
     db->look = false;
+    db->file_check_ms = 0;
     if (!job.detach)
         db->renumber = 0;
     start_job(db, &job);
@@ -537,6 +546,7 @@ void database_event(struct database *db, enum database_event ev)
         break;
     case DATABASE_FILE:
         db->assist_until_ms = now + SETTLE_MS;
+        db->file_check_ms = now + FILE_CHECK_MS;
         db->assist_peek_ms = 0;
         db->dirty = db->dirty || db->state == SOURCE_ASLEEP; /* who checkpoints may have committed as well */
         break;

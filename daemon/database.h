@@ -88,6 +88,7 @@ struct database {
     uint64_t last_event_ms, last_run_ms, last_capture_ms, last_assist_ms;
     uint64_t settle_wait_ms, settle_after_ms; /* the next settling job; rarer while it fails */
     uint64_t settled_ms;                      /* when the last one was done */
+    uint64_t file_check_ms; /* the file was written: see whether that was a checkpoint; 0 = no need */
     uint64_t assist_until_ms, assist_peek_ms; /* somebody checkpoints: see that our guard makes room */
     struct berths *berths; /* NULL: no limit */
     struct berth berth;

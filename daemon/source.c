@@ -128,7 +128,7 @@ int source_publish(struct source *s, struct source_result *ret, struct err *e)
         s->tip_checksum = f->checksum;
         s->bytes_since_sync += f->size;
         ret->file[ret->n_files++] =
-            (struct spool_file){f->h.max_txid, f->size, f->h.timestamp_ms, f->checksum};
+            (struct spool_file){f->h.max_txid, f->size, f->h.timestamp_ms, f->checksum, f->h.node_id};
     }
     s->n_out = 0;
     if (ret->n_files)
@@ -172,6 +172,8 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
 {
     int r = 0;
     source_map_load(s);
+    if (s->pos.valid && source_tampered(s))
+        return source_start_over(s, ret, "the file was written by something else than SQLite", e);
     if (!s->pos.valid) {
         r = source_start_over(s, ret, NULL, e);
         if (r == 0 && s->pos.valid)
@@ -321,6 +323,8 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
         r = -(int)pe.code;
     }
     source_record(s);
+    if (!s->still.valid)
+        source_stand_still(s);
     if (r == 0) {
         err_clear(&ret->err);
         s->failures = 0;

@@ -233,7 +233,7 @@ static void send_file(struct uploader *u, const struct spool_file *file, unsigne
     f->body = (struct store_body){.path = path, .size = file->size};
     f->meta = (struct store_meta){.timestamp_ms = file->timestamp_ms,
                                   .checksum = file->checksum,
-                                  .lineage = u->db->seen.lineage};
+                                  .lineage = file->lineage};
     store_put(u->store, &f->req, f->key, &f->body, &f->meta, 0);
 }
 
