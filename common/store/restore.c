@@ -31,7 +31,9 @@ struct slot {
     uv_timer_t pause;
     struct retry retry;
     size_t job;
-    char *key; /* key or prefix of the job */
+    size_t file; /* of the plan, when fetching */
+    char *key;   /* key or prefix of the job */
+    struct store_info info;
     bool busy, in_flight;
     uint64_t got; /* bytes of the object in the spool; a new try goes on from there */
 };
@@ -236,7 +238,7 @@ static int list_and_plan(struct restore *r, struct err *e)
 static int on_bytes(void *arg, const void *p, size_t n, struct err *e)
 {
     struct slot *s = arg;
-    const struct restore_input *in = &s->r->in[s->job];
+    const struct restore_input *in = &s->r->in[s->file];
     const uint8_t *b = p;
     if (n > in->size - s->got)
         return err_set(e, ERR_CORRUPT, "%s: more than the %llu bytes that were listed", s->key,
@@ -259,23 +261,28 @@ static int on_bytes(void *arg, const void *p, size_t n, struct err *e)
 static void on_fetched(struct store_req *req)
 {
     struct slot *s = req->data;
-    const struct restore_input *in = &s->r->in[s->job];
+    struct restore_input *in = &s->r->in[s->file];
     if (req->err.code == ERR_OK && s->got != in->size)
         (void)err_set(&req->err, ERR_CORRUPT, "%s: %llu bytes of the %llu that were listed", s->key,
                       (unsigned long long)s->got, (unsigned long long)in->size);
     if (req->err.code == ERR_NOTFOUND && !s->r->failed)
         s->r->vanished = true;
+    in->checksum = s->info.meta.checksum;
+    in->lineage = s->info.meta.lineage;
     on_done(req);
 }
 
 static void submit_get(struct slot *s)
 {
     struct restore *r = s->r;
-    const struct plan_file *f = &r->plan[s->job];
+    /* the newest file first: its header says how large the database is */
+    s->file = (s->job ? s->job : r->n_plan) - 1;
+    const struct plan_file *f = &r->plan[s->file];
+    s->info = (struct store_info){0};
     slot_key(s, layout_key(store_type(r->store), r->opts->replica, f->level, f->min, f->max));
     s->in_flight = true;
     s->req.done = on_fetched;
-    store_get(r->store, &s->req, s->key, s->got, f->size - s->got, on_bytes, s, NULL);
+    store_get(r->store, &s->req, s->key, s->got, f->size - s->got, on_bytes, s, &s->info);
 }
 
 /* An unnamed file in the output's directory, where there has to be room anyway. */
@@ -309,7 +316,7 @@ static int lay_out(struct restore *r, struct err *e)
     for (size_t i = 0; i < r->n_plan; i++) {
         const struct plan_file *f = &r->plan[i];
         char *name = layout_key(store_type(r->store), r->opts->replica, f->level, f->min, f->max);
-        r->in[i] = (struct restore_input){name, off, f->size, f->min, f->max};
+        r->in[i] = (struct restore_input){name, off, f->size, f->min, f->max, 0, 0};
         if (f->size > INT64_MAX / 2 - off)
             return err_set(e, ERR_CORRUPT, "%s: listed with %llu bytes", name,
                            (unsigned long long)f->size);
@@ -451,13 +458,17 @@ static void done(struct restore *r)
 
 static void fill_result(const struct restore *r, struct restore_result *ret)
 {
-    const struct ltx_header *h = &r->job.newest; /* all zero in a dry run */
+    const struct restore_applied *a = &r->job.applied; /* all zero in a dry run */
+    const struct ltx_header *h = &a->newest;
     *ret = (struct restore_result){
         .txid = r->plan[r->n_plan - 1].max,
         .timestamp_ms = h->timestamp_ms,
         .database_bytes = (uint64_t)h->commit * h->page_size,
         .page_size = h->page_size,
-        .lineage = h->node_id,
+        .lineage = a->lineage,
+        .checksum = a->checksum,
+        .verified = a->expected != 0,
+        .checked = r->job.checked,
         .file = util_alloc(r->n_plan * sizeof *ret->file),
         .n_files = r->n_plan,
     };

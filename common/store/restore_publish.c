@@ -151,13 +151,14 @@ int restore_publish(struct restore_job *j, struct err *e)
     int r = fsx_tmp_open(j->output, 0600, &t, e);
     if (!r) {
         phase(j, "apply", bytes);
-        r = restore_apply(j->in, j->n_in, j->spool, t.fd, j->threads, &j->done, &j->newest, e);
+        r = restore_apply(j->in, j->n_in, j->spool, t.fd, j->threads, &j->done, &j->applied, e);
     }
     if (!r)
-        r = check_page1(t.fd, &j->newest, e);
-    if (!r && j->check != RESTORE_CHECK_NONE) {
+        r = check_page1(t.fd, &j->applied.newest, e);
+    j->checked = j->check == RESTORE_CHECK_AUTO ? RESTORE_CHECK_QUICK : j->check;
+    if (!r && j->checked != RESTORE_CHECK_NONE) {
         phase(j, "check", 0);
-        r = check_sqlite(t.tmp, j->check == RESTORE_CHECK_FULL, e);
+        r = check_sqlite(t.tmp, j->checked == RESTORE_CHECK_FULL, e);
     }
     if (!r)
         r = set_owner(&t, e);

@@ -7,6 +7,7 @@
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 #include <cmocka.h>
 
@@ -373,10 +374,226 @@ static void damage_is_found_and_named(void **state)
                 b.p[at] ^= 0x41;
             put_bytes(f, part[i].level, part[i].min, part[i].max, &b);
             o.parallel = (unsigned)round;
+            o.txid = part[i].max; /* a later file that holds all pages would do without it */
             refuses(f, &o, ERR_CORRUPT, ltx_name(name, part[i].min, part[i].max));
             put_bytes(f, part[i].level, part[i].min, part[i].max, &good);
         }
     restores(f, &o, STATES, 0);
+}
+
+static uint64_t checksum_of(const struct fix *f, uint64_t k)
+{
+    uint64_t sum = LTX_CHECKSUM_FLAG;
+    for (uint32_t i = 1; i <= pages(f, k); i++)
+        sum = LTX_CHECKSUM_FLAG | (sum ^ ltx_page_checksum(i, page_of(f, k, i), f->page_size));
+    return sum;
+}
+
+static void set_meta(const struct fix *f, unsigned level, uint64_t min, uint64_t max,
+                     const char *name, uint64_t value)
+{
+    cleanup_free char *path = object(f, level, min, max);
+    char text[17];
+    (void)snprintf(text, sizeof text, "%016llx", (unsigned long long)value);
+    if (setxattr(path, name, text, 16, 0) < 0)
+        skip(); /* a file system without them: nothing to verify with */
+}
+
+#define CHECKSUM "user.walsup-checksum"
+#define LINEAGE "user.walsup-lineage"
+
+static void set_checksums(const struct fix *f)
+{
+    static const struct {
+        unsigned level;
+        uint64_t min, max;
+    } more[] = {{9, 1, 1}, {1, 2, 4}, {1, 5, 6}, {2, 2, 6}, {1, 7, 9}};
+    for (size_t i = 0; i < ARRAY_LEN(more); i++)
+        set_meta(f, more[i].level, more[i].min, more[i].max, CHECKSUM, checksum_of(f, more[i].max));
+    for (uint64_t k = 2; k <= STATES; k++)
+        set_meta(f, 0, k, k, CHECKSUM, checksum_of(f, k));
+}
+
+static void the_whole_database_is_verified(void **state)
+{
+    struct fix *f = *state;
+    set_checksums(f);
+    for (uint64_t k = 1; k <= STATES; k++) {
+        struct restore_opts o = opts(f, k);
+        struct restore_result r;
+        struct err e = {0};
+        o.force = true;
+        if (restore_run(&f->loop, f->s, &o, NULL, NULL, &r, &e) < 0)
+            fail_msg("%s", e.msg);
+        assert_true(r.verified && r.checksum == checksum_of(f, k));
+        restore_result_done(&r);
+        expect_state(f, k);
+    }
+    struct restore_opts o = opts(f, 0);
+    struct restore_result r;
+    struct err e = {0};
+    o.force = true;
+    set_meta(f, 0, 12, 12, CHECKSUM, 0x8000000000000001);
+    cleanup_free char *want = util_printf("000000000000000c-000000000000000c.ltx: the database after "
+                                          "it should have checksum 8000000000000001, what the "
+                                          "replica holds has %016llx",
+                                          (unsigned long long)checksum_of(f, 12));
+    refuses(f, &o, ERR_CORRUPT, want);
+    /* what Litestream wrote, or a copy that lost its attributes */
+    put(f, 0, 12, 12);
+    assert_int_equal(restore_run(&f->loop, f->s, &o, NULL, NULL, &r, &e), 0);
+    assert_true(!r.verified && r.checksum == checksum_of(f, 12));
+    restore_result_done(&r);
+}
+
+/* Every file is sound and bears the right name: only the whole shows it. */
+static void an_object_of_another_history(void **state)
+{
+    struct fix *f = *state;
+    struct restore_opts o = opts(f, 0);
+    cleanup_buf struct buf old = BUF_INIT;
+    set_checksums(f);
+    make_ltx(f, 11, 11, LTX_BLOCK, &old);
+    /* the same page as in the right one, with another content in the middle */
+    size_t at = (size_t)(pages(f, 11) - 1) * f->page_size + f->page_size - 20;
+    cleanup_buf struct buf kept = BUF_INIT;
+    buf_add(&kept, f->state[11].p, f->state[11].len);
+    f->state[11].p[at] ^= 1;
+    put(f, 0, 11, 11);
+    set_meta(f, 0, 11, 11, CHECKSUM, checksum_of(f, 11));
+    memcpy(f->state[11].p, kept.p, kept.len);
+    o.txid = 11;
+    set_meta(f, 0, 11, 11, CHECKSUM, checksum_of(f, 11));
+    refuses(f, &o, ERR_CORRUPT, "000000000000000b-000000000000000b.ltx: the database after it");
+    put_bytes(f, 0, 11, 11, &old);
+    set_meta(f, 0, 11, 11, CHECKSUM, checksum_of(f, 11));
+    restores(f, &o, 11, 0);
+}
+
+
+/* A file of TXID k with all pages of state `of`, or those that differ from state `base`. */
+static void put_lineage(const struct fix *f, uint64_t k, uint64_t of, uint64_t base, uint64_t lineage)
+{
+    struct err e = {0};
+    struct ltx_encoder *enc;
+    cleanup_buf struct buf b = BUF_INIT;
+    struct ltx_header h = {.flags = LTX_FLAG_NO_CHECKSUM, .page_size = f->page_size,
+                           .commit = pages(f, of), .min_txid = k, .max_txid = k,
+                           .timestamp_ms = 1000 * (int64_t)of, .wal_offset = 32,
+                           .node_id = lineage};
+    assert_int_equal(ltx_encoder_new(&h, LTX_BLOCK, take, &b, &enc, &e), 0);
+    for (uint32_t i = 1; i <= h.commit; i++) {
+        const uint8_t *old = base ? page_of(f, base, i) : NULL;
+        if (!old || memcmp(old, page_of(f, of, i), f->page_size) != 0)
+            assert_int_equal(ltx_encoder_page(enc, i, page_of(f, of, i), &e), 0);
+    }
+    assert_int_equal(ltx_encoder_finish(enc, 0, NULL, &e), 0);
+    (void)ltx_encoder_free(enc);
+    put_bytes(f, 0, k, k, &b);
+}
+
+static void becomes(struct fix *f, const struct restore_opts *o, uint64_t k, uint64_t lineage)
+{
+    struct err e = {0};
+    struct restore_result r;
+    if (restore_run(&f->loop, f->s, o, on_progress, f, &r, &e) < 0)
+        fail_msg("%s", e.msg);
+    assert_true(r.lineage == lineage);
+    restore_result_done(&r);
+    expect_state(f, k);
+}
+
+/* A file with all pages that is wrong is named itself, not the one after it. */
+static void a_wrong_base_is_named(void **state)
+{
+    struct fix *f = *state;
+    struct restore_opts o = opts(f, 0);
+    put_lineage(f, 13, 3, 0, 0xabcd);
+    put_lineage(f, 14, 4, 3, 0xabcd);
+    set_meta(f, 0, 14, 14, CHECKSUM, checksum_of(f, 4));
+    set_meta(f, 0, 13, 13, CHECKSUM, checksum_of(f, 2));
+    refuses(f, &o, ERR_CORRUPT, "000000000000000d-000000000000000d.ltx: the database after it");
+    set_meta(f, 0, 13, 13, CHECKSUM, checksum_of(f, 3));
+    becomes(f, &o, 4, 0xabcd);
+}
+
+/* A different database under the old name: TXIDs go on, the lineage is new, and its first file
+ * holds all of it. */
+static void another_database_under_the_name(void **state)
+{
+    struct fix *f = *state;
+    struct restore_opts o = opts(f, 0);
+    o.force = true;
+    put_lineage(f, 13, 3, 0, 0xbeef);
+    put_lineage(f, 14, 4, 3, 0xbeef);
+    becomes(f, &o, 4, 0xbeef);
+    o.txid = 13;
+    becomes(f, &o, 3, 0xbeef);
+    o.txid = 12; /* the old history is still there */
+    becomes(f, &o, 12, 0xabcd);
+    /* its first file is gone: nothing of the old one may be taken in its place */
+    o.txid = 0;
+    drop(f, 0, 13, 13);
+    refuses(f, &o, ERR_CORRUPT, "missing");
+    put_lineage(f, 13, 3, 2, 0xbeef);
+    refuses(f, &o, ERR_CORRUPT, "000000000000000d-000000000000000d.ltx goes on from another");
+    /* and back to the old one: a third writer, or a bucket put together by hand */
+    put_lineage(f, 13, 3, 0, 0xbeef);
+    put_lineage(f, 14, 4, 3, 0xabcd);
+    refuses(f, &o, ERR_CORRUPT, "000000000000000e-000000000000000e.ltx goes on from another");
+    /* files that do not say belong to those around them */
+    put_lineage(f, 14, 4, 3, 0);
+    put_lineage(f, 15, 4, 4, 0xbeef);
+    becomes(f, &o, 4, 0xbeef);
+    put_lineage(f, 15, 4, 4, 0xabcd);
+    refuses(f, &o, ERR_CORRUPT, "000000000000000f-000000000000000f.ltx goes on from another");
+    /* only the metadata says */
+    put_lineage(f, 15, 4, 4, 0);
+    set_meta(f, 0, 15, 15, LINEAGE, 0xbeef);
+    becomes(f, &o, 4, 0xbeef);
+    set_meta(f, 0, 15, 15, LINEAGE, 0xabcd);
+    refuses(f, &o, ERR_CORRUPT, "000000000000000f-000000000000000f.ltx goes on from another");
+}
+
+/* Its page size is another one as well. */
+static void another_page_size_under_the_name(void **state)
+{
+    struct fix *f = *state;
+    struct fix g = *f;
+    struct restore_opts o = opts(f, 0);
+    o.force = true;
+    g.page_size = 1024;
+    g.db = util_printf("%s/other", f->dir);
+    memset(g.state, 0, sizeof g.state);
+    make_states(&g);
+    put_lineage(&g, 13, 3, 0, 0xbeef);
+    put_lineage(&g, 14, 4, 3, 0xbeef);
+    struct err e = {0};
+    struct restore_result r;
+    if (restore_run(&f->loop, f->s, &o, on_progress, f, &r, &e) < 0)
+        fail_msg("%s", e.msg);
+    assert_true(r.lineage == 0xbeef && r.page_size == 1024);
+    restore_result_done(&r);
+    expect_state(&g, 4);
+    put_lineage(&g, 13, 3, 2, 0xbeef);
+    refuses(f, &o, ERR_CORRUPT, "page size 4096, newer files have 1024");
+    for (unsigned k = 0; k <= STATES; k++)
+        buf_free(&g.state[k]);
+    free(g.db);
+}
+
+/* What is older than a file with everything in it may be damaged. */
+static void what_is_not_needed_is_not_asked_for(void **state)
+{
+    struct fix *f = *state;
+    struct restore_opts o = opts(f, 0);
+    o.force = true;
+    put_lineage(f, 13, 12, 0, 0xabcd);
+    cleanup_free char *path = object(f, 9, 1, 1);
+    assert_int_equal(truncate(path, 1000), 0);
+    becomes(f, &o, 12, 0xabcd);
+    o.txid = 1;
+    refuses(f, &o, ERR_CORRUPT, "0000000000000001-0000000000000001.ltx");
 }
 
 static void a_file_under_a_wrong_name(void **state)
@@ -526,7 +743,7 @@ static void a_bad_network(void **state)
     o.force = false;
     o.parallel = 1;
     make_bad(f, ERR_TIMEOUT, UINT32_MAX, false);
-    refuses(f, &o, ERR_TIMEOUT, "0000000000000001.ltx: something happened");
+    refuses(f, &o, ERR_TIMEOUT, "000000000000000c.ltx: something happened");
     assert_int_equal(bad.gets, 5);
     o.parallel = 4; /* of which three wait for another try when the last one gives up */
     make_bad(f, ERR_TIMEOUT, UINT32_MAX, false);
@@ -595,7 +812,8 @@ static void the_lock_page_stays_zero(void **state)
     cleanup_close int out = open(f->dir, O_TMPFILE | O_RDWR, 0600);
     uint8_t *page = malloc(ps), *got = malloc(ps);
     struct ltx_header h = {.flags = LTX_FLAG_NO_CHECKSUM, .page_size = ps, .commit = commit,
-                           .min_txid = 1, .max_txid = 1}, newest;
+                           .min_txid = 1, .max_txid = 1};
+    struct restore_applied applied;
     struct ltx_encoder *enc;
     struct restore_input in = {.name = (char[]){"x"}, .min = 1, .max = 1};
     atomic_uint_fast64_t done = 0;
@@ -609,7 +827,7 @@ static void the_lock_page_stays_zero(void **state)
     }
     assert_int_equal(ltx_encoder_finish(enc, 0, &in.size, &e), 0);
     (void)ltx_encoder_free(enc);
-    if (restore_apply(&in, 1, spool, out, 2, &done, &newest, &e))
+    if (restore_apply(&in, 1, spool, out, 2, &done, &applied, &e))
         fail_msg("%s", e.msg);
     for (uint32_t i = lock - 1; i <= commit; i++) {
         assert_int_equal(fsx_pread_all(out, got, ps, (uint64_t)(i - 1) * ps, &e), 0);
@@ -639,16 +857,16 @@ static void any_number_of_threads(void **state)
         cleanup_buf struct buf b = BUF_INIT;
         make_ltx(f, k, k, LTX_BLOCK, &b);
         assert_int_equal(pwrite(spool, b.p, b.len, (off_t)off), b.len);
-        in[k - 1] = (struct restore_input){(char[]){"x"}, off, b.len, k, k};
+        in[k - 1] = (struct restore_input){(char[]){"x"}, off, b.len, k, k, 0, 0};
         off += (b.len + restore_align() - 1) / restore_align() * restore_align();
     }
     for (unsigned round = 0; round < 60; round++) {
         cleanup_close int out = open(f->dir, O_TMPFILE | O_RDWR, 0600);
         atomic_uint_fast64_t done = 0;
-        struct ltx_header newest;
+        struct restore_applied applied;
         size_t n = 1 + round % STATES;
         uint8_t *got = malloc(f->state[n].len);
-        if (restore_apply(in, n, spool, out, round % 9, &done, &newest, &e))
+        if (restore_apply(in, n, spool, out, round % 9, &done, &applied, &e))
             fail_msg("%s", e.msg);
         assert_int_equal(fsx_pread_all(out, got, f->state[n].len, 0, &e), 0);
         assert_memory_equal(got, f->state[n].p, f->state[n].len);
@@ -665,6 +883,12 @@ int main(void)
         T(a_dry_run_writes_nothing),
         T(nothing_is_overwritten_unless_forced),
         T(damage_is_found_and_named),
+        T(the_whole_database_is_verified),
+        T(an_object_of_another_history),
+        T(a_wrong_base_is_named),
+        T(another_database_under_the_name),
+        T(another_page_size_under_the_name),
+        T(what_is_not_needed_is_not_asked_for),
         T(a_file_under_a_wrong_name),
         T(growth_that_was_forgotten),
         T(a_database_that_is_damaged),
