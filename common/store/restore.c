@@ -13,6 +13,7 @@
 #include "common/format/plan.h"
 #include "common/store/layout.h"
 #include "common/store/restore_apply.h"
+#include "common/store/restore_disk.h"
 #include "common/store/retry.h"
 
 #define RESTORE_MAGIC 0x5701e0a1u
@@ -21,6 +22,8 @@
 #define LEVELS (LTX_SNAPSHOT_LEVEL + 1u)
 #define PARALLEL_MAX 64u
 #define TICK_MS 250
+/* a byte of LZ4 is at most 255 of a page: a header that promises more is not believed */
+#define LZ4_MOST 255u
 
 struct restore;
 
@@ -67,6 +70,7 @@ struct restore {
     struct restore_input *in;
     size_t n_plan;
     int spool;
+    struct restore_need need;
     struct restore_job job;
     uv_work_t work;
     bool working;
@@ -235,26 +239,49 @@ static int list_and_plan(struct restore *r, struct err *e)
 
 /* ---- fetching ------------------------------------------------------------------------------- */
 
+/* The newest file's header says how much the database will take. */
+static int check_room(struct restore *r, const struct restore_input *newest, struct err *e)
+{
+    uint8_t p[LTX_HEADER_SIZE];
+    struct ltx_header h;
+    struct err no = {0};
+    if (fsx_pread_all(r->spool, p, sizeof p, newest->off, &no) < 0 ||
+        ltx_header_decode(p, &h, &no) < 0)
+        return 0; /* damaged: found and said later */
+    uint64_t bytes = (uint64_t)h.commit * h.page_size;
+    if (bytes / LZ4_MOST > r->need.fetched)
+        return 0;
+    r->need.database = bytes;
+    return restore_room(r->opts->output, &r->need, e);
+}
+
 static int on_bytes(void *arg, const void *p, size_t n, struct err *e)
 {
     struct slot *s = arg;
-    const struct restore_input *in = &s->r->in[s->file];
+    struct restore *r = s->r;
+    const struct restore_input *in = &r->in[s->file];
     const uint8_t *b = p;
+    bool headless = s->got < LTX_HEADER_SIZE;
     if (n > in->size - s->got)
         return err_set(e, ERR_CORRUPT, "%s: more than the %llu bytes that were listed", s->key,
                        (unsigned long long)in->size);
     while (n) {
-        ssize_t put = pwrite(s->r->spool, b, n, (off_t)(in->off + s->got));
+        ssize_t put = pwrite(r->spool, b, n, (off_t)(in->off + s->got));
         if (put < 0 && errno == EINTR)
             continue;
-        if (put < 0)
-            return err_sys(e, errno, "%s: write to the temporary file beside %s", s->key,
-                           s->r->opts->output);
+        if (put < 0) {
+            int k = err_sys(e, errno, "write to the temporary file beside it");
+            return k == -(int)ERR_NOSPC ? restore_no_room(r->opts->output, &r->need, e)
+                                        : err_wrap(e, "%s: fetch %s", r->opts->output, s->key);
+        }
         b += put;
         n -= (size_t)put;
         s->got += (uint64_t)put;
-        atomic_fetch_add(&s->r->job.done, (uint64_t)put);
+        r->need.there += (uint64_t)put;
+        atomic_fetch_add(&r->job.done, (uint64_t)put);
     }
+    if (headless && s->got >= LTX_HEADER_SIZE && s->file == r->n_plan - 1)
+        return check_room(r, in, e);
     return 0;
 }
 
@@ -328,7 +355,9 @@ static int lay_out(struct restore *r, struct err *e)
     atomic_store(&r->job.phase, "fetch");
     atomic_store(&r->job.total, bytes);
     report(r);
-    return open_spool(r->opts->output, &r->spool, e);
+    r->need = (struct restore_need){.fetched = bytes};
+    int k = restore_room(r->opts->output, &r->need, e);
+    return k < 0 ? k : open_spool(r->opts->output, &r->spool, e);
 }
 
 static void forget_plan(struct restore *r)
@@ -379,6 +408,8 @@ static int apply(struct restore *r, struct err *e)
         return err_set(e, ERR_INTERNAL, "start a worker: %s", uv_strerror(k));
     while (r->working)
         (void)uv_run(r->loop, UV_RUN_ONCE);
+    if (r->work_result == -(int)ERR_NOSPC)
+        (void)restore_no_room(r->opts->output, &r->need, &r->err);
     if (r->work_result < 0 && e)
         *e = r->err;
     return r->work_result;
@@ -487,6 +518,8 @@ int restore_run(uv_loop_t *loop, struct store *s, const struct restore_opts *opt
     int k = opts->dry_run ? 0 : restore_target_check(opts->output, opts->force, e);
     if (k < 0)
         return k;
+    if (!opts->dry_run)
+        (void)restore_sweep(opts->output);
     struct restore r = {.magic = RESTORE_MAGIC, .loop = loop, .store = s, .opts = opts,
                         .progress = progress, .arg = arg, .spool = -1};
     init(&r);

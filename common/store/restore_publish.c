@@ -1,5 +1,6 @@
 /* The end of a restore: checks on the database file, and the one moment it appears. */
 #include "common/store/restore_apply.h"
+#include "common/store/restore_disk.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -148,7 +149,7 @@ int restore_publish(struct restore_job *j, struct err *e)
     uint64_t bytes = 0;
     for (size_t i = 0; i < j->n_in; i++)
         bytes += j->in[i].size;
-    int r = fsx_tmp_open(j->output, 0600, &t, e);
+    int r = restore_tmp_open(j->output, &t, e);
     if (!r) {
         phase(j, "apply", bytes);
         r = restore_apply(j->in, j->n_in, j->spool, t.fd, j->threads, &j->done, &j->applied, e);
