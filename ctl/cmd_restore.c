@@ -47,8 +47,7 @@ static const struct option own_option[] = {
     {NULL, 0, NULL, 0}};
 
 static const char *const check_name[] = {
-    [RESTORE_CHECK_AUTO] = "auto", [RESTORE_CHECK_QUICK] = "quick", [RESTORE_CHECK_FULL] = "full",
-    [RESTORE_CHECK_NONE] = "none"};
+    [RESTORE_CHECK_QUICK] = "quick", [RESTORE_CHECK_FULL] = "full", [RESTORE_CHECK_NONE] = "none"};
 
 static bool parse_number(const char *text, int base, uint64_t max, uint64_t *ret)
 {
@@ -107,8 +106,7 @@ static bool take_option(struct job *j, int o, int *ret_status)
                 return true;
             }
         *ret_status =
-            ctl_usage_error(j->c, "--integrity-check %s is none of auto, quick, full, none",
-                            optarg);
+            ctl_usage_error(j->c, "--integrity-check %s is none of quick, full, none", optarg);
         return false;
     }
 }
@@ -305,7 +303,7 @@ static json_t *result_json(const struct job *j, const struct candidate *from,
                      (json_int_t)r->timestamp_ms, "fetched_bytes", (json_int_t)r->bytes,
                      "database_bytes", (json_int_t)r->database_bytes, "page_size",
                      (int)r->page_size, "elapsed_ms", (json_int_t)took_ms, "integrity_check",
-                     check_name[r->checked], "files", files));
+                     check_name[j->opts.check], "files", files));
     if (!j->opts.dry_run) {
         char sum[17];
         (void)snprintf(sum, sizeof sum, "%016llx", (unsigned long long)r->checksum);
@@ -344,7 +342,7 @@ static void print_result(const struct job *j, const struct candidate *from,
     printf(from->name ? " from %s (%s)" : " from %s%s", from->name ? from->name : where,
            from->name ? where : "");
     printf(": %s to %s in %s, %s\n", util_size(size, r->database_bytes), j->output_path,
-           util_duration(took, took_ms), checked[r->checked]);
+           util_duration(took, took_ms), checked[j->opts.check]);
     if (r->verified)
         printf("verified: the database checksum is the source's, %016llx\n",
                (unsigned long long)r->checksum);

@@ -499,7 +499,6 @@ static void fill_result(const struct restore *r, struct restore_result *ret)
         .lineage = a->lineage,
         .checksum = a->checksum,
         .verified = a->expected != 0,
-        .checked = r->job.checked,
         .file = util_alloc(r->n_plan * sizeof *ret->file),
         .n_files = r->n_plan,
     };

@@ -6,12 +6,7 @@
 
 #include "common/store/store.h"
 
-enum restore_check {
-    RESTORE_CHECK_AUTO, /* quick */
-    RESTORE_CHECK_QUICK,
-    RESTORE_CHECK_FULL,
-    RESTORE_CHECK_NONE
-};
+enum restore_check { RESTORE_CHECK_QUICK, RESTORE_CHECK_FULL, RESTORE_CHECK_NONE };
 
 struct restore_opts {
     const char *replica; /* replica path below the target's path; "" = the target's path itself */
@@ -41,7 +36,6 @@ struct restore_result {
     uint64_t lineage;
     uint64_t checksum; /* database checksum of what was restored; 0 in a dry run */
     bool verified;     /* the replica says what the source's was, and it is the same */
-    enum restore_check checked; /* never AUTO, but for a dry run */
     struct restore_file *file; /* the plan, in the order of their TXIDs */
     size_t n_files;
 };

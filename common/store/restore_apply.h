@@ -39,7 +39,6 @@ struct restore_job {
     atomic_uint_fast64_t done, total;
     /* set on success */
     struct restore_applied applied;
-    enum restore_check checked; /* which check of SQLite's was made */
 };
 
 /** restore_align(): what offsets in the spool are a multiple of. */
