@@ -148,6 +148,22 @@ def test_what_a_killed_restore_left_goes_with_the_next_one(replicated):
     assert killed >= 4 and left >= 3
 
 
+def test_killed_while_replacing_the_old_or_the_new_is_there(replicated):
+    w = replicated
+    out = w.path / "dir" / "out.db"
+    out.parent.mkdir()
+    good, seen = restored_sha(w), []
+    for inject in ("pwrite64", "fsync", "fchmod", "unlink", "rename", "renameat2"):
+        for when in (1, 2, 3):
+            out.write_bytes(b"the old one")
+            old = sha(out)
+            strace(w, f"{inject}:signal=KILL:when={when}", out, "--force")
+            assert sha(out) in (old, good), (inject, when)
+            seen.append("new" if sha(out) == good else "old")
+    print(f"{seen.count('old')} times the old one, {seen.count('new')} times the new one")
+    assert "old" in seen and "new" in seen
+
+
 def test_a_restore_that_runs_is_not_swept_away(replicated):
     w = replicated
     out = w.path / "dir" / "out.db"

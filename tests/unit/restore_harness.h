@@ -28,6 +28,7 @@ struct fix {
     bool closed;
     const char *vanish; /* removed when fetching starts */
     unsigned reports;
+    uint64_t post_apply; /* 0: files without database checksums */
 };
 
 static inline int take(void *arg, const void *p, size_t n, struct err *e)
@@ -53,9 +54,10 @@ static inline void make_ltx(const struct fix *f, uint64_t min, uint64_t max, enu
 {
     struct err e = {0};
     struct ltx_encoder *enc;
-    struct ltx_header h = {.flags = LTX_FLAG_NO_CHECKSUM, .page_size = f->page_size,
-                           .commit = pages(f, max), .min_txid = min, .max_txid = max,
-                           .timestamp_ms = 1000 * (int64_t)max, .wal_offset = 32,
+    struct ltx_header h = {.flags = f->post_apply ? 0 : LTX_FLAG_NO_CHECKSUM,
+                           .page_size = f->page_size, .commit = pages(f, max), .min_txid = min,
+                           .max_txid = max, .timestamp_ms = 1000 * (int64_t)max, .wal_offset = 32,
+                           .pre_apply = f->post_apply && min > 1 ? LTX_CHECKSUM_FLAG : 0,
                            .node_id = 0xabcd};
     assert_int_equal(ltx_encoder_new(&h, encoding, take, b, &enc, &e), 0);
     for (uint32_t i = 1; i <= h.commit; i++) {
@@ -69,7 +71,7 @@ static inline void make_ltx(const struct fix *f, uint64_t min, uint64_t max, enu
         if (changed)
             assert_int_equal(ltx_encoder_page(enc, i, new, &e), 0);
     }
-    assert_int_equal(ltx_encoder_finish(enc, 0, NULL, &e), 0);
+    assert_int_equal(ltx_encoder_finish(enc, f->post_apply, NULL, &e), 0);
     (void)ltx_encoder_free(enc);
 }
 

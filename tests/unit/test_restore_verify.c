@@ -69,6 +69,26 @@ static void the_whole_database_is_verified(void **state)
     restore_result_done(&r);
 }
 
+/* Files may carry it themselves, which Litestream's do not. */
+static void the_checksum_in_the_trailer(void **state)
+{
+    struct fix *f = *state;
+    struct restore_opts o = opts(f, 12);
+    struct restore_result r;
+    struct err e = {0};
+    f->post_apply = checksum_of(f, 12);
+    put(f, 0, 12, 12);
+    assert_int_equal(restore_run(&f->loop, f->s, &o, NULL, NULL, &r, &e), 0);
+    assert_true(r.verified && r.checksum == f->post_apply);
+    restore_result_done(&r);
+    f->post_apply ^= 1;
+    put(f, 0, 12, 12);
+    o.force = true;
+    refuses(f, &o, ERR_CORRUPT, "000000000000000c-000000000000000c.ltx: the database after it");
+    set_meta(f, 0, 12, 12, CHECKSUM, f->post_apply ^ 1); /* two that contradict each other */
+    refuses(f, &o, ERR_CORRUPT, "000000000000000c-000000000000000c.ltx: the database after it");
+}
+
 /* Every file is sound and bears the right name: only the whole shows it. */
 static void an_object_of_another_history(void **state)
 {
@@ -375,6 +395,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
         T(the_whole_database_is_verified),
+        T(the_checksum_in_the_trailer),
         T(an_object_of_another_history),
         T(a_wrong_base_is_named),
         T(another_database_under_the_name),
