@@ -222,7 +222,8 @@ static void walked(struct apply *a, struct source *s)
     a->src = NULL;
     note_lineage(a, s);
     if (is_whole(s))
-        a->left = 0;
+        for (; a->left; a->left--) /* what is older is done with, too */
+            atomic_fetch_add(a->done, a->in[a->left - 1].size);
 }
 
 /* Fill c from a->src; at its end the source is detached, and c->n may be 0. */

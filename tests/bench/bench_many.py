@@ -49,7 +49,7 @@ V05, V03 = os.environ.get("LITESTREAM_BIN"), os.environ.get("LITESTREAM_V03_BIN"
 ONLY = [x for x in os.environ.get("BENCH_ONLY", "file,s3,litestream,litestream03").split(",") if x]
 PER_DIRECTORY = 100
 WAIT = 3600  # seconds after which something is given up
-NAME = re.compile(r"d(\d{6})")
+NAME = re.compile(r"/d(\d{6})(?!\d)")
 
 
 def number(path):
