@@ -436,19 +436,15 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     bool attached = db->state == SOURCE_ATTACHED, asleep = db->state == SOURCE_ASLEEP;
     *ret_at = NEVER;
     if (db->retry_at_ms > now && !db->force) {
-        *ret_at = db->retry_at_ms;
-        return false;
+        bool leave = attached && db->leave_at_ms && db->leave_at_ms <= now; /* others want to work */
+        *ret_at = attached && db->leave_at_ms ? MIN(db->retry_at_ms, db->leave_at_ms) : db->retry_at_ms;
+        *job = (struct source_job){.detach = leave};
+        return leave;
     }
     *job = (struct source_job){.next_txid = db->renumber, .drop_snapshot = db->drop_snapshot,
                                .snapshot = db->snapshot_wanted};
     bool quiet = asleep && !db->dirty && !db->force && !db->waiting;
     database_files_to_drop(db, quiet || db->low_space, job);
-    if (attached && !db->flushing && leaves(db, now, ret_at)) {
-        database_files_to_drop(db, true, job);
-        job->detach = true;
-        job->snapshot = false;
-        return true;
-    }
     if (db->flushing && !db->force)
         /* nothing new any more */;
     else if (attached)
@@ -459,6 +455,11 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     }
     bool needed = job->capture || job->assist || job->settle || job->snapshot || db->look ||
                   (!attached && !asleep && !db->flushing);
+    if (attached && !db->flushing && (!needed || db->leave_at_ms) && leaves(db, now, ret_at)) {
+        *job = (struct source_job){.detach = true, .drop_snapshot = db->drop_snapshot};
+        database_files_to_drop(db, true, job);
+        return true;
+    }
     job->stay_away = !needed && !attached;
     if (!needed) {
         if (!attached)
