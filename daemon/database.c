@@ -14,6 +14,7 @@
 #define ASSIST_MS 10 /* an application's checkpoint may wait for our guard with the write lock held */
 #define FILE_CHECK_MS 100
 #define AGED_MS 60   /* a file time so old can be told from any later one (source_attach.c) */
+#define SMALL_BYTES (16u << 20) /* cheaper to compare than to checkpoint, when there is no time */
 #define LEAVE_MS 500 /* asked to leave: how long it may take to leave with a proof */
 #define NEVER UINT64_MAX
 
@@ -373,6 +374,11 @@ static void assist(struct database *db, uint64_t now, struct source_job *job, ui
     *ret_at = MIN(*ret_at, at);
 }
 
+static bool leaves_in_a_hurry(const struct database *db)
+{
+    return db->leave_at_ms && (uint64_t)db->seen.pages * db->seen.page_size <= SMALL_BYTES;
+}
+
 /* What an attached database needs; the flags of job, or the time of the next look. */
 static void decide_attached(struct database *db, uint64_t now, struct source_job *job, uint64_t *ret_at)
 {
@@ -397,7 +403,7 @@ static void decide_attached(struct database *db, uint64_t now, struct source_job
         else
             *ret_at = MIN(*ret_at, db->file_check_ms);
     }
-    if (!db->seen.drained && (!db->dirty || db->leave_at_ms)) {
+    if (!db->seen.drained && (!db->dirty || db->leave_at_ms) && !leaves_in_a_hurry(db)) {
         uint64_t settle = MAX(db->last_event_ms + (db->leave_at_ms ? 0 : SETTLE_MS), db->settle_after_ms);
         if (settle <= now)
             job->settle = job->capture = true;
@@ -418,8 +424,8 @@ static bool leaves(struct database *db, uint64_t now, uint64_t *ret_at)
                 db->file_check_ms;
     uint64_t aged = db->settled_ms + AGED_MS;
     if (db->leave_at_ms) {
-        bool ready = !busy && db->seen.drained;
-        uint64_t at = ready ? MIN(aged, db->leave_at_ms) : db->leave_at_ms;
+        bool hurry = leaves_in_a_hurry(db), ready = !busy && (db->seen.drained || hurry);
+        uint64_t at = !ready ? db->leave_at_ms : hurry ? now : MIN(aged, db->leave_at_ms);
         *ret_at = MIN(*ret_at, at);
         return at <= now;
     }
@@ -444,7 +450,7 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     *job = (struct source_job){.next_txid = db->renumber, .drop_snapshot = db->drop_snapshot,
                                .snapshot = db->snapshot_wanted};
     bool quiet = asleep && !db->dirty && !db->force && !db->waiting;
-    database_files_to_drop(db, quiet || db->low_space, job);
+    database_files_to_drop(db, db->low_space, job);
     if (db->flushing && !db->force)
         /* nothing new any more */;
     else if (attached)
@@ -456,8 +462,9 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     bool needed = job->capture || job->assist || job->settle || job->snapshot || db->look ||
                   (!attached && !asleep && !db->flushing);
     if (attached && !db->flushing && (!needed || db->leave_at_ms) && leaves(db, now, ret_at)) {
-        *job = (struct source_job){.detach = true, .drop_snapshot = db->drop_snapshot};
-        database_files_to_drop(db, true, job);
+        *job = (struct source_job){.detach = true, .hurry = leaves_in_a_hurry(db),
+                                   .drop_snapshot = db->drop_snapshot};
+        database_files_to_drop(db, !db->leave_at_ms, job);
         return true;
     }
     job->stay_away = !needed && !attached;

@@ -307,9 +307,11 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
 {
     *ret = (struct source_result){.state = SOURCE_LOADED};
     if (job->detach) {
-        source_detach(s, ret);
+        source_detach(s, job, ret);
         if (job->drop_last)
             (void)drop(s, job, ret, &ret->err);
+        if (job->drop_snapshot)
+            (void)spool_drop_snapshot(s->dir, job->drop_snapshot, NULL);
         source_close_session(s);
         describe(s, ret);
         return;

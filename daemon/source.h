@@ -37,6 +37,7 @@ struct source_job {
     bool assist;          /* somebody else checkpoints: make sure that our guard is not in the way */
     bool snapshot;        /* also make a base (TXID 1..now) */
     bool detach;          /* close the database, leaving a proof of where it stood; nothing else */
+    bool hurry;           /* with detach: no checkpoint first; at worst the pages are compared next time */
     bool doze;            /* do not attach if nothing happened since the last proof */
     bool stay_away;       /* do not attach at all: only drops and numbering */
     uint64_t next_txid;   /* with local state missing: the first TXID to use (0 = as it stands) */
