@@ -56,3 +56,5 @@ $(OUT)/fuzz/%: $(OUT)/tests/fuzz/fuzz_%.o $(DAEMON_A) $(CTL_A) $(COMMON_A)
 .PHONY: bench
 bench: programs $(OUT)/helpers/load_writer $(OUT)/bench/bench_restore
 	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench.py
+
+include tests/engines.mk
