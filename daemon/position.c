@@ -5,7 +5,7 @@
 #include "common/base/fsx.h"
 #include "common/format/crc64.h"
 
-#define FORMAT_VERSION 1
+#define FORMAT_VERSION 2
 #define MAX_BYTES 512
 
 static int64_t ns(const struct timespec *t)
@@ -20,6 +20,19 @@ void position_stat(struct position *p, const struct stat *st)
     p->size = (uint64_t)st->st_size;
     p->mtime_ns = ns(&st->st_mtim);
     p->ctime_ns = ns(&st->st_ctim);
+}
+
+void position_stat_wal(struct position *p, const struct stat *st)
+{
+    p->wal_ino = st ? st->st_ino : 0;
+    p->wal_size = st ? (uint64_t)st->st_size : 0;
+    p->wal_mtime_ns = st ? ns(&st->st_mtim) : 0;
+}
+
+bool position_same_wal(const struct position *p, const struct position *now)
+{
+    return p->wal_ino == now->wal_ino && p->wal_size == now->wal_size &&
+           p->wal_mtime_ns == now->wal_mtime_ns;
 }
 
 bool position_same_file(const struct position *p, const struct stat *st)
@@ -53,10 +66,12 @@ bool position_read(const char *dir, struct position *ret)
     uint64_t crc;
     if (sscanf(text,
                "%u %" SCNx64 " %" SCNx64 " %" SCNx32 " %" SCNx32 " %" SCNu32 " %" SCNx32 " %" SCNx32
-               " %" SCNu32 " %" SCNu64 " %" SCNu64 " %d %" SCNu64 " %" SCNd64 " %" SCNd64 "%n",
+               " %" SCNu32 " %" SCNu64 " %" SCNu64 " %d %" SCNu64 " %" SCNd64 " %" SCNd64 " %" SCNu64
+               " %" SCNu64 " %" SCNd64 " %" SCNx64 "%n",
                &version, &p.txid, &p.lineage, &p.pos.salt[0], &p.pos.salt[1], &p.pos.frame,
                &p.pos.cksum[0], &p.pos.cksum[1], &p.pos.pages, &p.dev, &p.ino, &drained, &p.size,
-               &p.mtime_ns, &p.ctime_ns, &used) != 15 ||
+               &p.mtime_ns, &p.ctime_ns, &p.wal_ino, &p.wal_size, &p.wal_mtime_ns, &p.checksum,
+               &used) != 19 ||
         version != FORMAT_VERSION || sscanf(text + used, " %" SCNx64, &crc) != 1 ||
         crc != crc64(0, text, (size_t)used))
         return false;
@@ -71,10 +86,10 @@ int position_write(const char *dir, const struct position *p, bool sync, struct 
     int n = snprintf(text, sizeof text,
                      "%u %016" PRIx64 " %016" PRIx64 " %08" PRIx32 " %08" PRIx32 " %" PRIu32
                      " %08" PRIx32 " %08" PRIx32 " %" PRIu32 " %" PRIu64 " %" PRIu64 " %d %" PRIu64
-                     " %" PRId64 " %" PRId64,
+                     " %" PRId64 " %" PRId64 " %" PRIu64 " %" PRIu64 " %" PRId64 " %016" PRIx64,
                      FORMAT_VERSION, p->txid, p->lineage, p->pos.salt[0], p->pos.salt[1],
                      p->pos.frame, p->pos.cksum[0], p->pos.cksum[1], p->pos.pages, p->dev, p->ino,
-                     p->drained ? 1 : 0, p->size, p->mtime_ns, p->ctime_ns);
+                     p->drained ? 1 : 0, p->size, p->mtime_ns, p->ctime_ns, p->wal_ino, p->wal_size, p->wal_mtime_ns, p->checksum);
     n += snprintf(text + n, sizeof text - (size_t)n, " %016" PRIx64 "\n",
                   crc64(0, text, (size_t)n));
     cleanup_free char *path = position_path(dir);

@@ -18,10 +18,17 @@ struct position {
     bool drained;
     uint64_t size;
     int64_t mtime_ns, ctime_ns;
+    uint64_t wal_ino, wal_size; /* and the -wal like this; wal_ino 0: there was none */
+    int64_t wal_mtime_ns;
+    uint64_t checksum; /* of the database at that TXID; 0: not known */
 };
 
 /** position_stat(p, st): take identity and times of the database file. */
 void position_stat(struct position *p, const struct stat *st);
+/** position_stat_wal(p, st): of the -wal; NULL: there is none. */
+void position_stat_wal(struct position *p, const struct stat *st);
+/** position_same_wal(p, now): the -wal was not touched in between. */
+bool position_same_wal(const struct position *p, const struct position *now);
 /** position_same_file(p, st), position_same_content(p, st): the same inode; and not written since. */
 bool position_same_file(const struct position *p, const struct stat *st);
 bool position_same_content(const struct position *p, const struct stat *st);

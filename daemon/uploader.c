@@ -194,7 +194,7 @@ static void send_file(struct uploader *u, const struct spool_file *f, unsigned l
     u->key = layout_key(store_type(u->store), u->replica, level, min, f->txid);
     u->path = path;
     u->body = (struct store_body){.path = u->path, .size = f->size};
-    u->meta = (struct store_meta){.timestamp_ms = f->timestamp_ms, .lineage = u->db->seen.lineage};
+    u->meta = (struct store_meta){.timestamp_ms = f->timestamp_ms, .lineage = u->db->seen.lineage, .checksum = f->checksum};
     u->busy = true;
     store_put(u->store, &u->req, u->key, &u->body, &u->meta, 0);
 }
