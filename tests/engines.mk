@@ -3,14 +3,21 @@
 # find a violation.
 
 # What the explorer's steps are made of: walsup's file operations, its looks at the wal-index, its clocks.
-STEP_WRAPS := open write fsync renameat2 unlink mkdir session_index clk_mono_ms clk_mono_us nanosleep
-STEPS_O := $(patsubst %,$(OUT)/tests/explorer/%.o,steps wraps world actions)
-WORLD_O := $(OUT)/tests/explorer/world.o $(OUT)/tests/explorer/actions.o
+STEP_WRAPS := open write fsync renameat2 unlink mkdir session_index clk_mono_ms clk_mono_us clk_real_ms nanosleep usleep
+STEPS_O := $(patsubst %,$(OUT)/tests/explorer/%.o,steps wraps world actions ops)
 
 ENGINE_LINK = $(Q)mkdir -p $(@D) && $(call link,$^,$@)
 
 EXPLORER := $(OUT)/engines/explorer
 $(EXPLORER): WRAP_FLAGS += $(STEP_WRAPS:%=-Wl,--wrap=%)
 $(EXPLORER): $(OUT)/tests/explorer/explorer.o $(STEPS_O) $(DAEMON_A) $(COMMON_A)
+	$(call say,LINK,$@)
+	$(ENGINE_LINK)
+
+# ... and where memory comes from, which may fail as well
+MEMORY_WRAPS := malloc calloc realloc util_alloc util_zalloc util_realloc
+FAILNTH := $(OUT)/engines/failnth
+$(FAILNTH): WRAP_FLAGS += $(STEP_WRAPS:%=-Wl,--wrap=%) $(MEMORY_WRAPS:%=-Wl,--wrap=%)
+$(FAILNTH): $(OUT)/tests/engines/failnth.o $(STEPS_O) $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(ENGINE_LINK)

@@ -18,165 +18,9 @@
 
 #include "common/base/clk.h"
 #include "tests/explorer/actions.h"
+#include "tests/explorer/ops.h"
 #include "tests/explorer/steps.h"
 #include "tests/explorer/world.h"
-
-#define BIG (1ull << 30)
-#define CAPTURE {.capture = true}
-
-/* ---- operations ------------------------------------------------------------------------------- */
-
-static void some_commits(void)
-{
-    world_sql("insert into t(b) values(randomblob(350))");
-    world_sql("update t set b=randomblob(280) where a%%4=1");
-    world_sql("insert into t(b) values(randomblob(50))");
-}
-
-static void attached(uint64_t checkpoint_pages, uint64_t wal_limit)
-{
-    some_commits();
-    world_source(checkpoint_pages, wal_limit);
-    world_job(&(struct source_job)CAPTURE);
-}
-
-static void drained(void)
-{
-    attached(BIG, BIG);
-    world_job(&(struct source_job){.capture = true, .settle = true});
-}
-
-static void fresh(void)
-{
-    some_commits();
-    world_source(BIG, BIG);
-}
-
-static void fresh_copied(void)
-{
-    some_commits();
-    world_sql("pragma wal_checkpoint(passive)");
-    world_source(BIG, BIG);
-}
-
-static void fresh_alone(void)
-{
-    some_commits();
-    world_app_close(); /* the last one: WAL copied and removed */
-    world_source(BIG, BIG);
-}
-
-static void behind(void)
-{
-    attached(BIG, BIG);
-    some_commits();
-}
-
-static void behind_small_cycle(void)
-{
-    attached(1, BIG);
-    some_commits();
-}
-
-static void behind_small_limit(void)
-{
-    attached(BIG, 1);
-    some_commits();
-}
-
-static void restarted(void)
-{
-    drained();
-    some_commits();
-}
-
-static void restarted_small_cycle(void)
-{
-    restarted();
-    world.conf.checkpoint_pages = 1;
-    source_reconf(world.s, &world.conf);
-}
-
-static void detached(void)
-{
-    drained();
-    world_job(&(struct source_job){.detach = true});
-}
-
-static void detached_then_changed(void)
-{
-    detached();
-    some_commits();
-    world_sql("pragma wal_checkpoint(truncate)");
-    some_commits();
-}
-
-static void detached_then_more(void)
-{
-    detached();
-    some_commits();
-}
-
-/* as after a kill: no word of farewell */
-static void restarted_daemon(void)
-{
-    behind();
-    world_source(BIG, BIG);
-}
-
-static void restarted_daemon_copied(void)
-{
-    attached(BIG, BIG);
-    world_source(BIG, BIG);
-    some_commits();
-    world_sql("pragma wal_checkpoint(passive)");
-}
-
-static void no_record(void)
-{
-    drained();
-    some_commits();
-    world_source(BIG, BIG);
-    cleanup_free char *path = util_printf("%s/position", world.spool);
-    (void)unlink(path);
-    world_sql("pragma wal_checkpoint(restart)");
-    world_sql("update t set b=randomblob(90) where a%%6=1");
-}
-
-static const struct op {
-    const char *name;
-    void (*before)(void);
-    struct source_job job;
-    bool kept; /* attached before, so that continuity may not be lost */
-    bool slow; /* a detach sleeps: sampled less often */
-} ops[] = {
-    {"attach", fresh, CAPTURE, false, false},
-    {"attach-copied", fresh_copied, CAPTURE, false, false},
-    {"attach-alone", fresh_alone, CAPTURE, false, false},
-    {"capture", behind, CAPTURE, true, false},
-    {"capture-restarted", restarted, CAPTURE, true, false},
-    {"capture-nothing", drained, CAPTURE, true, false},
-    {"look", behind, {.load = false}, true, false},
-    {"look-drained", drained, {.load = false}, true, false},
-    {"look-restarted", restarted, {.load = false}, true, false},
-    {"assist", behind, {.assist = true}, true, false},
-    {"settle", behind, {.capture = true, .settle = true}, true, false},
-    {"settle-restarted", restarted, {.settle = true}, true, false},
-    {"cycle", behind_small_cycle, CAPTURE, true, false},
-    {"cycle-restarted", restarted_small_cycle, CAPTURE, true, false},
-    {"barrier", behind_small_limit, CAPTURE, true, false},
-    {"snapshot", behind, {.capture = true, .snapshot = true}, true, false},
-    {"snapshot-drained", drained, {.snapshot = true}, true, false},
-    {"detach", behind, {.detach = true}, true, true},
-    {"detach-drained", drained, {.detach = true}, true, true},
-    {"reattach", detached, CAPTURE, false, true},
-    {"reattach-more", detached_then_more, CAPTURE, false, true},
-    {"reattach-changed", detached_then_changed, CAPTURE, false, true},
-    {"restart", restarted_daemon, CAPTURE, false, false},
-    {"restart-copied", restarted_daemon_copied, CAPTURE, false, false},
-    {"resync", no_record, CAPTURE, false, false},
-};
-enum { N_OPS = ARRAY_LEN(ops) };
 
 /* ---- one run ---------------------------------------------------------------------------------- */
 
@@ -226,7 +70,7 @@ static unsigned run(const struct point *p)
 
 /* ---- many runs -------------------------------------------------------------------------------- */
 
-static unsigned n_steps[N_OPS];
+static unsigned n_steps[MAX_OPS];
 static unsigned long n_runs, n_violations;
 static bool control;
 
@@ -262,7 +106,7 @@ static void try(const struct point *p)
 
 static void count_steps(void)
 {
-    for (unsigned o = 0; o < N_OPS; o++) {
+    for (unsigned o = 0; o < n_ops; o++) {
         n_steps[o] = run(&(struct point){.op = o});
         if (world.violation[0] && !control) {
             printf("violation: %s alone: %s\n", ops[o].name, world.violation);
@@ -279,12 +123,12 @@ static unsigned below(unsigned n)
 static void sample(int level, unsigned long runs)
 {
     for (unsigned long i = 0; i < runs; i++) {
-        struct point p = {.op = below(N_OPS)};
+        struct point p = {.op = below(n_ops)};
         if (ops[p.op].slow && below(3))
-            p.op = below(N_OPS);
+            p.op = below(n_ops);
         if (control)
             while (!ops[p.op].kept)
-                p.op = below(N_OPS);
+                p.op = below(n_ops);
         p.k[0] = 1 + below(n_steps[p.op]);
         p.a[0] = below((unsigned)n_actions);
         if (level == 2) {
@@ -302,7 +146,7 @@ static void sample(int level, unsigned long runs)
 
 static void everything(int level)
 {
-    for (unsigned o = 0; o < N_OPS; o++)
+    for (unsigned o = 0; o < n_ops; o++)
         for (unsigned k = 1; k <= n_steps[o]; k++) {
             if (level == 3) {
                 try(&(struct point){.op = o, .j = k, .error = EIO});
@@ -327,7 +171,7 @@ static unsigned find_action(const char *name)
 
 static unsigned find_op(const char *name)
 {
-    for (unsigned i = 0; i < N_OPS; i++)
+    for (unsigned i = 0; i < n_ops; i++)
         if (!strcmp(ops[i].name, name))
             return i;
     (void)fprintf(stderr, "explorer: no operation %s\n", name);
@@ -413,7 +257,7 @@ int main(int argc, char **argv)
     uint64_t start = clk_mono_ms();
     count_steps();
     unsigned total = 0;
-    for (unsigned o = 0; o < N_OPS; o++) {
+    for (unsigned o = 0; o < n_ops; o++) {
         total += n_steps[o];
         if (list)
             printf("%-20s %u steps\n", ops[o].name, n_steps[o]);
@@ -426,7 +270,7 @@ int main(int argc, char **argv)
         sample(level, runs);
     printf("explorer: seed %llu level %d%s: %u operations of %u steps, %zu actions: %lu runs, %lu states "
            "compared, %lu pages, %lu times busy, %lu full captures, %lu violations, %.1f s\n",
-           (unsigned long long)seed, level, control ? " without guards" : "", N_OPS, total, n_actions,
+           (unsigned long long)seed, level, control ? " without guards" : "", n_ops, total, n_actions,
            n_runs, world.n_states_checked, world.n_pages, world.n_busy, world.n_fulls, n_violations,
            (double)(clk_mono_ms() - start) / 1e3);
     world_cleanup();

@@ -252,6 +252,7 @@ void steps_begin(uint64_t seed)
 {
     random_state = seed;
     sqlite3_randomness(0, NULL);
+    steps_clock_reset();
 }
 
 void steps_install(void)

@@ -25,10 +25,18 @@ void steps_arm(step_hook hook);
 unsigned steps_disarm(void);
 /** steps_begin(seed): before a run: SQLite's random numbers, which salts come from, start anew. */
 void steps_begin(uint64_t seed);
+/** steps_clock_reset(): part of steps_begin. */
+void steps_clock_reset(void);
 /** steps_at(what): a step of the caller's own; 0 or the errno to fail with. */
 int steps_at(const char *what);
 
-/* The control: read locks of walsup are granted, and not taken. Its guards guard nothing. */
+/* During a step that is an fsync or a write of walsup's own: its descriptor. */
+extern int steps_fd;
+
+/* A control: an fsync that fails says that it did not. */
+extern bool steps_fsync_lies;
+
+/* A control: read locks of walsup are granted, and not taken. Its guards guard nothing. */
 extern bool steps_no_guard;
 
 #endif

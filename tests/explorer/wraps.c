@@ -29,6 +29,13 @@ int __wrap_session_index(struct session *s, struct session_index *ret, struct er
 uint64_t __wrap_clk_mono_ms(void);
 uint64_t __wrap_clk_mono_us(void);
 int __wrap_nanosleep(const struct timespec *t, struct timespec *rest);
+int64_t __real_clk_real_ms(void);
+int64_t __wrap_clk_real_ms(void);
+int __real_usleep(useconds_t us);
+int __wrap_usleep(useconds_t us);
+
+int steps_fd;
+bool steps_fsync_lies;
 
 int __wrap_open(const char *path, int flags, ...)
 {
@@ -42,6 +49,7 @@ int __wrap_open(const char *path, int flags, ...)
 /* Half of it is written before a write fails, as on a disk that becomes full. */
 ssize_t __wrap_write(int fd, const void *p, size_t n)
 {
+    steps_fd = fd;
     int r = steps_at("write");
     if (!r)
         return __real_write(fd, p, n);
@@ -52,7 +60,10 @@ ssize_t __wrap_write(int fd, const void *p, size_t n)
 
 int __wrap_fsync(int fd)
 {
-    return steps_at("fsync") ? -1 : __real_fsync(fd);
+    steps_fd = fd;
+    if (!steps_at("fsync"))
+        return __real_fsync(fd);
+    return steps_fsync_lies ? 0 : -1;
 }
 
 int __wrap_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags)
@@ -96,4 +107,26 @@ int __wrap_nanosleep(const struct timespec *t, struct timespec *rest)
     (void)rest;
     slept_us += (uint64_t)t->tv_sec * 1000000 + (uint64_t)t->tv_nsec / 1000;
     return 0;
+}
+
+/* usleep() waits for the file system's clock to get ahead of the last change of a file. That clock is
+ * not ours to move, but it ticks at least every 10 ms. */
+enum { TICK_US = 11000 };
+
+static int64_t ahead_ms;
+
+void steps_clock_reset(void)
+{
+    ahead_ms = 0;
+}
+
+int64_t __wrap_clk_real_ms(void)
+{
+    return __real_clk_real_ms() + ahead_ms;
+}
+
+int __wrap_usleep(useconds_t us)
+{
+    ahead_ms += us > TICK_US ? (us - TICK_US) / 1000 : 0;
+    return __real_usleep(MIN(us, (useconds_t)TICK_US));
 }

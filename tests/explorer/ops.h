@@ -1,0 +1,19 @@
+/* ops.h - what walsup does with a database, each with the situation in which it does it. */
+#ifndef OPS_H
+#define OPS_H
+
+#include "tests/explorer/world.h"
+
+struct op {
+    const char *name;
+    void (*before)(void); /* makes the situation, in a world just begun */
+    struct source_job job;
+    bool kept; /* attached before, so that continuity may not be lost */
+    bool slow; /* a detach sleeps: sampled less often */
+};
+
+extern const struct op ops[];
+extern const unsigned n_ops;
+enum { MAX_OPS = 64 };
+
+#endif
