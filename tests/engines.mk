@@ -21,3 +21,9 @@ $(FAILNTH): WRAP_FLAGS += $(STEP_WRAPS:%=-Wl,--wrap=%) $(MEMORY_WRAPS:%=-Wl,--wr
 $(FAILNTH): $(OUT)/tests/engines/failnth.o $(STEPS_O) $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(ENGINE_LINK)
+
+SCRIPTED := $(OUT)/engines/scripted
+$(SCRIPTED): WRAP_FLAGS += $(STEP_WRAPS:%=-Wl,--wrap=%)
+$(SCRIPTED): $(OUT)/tests/engines/scripted.o $(STEPS_O) $(DAEMON_A) $(COMMON_A)
+	$(call say,LINK,$@)
+	$(ENGINE_LINK)

@@ -103,6 +103,15 @@ static void restarted_daemon(void)
     world_source(BIG, BIG);
 }
 
+static void restarted_daemon_debris(void)
+{
+    cleanup_free char *l0 = util_printf("%s/l0/x.tmp-0123456789abcdef", world.spool);
+    cleanup_free char *base = util_printf("%s/snapshot/x", world.spool);
+    restarted_daemon();
+    (void)fsx_publish(l0, "x", 1, 0600, FSX_NOSYNC, NULL);
+    (void)fsx_publish(base, "x", 1, 0600, FSX_NOSYNC, NULL);
+}
+
 static void restarted_daemon_copied(void)
 {
     attached(BIG, BIG);
@@ -123,7 +132,7 @@ static void no_record(void)
 }
 
 const struct op ops[] = {
-    {"load", restarted_daemon, {.load = true}, false, false},
+    {"load", restarted_daemon_debris, {.load = true}, false, false},
     {"attach", fresh, CAPTURE, false, false},
     {"attach-copied", fresh_copied, CAPTURE, false, false},
     {"attach-alone", fresh_alone, CAPTURE, false, false},

@@ -33,7 +33,7 @@ int steps_at(const char *what);
 /* During a step that is an fsync or a write of walsup's own: its descriptor. */
 extern int steps_fd;
 
-/* A control: an fsync that fails says that it did not. */
+/* A control: fsyncs of walsup's own files do nothing, and say that they went well. */
 extern bool steps_fsync_lies;
 
 /* A control: read locks of walsup are granted, and not taken. Its guards guard nothing. */

@@ -12,7 +12,7 @@
 #include "common/format/crc64.h"
 #include "tests/explorer/steps.h"
 
-struct world world;
+struct world world = {.acks = -1};
 
 static struct buf template;
 
@@ -90,6 +90,7 @@ void world_cleanup(void)
     (void)rmdir(world.dir);
     free(world.db);
     free(world.spool);
+    free(world.replica);
     free(world.state);
     buf_free(&template);
 }
@@ -149,6 +150,15 @@ static bool image_hash(sqlite3 *d, uint64_t *ret)
     return true;
 }
 
+/* By one write, without a sync: whoever kills this process leaves the kernel alive. */
+static void note(char what, uint64_t value)
+{
+    char line[32];
+    int n = snprintf(line, sizeof line, "%c %016llx\n", what, (unsigned long long)value);
+    if (world.acks >= 0 && write(world.acks, line, (size_t)n) != n)
+        die("acks", strerror(errno));
+}
+
 static void add_state(uint64_t hash)
 {
     if (world.n_states && world.state[world.n_states - 1] == hash)
@@ -158,6 +168,7 @@ static void add_state(uint64_t hash)
         world.state = util_realloc(world.state, world.states_cap * sizeof *world.state);
     }
     world.state[world.n_states++] = hash;
+    note('s', hash);
 }
 
 void world_record(void)
@@ -255,6 +266,52 @@ void world_child(const char *how)
 
 /* ---- a run ------------------------------------------------------------------------------------ */
 
+/* The state that is there now: noted before, or committed by a process that died before it noted it. */
+static void last_state(void)
+{
+    uint64_t hash;
+    world_app_open();
+    if (!image_hash(world.app, &hash)) {
+        world_violation("the database cannot be read");
+        return;
+    }
+    for (size_t i = 0; i + 1 < world.n_states; i++)
+        if (world.state[i] == hash)
+            world_violation("the application lost commits: state %zu of %zu", i + 1, world.n_states);
+    add_state(hash);
+}
+
+void world_adopt(const char *dir, const char *acks, bool make)
+{
+    struct err e;
+    char what;
+    unsigned long long value;
+    if (session_setup(&e) < 0)
+        die("session_setup", e.msg);
+    steps_install();
+    (void)snprintf(world.dir, sizeof world.dir, "%s", dir);
+    world.db = util_printf("%s/a.db", dir);
+    world.spool = util_printf("%s/spool", dir);
+    world.replica = util_printf("%s/replica", dir);
+    if (make) {
+        cleanup_free char *l0 = util_printf("%s/l0", world.replica);
+        if (fsx_mkdirs(l0, 0700, &e) < 0)
+            die("make", e.msg);
+        make_template();
+    }
+    cleanup_file FILE *f = fopen(acks, "r");
+    while (f && fscanf(f, "%c %llx\n", &what, &value) == 2) {
+        if (what == 's')
+            add_state(value);
+        else
+            world.acked_txid = MAX(world.acked_txid, value);
+    }
+    world.acks = open(acks, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (world.acks < 0)
+        die(acks, strerror(errno));
+    last_state();
+}
+
 void world_begin(uint64_t seed)
 {
     empty_dir();
@@ -263,6 +320,7 @@ void world_begin(uint64_t seed)
     if (fsx_publish(world.db, template.p, template.len, 0644, FSX_NOSYNC, &e) < 0)
         die("copy the template", e.msg);
     world.n_states = 0;
+    world.acked_txid = 0;
     world.any_error = world.may_break = world.hidden = false;
     world.violation[0] = '\0';
     world_app_open();
@@ -296,6 +354,10 @@ void world_job(const struct source_job *job)
     world.n_jobs++;
     if (r->err.code != ERR_OK && r->err.code != ERR_BUSY && !world.any_error)
         world_violation("a job: %s", r->err.msg);
+    for (size_t i = 0; i < r->n_files; i++) {
+        world.acked_txid = MAX(world.acked_txid, r->file[i].txid);
+        note('t', r->file[i].txid);
+    }
     if (r->broken && !world.may_break)
         world_violation("continuity lost: %s", r->why);
 }
@@ -312,6 +374,25 @@ void world_quiet(void)
     }
     world_violation("it never gets quiet: state %d, %s", world.r.state,
                     world.r.err.code ? world.r.err.msg : "no error");
+}
+
+void world_ship(void)
+{
+    struct spool_state st;
+    struct err e;
+    if (spool_open(world.spool, &st, &e) < 0)
+        die("ship", e.msg);
+    for (size_t i = 0; i < st.n; i++) {
+        cleanup_free char *from = spool_path(world.spool, st.file[i].txid);
+        cleanup_free char *to = spool_path(world.replica, st.file[i].txid);
+        cleanup_buf struct buf b = BUF_INIT;
+        if (fsx_read(from, SIZE_MAX, &b, &e) < 0 ||
+            fsx_publish(to, b.p, b.len, 0600, FSX_REPLACE, &e) < 0)
+            die("ship", e.msg);
+    }
+    if (st.n)
+        world_job(&(struct source_job){.drop_first = st.file[0].txid, .drop_last = st.file[st.n - 1].txid});
+    spool_state_done(&st);
 }
 
 /* ---- the judgement ---------------------------------------------------------------------------- */
@@ -336,9 +417,21 @@ static void shadow_size(struct shadow *sh, uint32_t pages)
     sh->pages = pages;
 }
 
-static bool apply(struct shadow *sh, uint64_t txid)
+static char *find_file(uint64_t txid)
 {
-    cleanup_free char *path = spool_path(world.spool, txid);
+    char *path = spool_path(world.spool, txid);
+    if (access(path, F_OK) == 0)
+        return path;
+    free(path);
+    path = world.replica ? spool_path(world.replica, txid) : NULL;
+    if (path && access(path, F_OK) == 0)
+        return path;
+    free(path);
+    return NULL;
+}
+
+static bool apply(struct shadow *sh, const char *path, uint64_t txid)
+{
     cleanup_buf struct buf b = BUF_INIT;
     struct err e;
     struct ltx_decoder d;
@@ -423,13 +516,17 @@ void world_judge(void)
     struct shadow sh = {.p = NULL};
     if (st.damaged)
         world_violation("%s", st.damage);
-    for (size_t i = 0; i < st.n && !world.violation[0]; i++) {
-        if (st.file[i].txid != sh.txid + 1)
-            world_violation("TXID %llu follows %llu", (unsigned long long)st.file[i].txid,
-                            (unsigned long long)sh.txid);
-        else if (apply(&sh, st.file[i].txid))
+    while (!world.violation[0]) {
+        cleanup_free char *path = find_file(sh.txid + 1);
+        if (!path)
+            break;
+        if (apply(&sh, path, sh.txid + 1))
             find_state(&sh);
     }
+    if (sh.txid < world.acked_txid || (st.has_tip && sh.txid != st.tip.max_txid))
+        world_violation("TXID %llu is missing: acknowledged up to %llu, the spool up to %llu",
+                        (unsigned long long)sh.txid + 1, (unsigned long long)world.acked_txid,
+                        (unsigned long long)(st.has_tip ? st.tip.max_txid : 0));
     if (!world.violation[0])
         compare(&sh);
     if (!world.violation[0])

@@ -12,6 +12,8 @@ enum { WORLD_PAGE_SIZE = 512 };
 struct world {
     char dir[100];
     char *db, *spool;
+    char *replica; /* a directory of files that left the spool; NULL: nothing ever leaves it */
+    int acks;      /* where states and TXIDs are noted outside of the run; -1: nowhere */
     sqlite3 *app;    /* the application's connection; NULL while it has none */
     sqlite3 *reader; /* of an application that began to read and does not end */
     struct source *s;
@@ -19,6 +21,7 @@ struct world {
     struct source_result r; /* of the last job */
     uint64_t *state;        /* hash of the image after each commit */
     size_t n_states, states_cap;
+    uint64_t acked_txid; /* the newest that a job said to be in the spool */
     pid_t child;            /* an application in another process */
     bool any_error;  /* errors of jobs are expected: something is made to fail */
     bool may_break;  /* losing continuity is expected: the application broke it */
@@ -32,6 +35,10 @@ extern struct world world;
 /** world_setup(in): once: a directory below `in` (NULL: memory, else TMPDIR) and the template. */
 void world_setup(const char *in);
 void world_cleanup(void);
+/** world_adopt(dir, acks): instead of world_setup and world_begin: a directory that another process
+ * made (or, with `make`, that this one makes), the ledger kept in the file acks. What was committed, but
+ * not noted because the process died, is taken as it is found; that can be one state. */
+void world_adopt(const char *dir, const char *acks, bool make);
 /** world_begin(seed), world_end(): one run: fresh database, application connected, no source. */
 void world_begin(uint64_t seed);
 void world_end(void);
@@ -59,6 +66,8 @@ void world_child_main(int argc, char **argv);
 /* ---- walsup */
 void world_source(uint64_t checkpoint_pages, uint64_t wal_limit_bytes);
 void world_job(const struct source_job *job);
+/** world_ship(): what is in the spool goes to the replica, and then out of the spool. */
+void world_ship(void);
 /** world_quiet(): capture until nothing is left; a violation if that does not come about. */
 void world_quiet(void);
 /** world_judge(): every file of the spool in order: TXIDs without a gap, each state one that was committed

@@ -61,9 +61,10 @@ ssize_t __wrap_write(int fd, const void *p, size_t n)
 int __wrap_fsync(int fd)
 {
     steps_fd = fd;
-    if (!steps_at("fsync"))
-        return __real_fsync(fd);
-    return steps_fsync_lies ? 0 : -1;
+    int r = steps_at("fsync");
+    if (steps_fsync_lies)
+        return 0;
+    return r ? -1 : __real_fsync(fd);
 }
 
 int __wrap_renameat2(int from_dir, const char *from, int to_dir, const char *to, unsigned flags)
