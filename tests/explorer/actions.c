@@ -116,7 +116,7 @@ static void replace_by(const char *how)
     (void)unlink(wal);
     (void)unlink(shm);
     (void)rename(other, world.db);
-    world.may_break = world.any_error = true;
+    world.may_break = world.any_error = world.elsewhere = true;
     world_child(how);
 }
 
@@ -132,7 +132,7 @@ static void replace_live(void)
 
 static void long_reader(void)
 {
-    if (world.reader)
+    if (world.reader || world.elsewhere)
         return;
     if (sqlite3_open_v2(world.db, &world.reader, SQLITE_OPEN_READWRITE, STEPS_APP_VFS) == SQLITE_OK)
         (void)sqlite3_exec(world.reader, "begin; select count(*) from t", NULL, NULL, NULL);
@@ -141,6 +141,8 @@ static void long_reader(void)
 
 static void crash(void)
 {
+    if (world.elsewhere)
+        return;
     world_child(CHILD_CRASHES);
 }
 

@@ -57,6 +57,7 @@ static unsigned run(const struct point *p)
     steps_arm(at_step);
     world_job(&o->job);
     unsigned n = steps_disarm();
+    world.elsewhere = false;
     world_quiet();
     world_judge();
     if (!world.violation[0]) {

@@ -106,7 +106,7 @@ static bool is_busy(int rc)
 
 void world_app_open(void)
 {
-    if (world.app)
+    if (world.app || world.elsewhere)
         return;
     if (sqlite3_open_v2(world.db, &world.app, SQLITE_OPEN_READWRITE, STEPS_APP_VFS) != SQLITE_OK)
         die("open", world.db);
@@ -189,7 +189,7 @@ bool world_sql(const char *fmt, ...)
     va_end(ap);
     world_app_open();
     if (!world.app)
-        return false;
+        return false; /* and nothing was committed */
     int rc = sqlite3_exec(world.app, sql, NULL, NULL, NULL);
     if (rc != SQLITE_OK && !is_busy(rc))
         world_violation("the application: %s: %s", sql, sqlite3_errmsg(world.app));
@@ -276,7 +276,7 @@ static void last_state(void)
         return;
     }
     for (size_t i = 0; i + 1 < world.n_states; i++)
-        if (world.state[i] == hash)
+        if (world.state[i] == hash && !world.may_lose)
             world_violation("the application lost commits: state %zu of %zu", i + 1, world.n_states);
     add_state(hash);
 }
@@ -321,7 +321,7 @@ void world_begin(uint64_t seed)
         die("copy the template", e.msg);
     world.n_states = 0;
     world.acked_txid = 0;
-    world.any_error = world.may_break = world.hidden = false;
+    world.any_error = world.may_break = world.hidden = world.elsewhere = false;
     world.violation[0] = '\0';
     world_app_open();
     world_record();
@@ -458,7 +458,7 @@ static bool apply(struct shadow *sh, const char *path, uint64_t txid)
 static void find_state(struct shadow *sh)
 {
     uint64_t hash = crc64(0, sh->p, (size_t)sh->pages * WORLD_PAGE_SIZE);
-    for (size_t i = sh->state; i < world.n_states; i++)
+    for (size_t i = world.may_lose ? 0 : sh->state; i < world.n_states; i++)
         if (world.state[i] == hash) {
             sh->state = i;
             world.n_states_checked++;

@@ -25,6 +25,8 @@ struct world {
     pid_t child;            /* an application in another process */
     bool any_error;  /* errors of jobs are expected: something is made to fail */
     bool may_break;  /* losing continuity is expected: the application broke it */
+    bool elsewhere;  /* the application is in another process for the rest of the operation */
+    bool may_lose;   /* the application does not sync, the power may go: states may be taken back */
     bool hidden;     /* a commit could not be looked at: intermediate states cannot be judged */
     char violation[400]; /* the first one; empty: none */
     unsigned long n_jobs, n_files, n_pages, n_busy, n_fulls, n_states_checked; /* of all runs */
