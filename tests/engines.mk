@@ -27,3 +27,9 @@ $(SCRIPTED): WRAP_FLAGS += $(STEP_WRAPS:%=-Wl,--wrap=%)
 $(SCRIPTED): $(OUT)/tests/engines/scripted.o $(STEPS_O) $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(ENGINE_LINK)
+
+RESET_RACE := $(OUT)/engines/reset_race
+$(RESET_RACE): WRAP_FLAGS += $(STEP_WRAPS:%=-Wl,--wrap=%)
+$(RESET_RACE): $(OUT)/tests/engines/reset_race.o $(STEPS_O) $(DAEMON_A) $(COMMON_A)
+	$(call say,LINK,$@)
+	$(ENGINE_LINK)
