@@ -246,7 +246,6 @@ int main(int argc, char **argv)
     }
     printf("; %lu states compared, %lu violations, %.1f s\n", world.n_states_checked, n_violations,
            (double)(clk_mono_ms() - start) / 1e3);
-    world_cleanup();
     if (!total || !world.n_states_checked)
         return 1;
     return control ? !n_violations : n_violations > 0;

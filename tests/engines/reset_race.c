@@ -134,7 +134,6 @@ int main(int argc, char **argv)
     printf("reset_race: SQLite %s%s: %u schedules, %u runs, %u damaged (first at step %u), %.1f s\n",
            sqlite3_libversion(), control ? " without guards" : "", N_HOW, n_runs, n_damaged, first,
            (double)(clk_mono_ms() - start) / 1e3);
-    world_cleanup();
     if (n_runs <= N_HOW)
         return 1;
     if (control && !n_damaged && sqlite3_libversion_number() >= FIXED_VERSION) {

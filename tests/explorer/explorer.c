@@ -217,7 +217,7 @@ int main(int argc, char **argv)
         {"seed", 1, NULL, 's'}, {"level", 1, NULL, 'l'},   {"runs", 1, NULL, 'r'}, {"all", 0, NULL, 'a'},
         {"only", 1, NULL, 'o'}, {"control", 0, NULL, 'c'}, {"list", 0, NULL, 'L'}, {NULL, 0, NULL, 0},
     };
-    int status = 0, level = 1, opt;
+    int level = 1, opt;
     unsigned long runs = 1000;
     bool all = false, list = false;
     char *one = NULL;
@@ -250,11 +250,8 @@ int main(int argc, char **argv)
         }
     }
     world_setup(NULL);
-    if (one) {
-        status = only(one);
-        world_cleanup();
-        return status;
-    }
+    if (one)
+        return only(one);
     uint64_t start = clk_mono_ms();
     count_steps();
     unsigned total = 0;
@@ -274,7 +271,6 @@ int main(int argc, char **argv)
            (unsigned long long)seed, level, control ? " without guards" : "", n_ops, total, n_actions,
            n_runs, world.n_states_checked, world.n_pages, world.n_busy, world.n_fulls, n_violations,
            (double)(clk_mono_ms() - start) / 1e3);
-    world_cleanup();
     if (list)
         return 0;
     bool nothing = !n_runs || !total || !world.n_states_checked;

@@ -67,6 +67,17 @@ static void make_template(void)
         die("template", e.msg);
 }
 
+static void remove_all(void)
+{
+    empty_dir();
+    (void)rmdir(world.dir);
+    free(world.db);
+    free(world.spool);
+    free(world.replica);
+    free(world.state);
+    buf_free(&template);
+}
+
 void world_setup(const char *in)
 {
     struct err e;
@@ -82,17 +93,7 @@ void world_setup(const char *in)
     world.db = util_printf("%s/a.db", world.dir);
     world.spool = util_printf("%s/spool", world.dir);
     make_template();
-}
-
-void world_cleanup(void)
-{
-    empty_dir();
-    (void)rmdir(world.dir);
-    free(world.db);
-    free(world.spool);
-    free(world.replica);
-    free(world.state);
-    buf_free(&template);
+    (void)atexit(remove_all);
 }
 
 /* ---- the application -------------------------------------------------------------------------- */

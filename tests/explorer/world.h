@@ -34,9 +34,9 @@ struct world {
 
 extern struct world world;
 
-/** world_setup(in): once: a directory below `in` (NULL: memory, else TMPDIR) and the template. */
+/** world_setup(in): once: a directory below `in` (NULL: memory, else TMPDIR) and the template. Both
+ * are gone when the process ends. */
 void world_setup(const char *in);
-void world_cleanup(void);
 /** world_adopt(dir, acks): instead of world_setup and world_begin: a directory that another process
  * made (or, with `make`, that this one makes), the ledger kept in the file acks. What was committed, but
  * not noted because the process died, is taken as it is found; that can be one state. */
