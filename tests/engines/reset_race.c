@@ -8,6 +8,9 @@
  * commits at step k of it, for every k; then the application outgrows the old WAL and checkpoints. The
  * guard has to make that harmless (W4 of daemon/DESIGN.md): with a guard begun before the copying
  * (slot >= 1), with one begun after it (slot 0), and in a whole job of the source.
+ * --application: somebody else checkpoints, with a second connection of its own; the application commits
+ * at step k of that, and walsup moves its guard at a later one. Only told: what an affected SQLite does to
+ * its own database is not for walsup to prevent, and takes one coincidence less without walsup.
  * --control: the same without taking the guards' locks, which must damage the database, unless this
  * SQLite has the bug no more. */
 #include "common/base/clk.h"
@@ -17,13 +20,15 @@
 enum { ROWS_BEFORE = 60, ROWS_AFTER = 120, FIXED_VERSION = 3051003 };
 enum how { SLOT_ONE, SLOT_ZERO, SOURCE, N_HOW };
 
-static unsigned commit_at, committed;
+static unsigned commit_at, move_at, committed;
 
 static int at_step(unsigned n, const char *what)
 {
     (void)what;
     if (n == commit_at)
         committed += world_sql("insert into t(b) values(randomblob(10))");
+    if (n == move_at)
+        world_job(&(struct source_job){.assist = true});
     return 0;
 }
 
@@ -107,6 +112,55 @@ static bool damaged(void)
            world.violation[0];
 }
 
+/* The checkpointer is the connection whose steps are numbered. */
+static unsigned with_application(void)
+{
+    sqlite3 *other;
+    rows(3);
+    world_source(1u << 30, 1u << 30);
+    world_job(&(struct source_job){.capture = true});
+    if (sqlite3_open(world.db, &other) != SQLITE_OK)
+        exit(2);
+    (void)number(other, "select count(*) from t");
+    rows(ROWS_BEFORE);
+    world_job(&(struct source_job){.capture = true});
+    world_sql("pragma wal_checkpoint(passive)");
+    world_job(&(struct source_job){.assist = true}); /* the guard in slot 0 */
+    steps_arm(at_step);
+    (void)sqlite3_wal_checkpoint_v2(other, "main", SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+    unsigned n = steps_disarm();
+    (void)sqlite3_close(other);
+    rows(ROWS_AFTER);
+    world_sql("pragma wal_checkpoint(passive)");
+    return n;
+}
+
+static int application(void)
+{
+    unsigned n_runs = 0, n_damaged = 0, first_commit = 0, first_move = 0;
+    for (unsigned n = 1, k = 0; k <= n; k++)
+        for (unsigned m = k; m <= n + 12; m++) {
+            world_begin(1);
+            committed = 0;
+            commit_at = k;
+            move_at = m;
+            world.any_error = world.may_break = true;
+            unsigned steps = with_application();
+            n = MAX(n, steps);
+            n_runs++;
+            if (damaged()) {
+                n_damaged++;
+                first_commit = first_commit ? first_commit : k;
+                first_move = first_move ? first_move : m;
+            }
+            world_end();
+        }
+    printf("reset_race: SQLite %s: an application's own checkpoint, a commit and a move of the guard within: "
+           "%u runs, %u damaged (first: commit at step %u, move at %u)\n",
+           sqlite3_libversion(), n_runs, n_damaged, first_commit, first_move);
+    return !n_runs;
+}
+
 int main(int argc, char **argv)
 {
     bool control = argc > 1 && !strcmp(argv[1], "--control");
@@ -114,6 +168,8 @@ int main(int argc, char **argv)
     uint64_t start = clk_mono_ms();
     steps_no_guard = control;
     world_setup(NULL);
+    if (argc > 1 && !strcmp(argv[1], "--application"))
+        return application();
     for (int how = 0; how < N_HOW; how++)
         for (unsigned n = 1, k = 0; k <= n; k++) { /* 0: no commit, which tells the number of steps */
             world_begin(1);
