@@ -47,6 +47,7 @@ if [ "${1:-check}" = all ]; then
 	holds "-DCOMMITS=4 -DWRITERS=1" -DCOLLAPSE ""
 	holds "-DCOMMITS=2 -DWRITERS=2" -DCOLLAPSE ""
 	holds "-DCOMMITS=3 -DWRITERS=2" -DBITSTATE "-w31 -k3"
+	holds "-DCOMMITS=4 -DWRITERS=1 -DOLD_SQLITE -DPOLITE" -DCOLLAPSE ""
 fi
 for c in UNSAFE LATE BLIND; do control $c; done
 echo "model: $total searches without a violation, 3 controls that fail"
