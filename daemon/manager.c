@@ -133,6 +133,16 @@ static struct source_conf source_conf_of(const struct conf *conf, const struct c
         .encoding = c->n_replicas ? conf->target[c->replica[0].target].ltx_encoding : LTX_BLOCK,
         .checkpoint_pages = c->checkpoint_pages,
         .wal_limit_bytes = c->wal_limit_bytes,
+        .min_free_bytes = conf->min_free_bytes,
+    };
+}
+
+static struct database_conf database_conf_of(const struct conf *conf, const struct conf_db *c)
+{
+    return (struct database_conf){
+        .scan_ms = conf->scan_interval_ms,
+        .idle_ms = conf->idle_timeout_ms,
+        .spool_limit_bytes = c->spool_limit_bytes,
     };
 }
 
@@ -157,8 +167,9 @@ static struct database *database_make(struct manager *m, const struct conf *conf
     cleanup_free char *dir = database_dir(conf, c->name);
     struct source_conf sc = source_conf_of(conf, c, dir);
     cleanup_free struct database_replica *r = replicas_of(c, target);
-    struct database *db =
-        database_new(m->loop, c->name, &sc, r, c->n_replicas, conf->scan_interval_ms);
+    struct database_conf dc = database_conf_of(conf, c);
+    struct database *db = database_new(m->loop, c->name, &sc, &dc, r, c->n_replicas);
+    db->berths = m->berths;
     db->owner = m;
     db->changed = on_changed;
     return db;
@@ -189,7 +200,10 @@ static bool same_figures(const struct database *db, const struct conf *conf,
                          const struct conf_db *c)
 {
     struct source_conf sc = source_conf_of(conf, c, db->dir);
-    bool same = db->scan_ms == conf->scan_interval_ms &&
+    struct database_conf dc = database_conf_of(conf, c);
+    bool same = db->conf.scan_ms == dc.scan_ms && db->conf.idle_ms == dc.idle_ms &&
+                db->conf.spool_limit_bytes == dc.spool_limit_bytes &&
+                db->source_conf.min_free_bytes == sc.min_free_bytes &&
                 db->source_conf.encoding == sc.encoding &&
                 db->source_conf.checkpoint_pages == sc.checkpoint_pages &&
                 db->source_conf.wal_limit_bytes == sc.wal_limit_bytes;
@@ -289,7 +303,8 @@ static void apply(struct manager *m, struct conf *conf, struct manager_target **
             if (!same) {
                 struct source_conf sc = source_conf_of(conf, c, old->dir);
                 cleanup_free struct database_replica *r = replicas_of(c, target);
-                database_reconf(old, &sc, r, c->n_replicas, conf->scan_interval_ms);
+                struct database_conf dc = database_conf_of(conf, c);
+                database_reconf(old, &sc, &dc, r, c->n_replicas);
                 add_name(&ret->changed, c->name);
             }
             ret->unchanged += same;
@@ -345,6 +360,7 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
         notify_ready(m->notify);
         return r;
     }
+    berths_resize(m->berths, conf->max_open);
     apply(m, conf, target, ret);
     (void)conf_free(m->conf);
     m->conf = conf;
@@ -577,6 +593,7 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
     m->n_targets = conf->n_targets;
     m->notify = notify_new();
     m->conf = conf;
+    m->berths = berths_new(conf->max_open);
     start_timers(m);
     m->db = util_zalloc(conf->n_dbs * sizeof(struct database *));
     for (size_t i = 0; i < conf->n_dbs; i++)
@@ -594,6 +611,7 @@ int manager_free(struct manager *m)
     int status = m->exit_status;
     (void)notify_free(m->notify);
     (void)conf_free(m->conf);
+    (void)berths_free(m->berths);
     free(m->conf_path);
     free(m);
     return status;

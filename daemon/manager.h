@@ -29,6 +29,7 @@ struct manager {
     struct database **db;
     size_t n_dbs;
     struct watch *watch;
+    struct berths *berths;
     struct ctlserver *ctl;
     struct notify *notify;
     uv_timer_t scan, tick, deadline;

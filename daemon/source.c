@@ -1,5 +1,7 @@
 #include "daemon/source_int.h"
 
+#include <sys/statvfs.h>
+
 #define RANGE_LIMIT_BYTES (64u << 20)
 #define IO_TRIES 2 /* failed jobs in a row before the database is opened anew */
 
@@ -126,7 +128,7 @@ int source_publish(struct source *s, struct source_result *ret, struct err *e)
         s->tip_checksum = f->checksum;
         s->bytes_since_sync += f->size;
         ret->file[ret->n_files++] =
-            (struct spool_file){f->h.max_txid, f->size, f->h.timestamp_ms, f->checksum};
+            (struct spool_file){f->h.max_txid, f->size, f->h.timestamp_ms, f->checksum, f->h.node_id};
     }
     s->n_out = 0;
     if (ret->n_files)
@@ -170,6 +172,8 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
 {
     int r = 0;
     source_map_load(s);
+    if (s->pos.valid && source_tampered(s))
+        return source_start_over(s, ret, "the file was written by something else than SQLite", e);
     if (!s->pos.valid) {
         r = source_start_over(s, ret, NULL, e);
         if (r == 0 && s->pos.valid)
@@ -218,12 +222,34 @@ static void renumber(struct source *s, uint64_t next, struct source_result *ret)
     source_map_drop(s, ret, NULL);
 }
 
+static int drop(struct source *s, const struct source_job *job, struct source_result *ret, struct err *e)
+{
+    source_map_sync(s, ret); /* what it would need to be redone goes away */
+    return spool_drop(s->dir, &s->tip, s->tip_checksum, job->drop_first, job->drop_last, e);
+}
+
+/* Not down to the last byte: others write to this file system as well, the application perhaps. */
+static int check_room(const struct source *s, struct source_result *ret, struct err *e)
+{
+    struct statvfs v;
+    if (!s->conf.min_free_bytes || statvfs(s->dir, &v) < 0 ||
+        (uint64_t)v.f_bavail * v.f_frsize >= s->conf.min_free_bytes)
+        return 0;
+    char have[32], keep[32];
+    ret->low_space = true;
+    err_set(e, ERR_NOSPC, "the file system of %s has %s free, and %s are kept free", s->dir,
+            util_size(have, (uint64_t)v.f_bavail * v.f_frsize), util_size(keep, s->conf.min_free_bytes));
+    return err_hint(e, "make room there, or lower min-free");
+}
+
 /* A positive return is an outcome that ret already tells. */
 static int run(struct source *s, const struct source_job *job, struct source_result *ret,
                struct err *e)
 {
     if (!s->loaded || job->load) {
         int r = load(s, e);
+        if (r == 0 && job->load && job->doze && source_asleep(s))
+            ret->state = SOURCE_ASLEEP;
         if (r < 0 || job->load)
             return r;
     }
@@ -231,8 +257,7 @@ static int run(struct source *s, const struct source_job *job, struct source_res
     if (job->next_txid > s->txid + 1)
         renumber(s, job->next_txid, ret);
     if (job->drop_last) {
-        source_map_sync(s, ret); /* what it would need to be redone goes away */
-        int r = spool_drop(s->dir, &s->tip, s->tip_checksum, job->drop_first, job->drop_last, e);
+        int r = drop(s, job, ret, e);
         if (r < 0)
             return r;
     }
@@ -252,7 +277,9 @@ static int run(struct source *s, const struct source_job *job, struct source_res
         ret->state = SOURCE_ASLEEP;
         return 0;
     }
-    int r = s->session ? 0 : source_attach(s, ret, e);
+    int r = check_room(s, ret, e);
+    if (r == 0 && !s->session)
+        r = source_attach(s, ret, e);
     if (r == 0)
         r = attached_job(s, job, ret, e);
     return r < 0 ? r : 0;
@@ -281,6 +308,8 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
     *ret = (struct source_result){.state = SOURCE_LOADED};
     if (job->detach) {
         source_detach(s, ret);
+        if (job->drop_last)
+            (void)drop(s, job, ret, &ret->err);
         source_close_session(s);
         describe(s, ret);
         return;
@@ -294,6 +323,8 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
         r = -(int)pe.code;
     }
     source_record(s);
+    if (!s->still.valid)
+        source_stand_still(s);
     if (r == 0) {
         err_clear(&ret->err);
         s->failures = 0;

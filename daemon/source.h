@@ -17,6 +17,7 @@ struct source_conf {
     enum ltx_encoding encoding;
     uint64_t checkpoint_pages;  /* WAL length in frames that starts a checkpoint cycle */
     uint64_t wal_limit_bytes;   /* WAL size that justifies the barrier */
+    uint64_t min_free_bytes;    /* of the spool's file system: nothing is written below that */
 };
 
 enum source_state {
@@ -25,7 +26,7 @@ enum source_state {
     SOURCE_NOT_WAL,
     SOURCE_BUSY,     /* could not get a read lock; try again */
     SOURCE_ATTACHED,
-    SOURCE_ASLEEP, /* detached, with a proof that all is captured, or found unchanged since */
+    SOURCE_ASLEEP, /* detached with everything captured, or found unchanged since */
 };
 
 /* What one run is to do. Zero: look only. */
@@ -71,6 +72,7 @@ struct source_result {
     uint64_t wal_bytes;     /* committed WAL length */
     uint64_t pending_bytes; /* of it not captured */
     bool drained;           /* everything captured and copied into the database */
+    bool low_space;         /* the spool's file system has less room than it must keep */
     struct source_counters count;
     bool pinned;            /* a reader of the application keeps the WAL from being copied */
 };

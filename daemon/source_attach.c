@@ -1,7 +1,5 @@
 #include "daemon/source_int.h"
 
-#include <errno.h>
-
 #define SETTLED_US 25000 /* file times are kept in steps of a few milliseconds */
 #define FULL_TRIES 5
 
@@ -31,6 +29,12 @@ static int every_page(struct source *s, struct source_result *ret, struct err *e
     int r = session_index(s->session, &x, e);
     if (r < 0)
         return r;
+    if (s->txid && s->tip.page_size && s->tip.page_size != x.page_size) {
+        /* nothing can be put together from files of two page sizes: another history */
+        s->lineage = 0;
+        while (!s->lineage)
+            util_random(&s->lineage, sizeof s->lineage);
+    }
     cleanup_free char *path = NULL;
     struct capture_opts o = source_next_file(s, &path);
     struct err me;
@@ -95,22 +99,39 @@ static bool frame_is_ours(struct source *s, const struct position *p)
            !memcmp(f.cksum, p->pos.cksum, sizeof f.cksum);
 }
 
+/* Another file is another history: nothing that was known of the old one holds. */
+static void another_file(struct source *s, struct source_result *ret, const char *what)
+{
+    source_map_drop(s, ret, NULL);
+    s->pos.valid = false;
+    s->lineage = 0;
+    while (!s->lineage)
+        util_random(&s->lineage, sizeof s->lineage);
+    ret->broken = true;
+    (void)snprintf(ret->why, sizeof ret->why, "%s %s", s->path, what);
+}
+
 /* Go on where an earlier process stopped, if that can be proven under the guard just taken. Same
  * salts: the WAL was not restarted, so every frame after the position is still in it. Other salts:
  * it was restarted; if the database file was not written since everything was in it, nothing that is
  * missing here can have been copied and overwritten, so the new WAL has it all. Anything else leaves
  * the position invalid, and the whole database is captured. */
-static int resume(struct source *s, struct err *e)
+static int resume(struct source *s, struct source_result *ret, struct err *e)
 {
-    struct position p;
+    struct position p, now = {.txid = 0};
     struct session_index x;
-    struct stat st;
-    if (!position_read(s->dir, &p) || p.txid != s->published || p.lineage != s->lineage)
+    if (!position_read(s->dir, &p) || p.lineage != s->lineage || !position_look(&now, s->path))
+        return 0;
+    if (!position_same_file(&p, &now)) {
+        another_file(s, ret, "was replaced while it was not watched");
+        return 0;
+    }
+    if (p.txid != s->published)
         return 0;
     int r = session_index(s->session, &x, e);
-    if (r < 0 || session_stat(s->session, &st) < 0 || !position_same_file(&p, &st))
+    if (r < 0)
         return r;
-    bool untouched = p.drained && position_same_content(&p, &st);
+    bool untouched = p.drained && position_same_content(&p, &now);
     if (capture_same_wal(&p.pos, &x)) {
         bool news = x.n > p.pos.frame;
         if (x.n < p.pos.frame || !frame_is_ours(s, &p) || (p.drained && !news && !untouched))
@@ -145,7 +166,7 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
             return r;
     }
     s->pos = (struct capture_pos){.valid = false};
-    r = resume(s, e);
+    r = resume(s, ret, e);
     return r < 0 ? r : 0;
 }
 
@@ -155,10 +176,35 @@ void source_check_identity(struct source *s, struct source_result *ret)
         return;
     source_forget_out(s);
     source_close_session(s);
-    source_map_drop(s, ret, NULL);
-    s->lineage = 0;
-    ret->broken = true;
-    (void)snprintf(ret->why, sizeof ret->why, "%s was replaced or removed", s->path);
+    another_file(s, ret, "was replaced or removed");
+}
+
+bool source_tampered(struct source *s)
+{
+    struct session_index x;
+    struct position now = {.txid = 0};
+    if (!s->still.valid || session_index(s->session, &x, NULL) < 0 || x.n != x.b || x.n != s->still.n ||
+        memcmp(x.salt, s->still.salt, sizeof x.salt) != 0) {
+        s->still.valid = false;
+        return false;
+    }
+    if (!position_look(&now, s->path) || position_same_content(&s->still.file, &now))
+        return false;
+    s->still.valid = false;
+    return true;
+}
+
+void source_stand_still(struct source *s)
+{
+    struct session_index x;
+    if (!s->session || !s->pos.valid || !s->pos.restartable || session_index(s->session, &x, NULL) < 0 ||
+        x.n != x.b || capture_behind(&s->pos, &x) || !position_look(&s->still.file, s->path)) {
+        s->still.valid = false;
+        return;
+    }
+    s->still.n = x.n;
+    memcpy(s->still.salt, x.salt, sizeof x.salt);
+    s->still.valid = true;
 }
 
 /* ---- records ----------------------------------------------------------------------------------- */
@@ -174,30 +220,19 @@ void source_record(struct source *s)
         return;
     struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
                          .checksum = s->map ? pagemap_state(s->map)->checksum : 0};
-    struct stat st;
-    if (session_stat(s->session, &st) < 0)
+    if (!position_look(&p, s->path))
         return;
-    position_stat(&p, &st);
     if (position_write(s->dir, &p, false, NULL) == 0)
         s->recorded = s->pos;
-}
-
-static void stat_wal(struct source *s, struct position *p)
-{
-    cleanup_free char *path = util_printf("%s-wal", s->path);
-    struct stat st;
-    position_stat_wal(p, stat(path, &st) == 0 ? &st : NULL);
 }
 
 bool source_asleep(struct source *s)
 {
     struct position p, now = {.txid = 0};
-    struct stat st;
     if (s->session || !s->published || !position_read(s->dir, &p) || !p.drained ||
-        p.txid != s->published || p.lineage != s->lineage || stat(s->path, &st) < 0 ||
-        !position_same_content(&p, &st))
+        p.txid != s->published || p.lineage != s->lineage || !position_look(&now, s->path) ||
+        !position_same_content(&p, &now))
         return false;
-    stat_wal(s, &now);
     /* an application that goes away removes the WAL, and it had nothing that was not copied */
     return !now.wal_ino || position_same_wal(&p, &now);
 }
@@ -212,17 +247,27 @@ static bool old_enough(int64_t time_ns)
 static bool prove(struct source *s, struct position *p)
 {
     struct session_index x;
-    struct stat st;
     for (int i = 0; i < 2; i++) {
-        if (session_stat(s->session, &st) < 0 || session_index(s->session, &x, NULL) < 0 ||
+        if (!position_look(p, s->path) || session_index(s->session, &x, NULL) < 0 ||
             x.n != x.b || capture_behind(&s->pos, &x) || !capture_same_wal(&s->pos, &x))
             return false;
-        position_stat(p, &st);
-        stat_wal(s, p);
         if (!i && !(old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns)))
             (void)usleep(2 * SETTLED_US + 5000);
     }
     return old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns);
+}
+
+/* Writers or readers at work: no proof, but nothing is left behind either, if they pause long enough. */
+static void detach_unproven(struct source *s, struct source_result *ret)
+{
+    struct err e;
+    struct session_index x;
+    bool all = source_capture_all(s, &e) == 0 && source_publish(s, ret, &e) == 0 &&
+               session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x);
+    source_map_sync(s, ret);
+    source_record(s);
+    if (all)
+        ret->state = SOURCE_ASLEEP;
 }
 
 void source_detach(struct source *s, struct source_result *ret)
@@ -231,18 +276,27 @@ void source_detach(struct source *s, struct source_result *ret)
     bool done = false, pinned;
     if (!s->session || !s->pos.valid || s->n_out || !s->published)
         return;
+    if (source_tampered(s)) { /* then this position proves nothing */
+        position_remove(s->dir);
+        return;
+    }
     struct session_index x;
     bool drained = session_index(s->session, &x, &e) == 0 && x.n == x.b &&
                    !capture_behind(&s->pos, &x) && s->pos.restartable;
-    if (!drained && (source_cycle(s, &done, &pinned, &e) != 0 || source_publish(s, ret, &e) < 0 || !done)) {
-        source_map_sync(s, ret);
-        source_record(s);
-        return;
+    if (!drained) {
+        int r = source_cycle(s, &done, &pinned, &e);
+        if (source_publish(s, ret, &e) < 0)
+            return;
+        if (r != 0 || !done) {
+            detach_unproven(s, ret);
+            return;
+        }
     }
     source_map_sync(s, ret);
     struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
                          .checksum = s->map ? pagemap_state(s->map)->checksum : 0};
     p.drained = prove(s, &p);
-    if (position_write(s->dir, &p, false, NULL) == 0 && p.drained)
+    if (session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x) &&
+        position_write(s->dir, &p, false, NULL) == 0)
         ret->state = SOURCE_ASLEEP;
 }

@@ -32,6 +32,13 @@ struct source {
     uint64_t bytes_since_sync; /* published since the map on disk was made durable */
     struct capture_pos recorded; /* what the position file says */
     struct session_index last_look, guard_at, tried_at;
+    /* While our guard is in slot 0 and everything is copied, nobody but a tool that does not know SQLite
+     * writes into the file: what it looked like then. */
+    struct {
+        bool valid;
+        uint32_t n, salt[2];
+        struct position file;
+    } still;
     unsigned failures; /* jobs in a row */
     struct source_counters count;
 };
@@ -76,6 +83,9 @@ bool source_asleep(struct source *s);
 /** source_check_identity(s, ret): the file under the path is not the one that is open any more: another
  * database, another history. */
 void source_check_identity(struct source *s, struct source_result *ret);
+/** source_tampered(s): the file was written since source_stand_still(), and by no checkpoint. */
+bool source_tampered(struct source *s);
+void source_stand_still(struct source *s);
 /** source_record(s): what a later process needs to know to go on from here. */
 void source_record(struct source *s);
 /** source_detach(s, ret): so that the next attach can prove that nothing was missed. */

@@ -105,6 +105,7 @@ static int check_file(const char *dir, struct spool_file *f, struct ltx_header *
     f->size = (uint64_t)st.st_size;
     f->timestamp_ms = ret_h->timestamp_ms;
     f->checksum = read_mark(fd);
+    f->lineage = ret_h->node_id;
     return 0;
 }
 

@@ -20,6 +20,7 @@ struct spool_file {
     uint64_t txid, size;
     int64_t timestamp_ms;
     uint64_t checksum; /* of the database after it; 0: not known */
+    uint64_t lineage;
 };
 
 struct spool_state {
