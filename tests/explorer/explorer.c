@@ -105,6 +105,24 @@ static void try(const struct point *p)
     (void)fflush(stdout);
 }
 
+static unsigned find_action(const char *name)
+{
+    for (unsigned i = 0; i < n_actions; i++)
+        if (!strcmp(actions[i].name, name))
+            return i;
+    (void)fprintf(stderr, "explorer: no action %s\n", name);
+    exit(2);
+}
+
+static unsigned find_op(const char *name)
+{
+    for (unsigned i = 0; i < n_ops; i++)
+        if (!strcmp(ops[i].name, name))
+            return i;
+    (void)fprintf(stderr, "explorer: no operation %s\n", name);
+    exit(2);
+}
+
 static void count_steps(void)
 {
     for (unsigned o = 0; o < n_ops; o++) {
@@ -145,6 +163,15 @@ static void sample(int level, unsigned long runs)
     }
 }
 
+/* What it has found before, at every step. */
+static void again(void)
+{
+    static const char *const op[] = {"attach", "detach-drained"};
+    for (size_t i = 0; i < ARRAY_LEN(op); i++)
+        for (unsigned o = find_op(op[i]), k = 1; k <= n_steps[o]; k++)
+            try(&(struct point){.op = o, .k = {k, 0}, .a = {find_action("replace-live"), 0}});
+}
+
 static void everything(int level)
 {
     for (unsigned o = 0; o < n_ops; o++)
@@ -160,24 +187,6 @@ static void everything(int level)
 }
 
 /* ---- main ------------------------------------------------------------------------------------- */
-
-static unsigned find_action(const char *name)
-{
-    for (unsigned i = 0; i < n_actions; i++)
-        if (!strcmp(actions[i].name, name))
-            return i;
-    (void)fprintf(stderr, "explorer: no action %s\n", name);
-    exit(2);
-}
-
-static unsigned find_op(const char *name)
-{
-    for (unsigned i = 0; i < n_ops; i++)
-        if (!strcmp(ops[i].name, name))
-            return i;
-    (void)fprintf(stderr, "explorer: no operation %s\n", name);
-    exit(2);
-}
 
 static struct point parse_point(char *text)
 {
@@ -266,6 +275,8 @@ int main(int argc, char **argv)
         everything(level);
     else
         sample(level, runs);
+    if (level == 1 && !all && !list && !control)
+        again();
     printf("explorer: seed %llu level %d%s: %u operations of %u steps, %zu actions: %lu runs, %lu states "
            "compared, %lu pages, %lu times busy, %lu full captures, %lu violations, %.1f s\n",
            (unsigned long long)seed, level, control ? " without guards" : "", n_ops, total, n_actions,
