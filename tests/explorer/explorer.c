@@ -35,6 +35,7 @@ struct point {
 static struct point now;
 static uint64_t seed = 1;
 static bool print_steps;
+static unsigned long n_asleep;
 
 static int at_step(unsigned n, const char *what)
 {
@@ -53,11 +54,20 @@ static unsigned run(const struct point *p)
     world_begin(seed);
     o->before();
     world.any_error = p->j != 0;
-    world.may_break = !o->kept || p->j;
+    world.may_break = !(o->flags & KEPT) || p->j;
     steps_arm(at_step);
     world_job(&o->job);
     unsigned n = steps_disarm();
     world.elsewhere = false;
+    if ((o->flags & AWAKE) && world.r.state == SOURCE_ASLEEP)
+        world_violation("asleep, although something happened");
+    if (o->job.detach) { /* and if it stays asleep, nothing may be missing */
+        world_job(&(struct source_job){.doze = true});
+        if (world.r.state == SOURCE_ASLEEP) {
+            n_asleep++;
+            world_judge();
+        }
+    }
     world_quiet();
     world_judge();
     if (!world.violation[0]) {
@@ -143,10 +153,10 @@ static void sample(int level, unsigned long runs)
 {
     for (unsigned long i = 0; i < runs; i++) {
         struct point p = {.op = below(n_ops)};
-        if (ops[p.op].slow && below(3))
+        if ((ops[p.op].flags & SLOW) && below(3))
             p.op = below(n_ops);
         if (control)
-            while (!ops[p.op].kept)
+            while (!(ops[p.op].flags & KEPT))
                 p.op = below(n_ops);
         p.k[0] = 1 + below(n_steps[p.op]);
         p.a[0] = below((unsigned)n_actions);
@@ -278,9 +288,9 @@ int main(int argc, char **argv)
     if (level == 1 && !all && !list && !control)
         again();
     printf("explorer: seed %llu level %d%s: %u operations of %u steps, %zu actions: %lu runs, %lu states "
-           "compared, %lu pages, %lu times busy, %lu full captures, %lu violations, %.1f s\n",
+           "compared, %lu pages, %lu times busy, %lu full captures, %lu asleep, %lu violations, %.1f s\n",
            (unsigned long long)seed, level, control ? " without guards" : "", n_ops, total, n_actions,
-           n_runs, world.n_states_checked, world.n_pages, world.n_busy, world.n_fulls, n_violations,
+           n_runs, world.n_states_checked, world.n_pages, world.n_busy, world.n_fulls, n_asleep, n_violations,
            (double)(clk_mono_ms() - start) / 1e3);
     if (list)
         return 0;

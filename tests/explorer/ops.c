@@ -131,32 +131,44 @@ static void no_record(void)
     world_sql("update t set b=randomblob(90) where a%%6=1");
 }
 
+static void no_record_no_map(void)
+{
+    no_record();
+    cleanup_free char *path = util_printf("%s/pagemap", world.spool);
+    (void)unlink(path);
+}
+
 const struct op ops[] = {
-    {"load", restarted_daemon_debris, {.load = true}, false, false},
-    {"attach", fresh, CAPTURE, false, false},
-    {"attach-copied", fresh_copied, CAPTURE, false, false},
-    {"attach-alone", fresh_alone, CAPTURE, false, false},
-    {"capture", behind, CAPTURE, true, false},
-    {"capture-restarted", restarted, CAPTURE, true, false},
-    {"capture-nothing", drained, CAPTURE, true, false},
-    {"look", behind, {.load = false}, true, false},
-    {"look-drained", drained, {.load = false}, true, false},
-    {"look-restarted", restarted, {.load = false}, true, false},
-    {"assist", behind, {.assist = true}, true, false},
-    {"settle", behind, {.capture = true, .settle = true}, true, false},
-    {"settle-restarted", restarted, {.settle = true}, true, false},
-    {"cycle", behind_small_cycle, CAPTURE, true, false},
-    {"cycle-restarted", restarted_small_cycle, CAPTURE, true, false},
-    {"barrier", behind_small_limit, CAPTURE, true, false},
-    {"snapshot", behind, {.capture = true, .snapshot = true}, true, false},
-    {"snapshot-drained", drained, {.snapshot = true}, true, false},
-    {"detach", behind, {.detach = true}, true, true},
-    {"detach-drained", drained, {.detach = true}, true, true},
-    {"reattach", detached, CAPTURE, false, true},
-    {"reattach-more", detached_then_more, CAPTURE, false, true},
-    {"reattach-changed", detached_then_changed, CAPTURE, false, true},
-    {"restart", restarted_daemon, CAPTURE, false, false},
-    {"restart-copied", restarted_daemon_copied, CAPTURE, false, false},
-    {"resync", no_record, CAPTURE, false, false},
+    {"load", restarted_daemon_debris, {.load = true}, 0},
+    {"attach", fresh, CAPTURE, 0},
+    {"attach-copied", fresh_copied, CAPTURE, 0},
+    {"attach-alone", fresh_alone, CAPTURE, 0},
+    {"capture", behind, CAPTURE, KEPT},
+    {"capture-restarted", restarted, CAPTURE, KEPT},
+    {"capture-nothing", drained, CAPTURE, KEPT},
+    {"look", behind, {.load = false}, KEPT},
+    {"look-drained", drained, {.load = false}, KEPT},
+    {"look-restarted", restarted, {.load = false}, KEPT},
+    {"assist", behind, {.assist = true}, KEPT},
+    {"settle", behind, {.capture = true, .settle = true}, KEPT},
+    {"settle-restarted", restarted, {.settle = true}, KEPT},
+    {"cycle", behind_small_cycle, CAPTURE, KEPT},
+    {"cycle-restarted", restarted_small_cycle, CAPTURE, KEPT},
+    {"barrier", behind_small_limit, CAPTURE, KEPT},
+    {"snapshot", behind, {.capture = true, .snapshot = true}, KEPT},
+    {"snapshot-drained", drained, {.snapshot = true}, KEPT},
+    {"detach", behind, {.detach = true}, KEPT | SLOW},
+    {"detach-drained", drained, {.detach = true}, KEPT | SLOW},
+    {"reattach", detached, CAPTURE, SLOW},
+    {"reattach-more", detached_then_more, CAPTURE, SLOW},
+    {"reattach-changed", detached_then_changed, CAPTURE, SLOW},
+    {"doze", detached, {.doze = true}, SLOW},
+    {"doze-more", detached_then_more, {.capture = true, .doze = true}, SLOW | AWAKE},
+    {"doze-changed", detached_then_changed, {.doze = true}, SLOW | AWAKE},
+    {"restart", restarted_daemon, CAPTURE, 0},
+    {"restart-copied", restarted_daemon_copied, CAPTURE, 0},
+    {"resync", no_record, CAPTURE, 0},
+    {"resync-no-map", no_record_no_map, CAPTURE, 0},
+    {"new-lineage", behind, {.capture = true, .new_lineage = true}, KEPT},
 };
 const unsigned n_ops = ARRAY_LEN(ops);

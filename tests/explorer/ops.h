@@ -4,12 +4,17 @@
 
 #include "tests/explorer/world.h"
 
+enum op_flags {
+    KEPT = 1,  /* attached before, so that continuity may not be lost */
+    SLOW = 2,  /* a detach sleeps: sampled less often */
+    AWAKE = 4, /* something happened, which must be noticed */
+};
+
 struct op {
     const char *name;
     void (*before)(void); /* makes the situation, in a world just begun */
     struct source_job job;
-    bool kept; /* attached before, so that continuity may not be lost */
-    bool slow; /* a detach sleeps: sampled less often */
+    unsigned flags;
 };
 
 extern const struct op ops[];
