@@ -1,10 +1,10 @@
 /* steps.h - everything that walsup does to a file, as numbered steps with a hook at each.
  *
  * A VFS shim, registered as the default one, lies under every connection that does not ask for
- * STEPS_APP_VFS by name: walsup's do not, the tests' applications do. POSIX locks within one process are arbitrated by
- * SQLite itself (one inode, one owner), so both sides meet as two processes would. The link wraps
- * (STEP_WRAPS in tests/engines.mk) add walsup's own file operations, and every look at the wal-index,
- * which makes no call that a VFS could see.
+ * STEPS_APP_VFS by name: walsup's do not, the tests' applications do. POSIX locks within one process are
+ * arbitrated by SQLite itself (one inode, one owner), so both sides meet as two processes would. The link
+ * wraps (STEP_WRAPS in tests/engines.mk) add walsup's own file operations, and every look at the
+ * wal-index, which makes no call that a VFS could see.
  *
  * Clocks are virtual: a pause takes no time and moves the clock instead, so that no run waits. */
 #ifndef STEPS_H
