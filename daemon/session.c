@@ -319,7 +319,9 @@ static int open_all(struct session *s, struct err *e)
         return sql_err(e, s, s->ckpt.db, rc, "read");
     read_end(&s->ckpt);
     shim_install(s);
-    return 0;
+    /* Replaced meanwhile: a connection may have the old file with the new one's WAL. What it would read
+     * was never committed, and a checkpoint would put the new frames into the file that is gone. */
+    return session_moved(s) ? SESSION_BUSY : 0;
 }
 
 int session_open(const char *path, struct session **ret, struct err *e)
@@ -367,13 +369,21 @@ uint32_t session_page_size(const struct session *s)
 
 int session_stat(const struct session *s, struct stat *ret)
 {
-    return stat(s->path, ret);
+    struct stat st;
+    if (stat(s->path, &st) < 0)
+        return -1;
+    if (st.st_dev != s->dev || st.st_ino != s->ino) {
+        errno = ESTALE;
+        return -1;
+    }
+    *ret = st;
+    return 0;
 }
 
 bool session_moved(const struct session *s)
 {
     struct stat st;
-    return session_stat(s, &st) < 0 || st.st_dev != s->dev || st.st_ino != s->ino;
+    return session_stat(s, &st) < 0;
 }
 
 /* ---- the wal-index ---------------------------------------------------------------------------- */

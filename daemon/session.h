@@ -83,7 +83,8 @@ int session_db_read(struct session *s, uint32_t pgno, uint32_t n_pages, uint8_t 
 
 const char *session_path(const struct session *s);
 uint32_t session_page_size(const struct session *s);
-/** session_stat(s, ret): stat of the database file by its path; -1 and errno on failure. */
+/** session_stat(s, ret): stat of the database file by its path; -1 and errno on failure, ESTALE when
+ * another file is there: what is noted about a file must be about the one that is open. */
 int session_stat(const struct session *s, struct stat *ret);
 /** session_moved(s): the path no longer leads to the file that is open (replaced or removed). */
 bool session_moved(const struct session *s);

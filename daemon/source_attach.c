@@ -181,6 +181,12 @@ void source_check_identity(struct source *s, struct source_result *ret)
     another_file(s, ret, "was replaced or removed");
 }
 
+/* What is noted is about the file that is open, not about one that has just taken its name. */
+static bool look(struct source *s, struct position *p)
+{
+    return position_look(p, s->path) && !session_moved(s->session);
+}
+
 bool source_tampered(struct source *s)
 {
     struct session_index x;
@@ -200,7 +206,7 @@ void source_stand_still(struct source *s)
 {
     struct session_index x;
     if (!s->session || !s->pos.valid || !s->pos.restartable || session_index(s->session, &x, NULL) < 0 ||
-        x.n != x.b || capture_behind(&s->pos, &x) || !position_look(&s->still.file, s->path)) {
+        x.n != x.b || capture_behind(&s->pos, &x) || !look(s, &s->still.file)) {
         s->still.valid = false;
         return;
     }
@@ -223,7 +229,7 @@ void source_record(struct source *s)
     struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
                          .checksum = s->map ? pagemap_state(s->map)->checksum : 0,
                          .boot = position_boot()};
-    if (!position_look(&p, s->path))
+    if (!look(s, &p))
         return;
     if (position_write(s->dir, &p, false, NULL) == 0)
         s->recorded = s->pos;
@@ -251,7 +257,7 @@ static bool prove(struct source *s, bool hurry, struct position *p)
 {
     struct session_index x;
     for (int i = 0; i < 2; i++) {
-        if (!position_look(p, s->path) || session_index(s->session, &x, NULL) < 0 ||
+        if (!look(s, p) || session_index(s->session, &x, NULL) < 0 ||
             x.n != x.b || capture_behind(&s->pos, &x) || !capture_same_wal(&s->pos, &x))
             return false;
         if (!i && !hurry && !(old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns)))
@@ -302,7 +308,7 @@ void source_detach(struct source *s, const struct source_job *job, struct source
                          .checksum = s->map ? pagemap_state(s->map)->checksum : 0,
                          .boot = position_boot()};
     p.drained = prove(s, job->hurry, &p);
-    if (session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x) &&
+    if (!session_moved(s->session) && session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x) &&
         position_write(s->dir, &p, false, NULL) == 0)
         ret->state = SOURCE_ASLEEP;
 }

@@ -64,3 +64,5 @@ N ?= 10000
 EXPLICIT ?=
 bench-many: programs
 	$(Q)WALSUP_OUT=$(OUT) BENCH_N=$(N) BENCH_EXPLICIT=$(EXPLICIT) tests/bench/bench_many.py
+
+include tests/engines.mk
