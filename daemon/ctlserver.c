@@ -202,8 +202,10 @@ static void call_list(struct client *cl, json_t *p)
         json_t *targets = json_array();
         for (size_t k = 0; k < m->db[i]->n_up; k++)
             json_array_append_new(targets, json_string(m->db[i]->up[k]->target));
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", m->db[i]->name, "path",
-                                              m->db[i]->path, "targets", targets));
+        const struct manager_db *of = m->db[i]->owner;
+        json_array_append_new(list, json_pack("{s:s, s:o, s:s, s:o}", "name", m->db[i]->name, "path",
+                                              proto_text(m->db[i]->path), "section", of->conf->name,
+                                              "targets", targets));
     }
     reply_ok(cl, json_pack("{s:o}", "databases", list));
 }

@@ -4,6 +4,7 @@
 #include <sqlite3.h>
 
 #include "common/base/clk.h"
+#include "common/format/proto.h"
 
 /* A replica counts as late when it lacks something for longer than this beyond its interval. */
 #define LATE_MS 5000
@@ -113,6 +114,9 @@ static json_t *replica_json(const struct uploader *u)
 
 static const char *detail(const struct database *db)
 {
+    const struct manager_db *e = db->owner;
+    if (e->leaving)
+        return "the file is gone; what is pending is uploaded, then it is not replicated any more";
     if (db->seen.pinned)
         return "a reader of the application keeps the WAL from being checkpointed";
     switch (db->state) {
@@ -161,10 +165,12 @@ static json_t *counters_json(const struct source_counters *c)
 static json_t *database_json(const struct database *db)
 {
     const struct source_result *s = &db->seen;
+    const struct manager_db *e = db->owner;
     json_t *d = json_object();
     json_t *replicas = json_array();
     json_object_set_new(d, "name", json_string(db->name));
-    json_object_set_new(d, "path", json_string(db->path));
+    json_object_set_new(d, "path", proto_text(db->path));
+    json_object_set_new(d, "section", json_string(e->conf->name));
     json_object_set_new(d, "state", json_string(status_state(db)));
     json_object_set_new(d, "detail", json_string(detail(db)));
     json_object_set_new(d, "since_ms", json_time(db->since_ms));
@@ -183,16 +189,26 @@ static json_t *database_json(const struct database *db)
     return d;
 }
 
+static json_t *watch_json(const struct manager *m)
+{
+    const struct watch_counters *w = watch_counters(m->watch);
+    const struct discover_counters *d = discover_counters(m->discover);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "directories", (json_int_t)w->directories,
+                     "scanned_only", (json_int_t)w->scanned, "events", (json_int_t)w->events,
+                     "overflows", (json_int_t)w->overflows, "found", (json_int_t)d->files, "lists",
+                     (json_int_t)d->lists);
+}
+
 json_t *status_json(const struct manager *m, const struct database *only)
 {
     static const char *const health[] = {"healthy", "degraded", "failed"};
     enum status_health worst = STATUS_HEALTHY;
     json_t *list = json_array();
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        if (only && m->db[i] != only)
-            continue;
+    for (size_t i = only ? ((struct manager_db *)only->owner)->at : 0; i < m->n_dbs; i++) {
         worst = MAX(worst, status_health(m->db[i]));
         json_array_append_new(list, database_json(m->db[i]));
+        if (only)
+            break;
     }
     json_t *j = json_object();
     json_object_set_new(j, "version", json_string(WALSUP_VERSION));
@@ -201,6 +217,7 @@ json_t *status_json(const struct manager *m, const struct database *only)
     json_object_set_new(j, "now_ms", json_integer(clk_real_ms()));
     json_object_set_new(j, "sqlite_version", json_string(sqlite3_libversion()));
     json_object_set_new(j, "state", json_string(health[worst]));
+    json_object_set_new(j, "watch", watch_json(m));
     json_object_set_new(j, "databases", list);
     return j;
 }
