@@ -241,11 +241,12 @@ int cmd_status(struct ctl *c)
         return status;
     json_t *parameters = json_object();
     if (optind < c->argc) {
-        const char *db = c->argv[optind];
-        cleanup_free char *path = strchr(db, '/') ? ctl_absolute(db) : util_strdup(db);
-        (void)json_object_set_new(parameters, "db", json_string(path));
+        cleanup_free char *name = ctl_db_name(c, c->argv[optind]);
+        (void)json_object_set_new(parameters, "db", proto_text(name));
     }
     if (client_call(socket, "Status", parameters, STATUS_TIMEOUT_MS, &reply, NULL, &e) < 0) {
+        if (optind < c->argc)
+            ctl_suggest(socket, c->argv[optind], &e);
         status = out_fail(c->json, &e);
         return e.code == ERR_NET || e.code == ERR_TIMEOUT ? (int)FAILED : status;
     }
@@ -261,27 +262,54 @@ int cmd_status(struct ctl *c)
 
 /* ---- list ----------------------------------------------------------------------------------- */
 
-static char *target_names(const struct conf *conf, const struct conf_db *d)
+static json_t *section_json(const struct conf *conf, const struct conf_db *d)
 {
-    cleanup_buf struct buf b = BUF_INIT;
-    for (size_t i = 0; i < d->n_replicas; i++)
-        buf_printf(&b, "%s%s", i ? ", " : "", conf->target[d->replica[i].target].name);
-    return util_strdup(buf_str(&b));
+    json_t *targets = json_array();
+    for (size_t j = 0; j < d->n_replicas; j++)
+        (void)json_array_append_new(targets,
+                                    json_string(conf->target[d->replica[j].target].name));
+    return json_pack("{s:s, s:s, s:s, s:b, s:o}", "name", d->name, "path", d->path, "section", d->name,
+                     "pattern", d->glob != NULL, "targets", targets);
 }
 
-static json_t *list_json(const struct conf *conf)
+/* Sections; those that stand for many are replaced by what the daemon has found for them, as far as it
+ * can be asked. */
+static json_t *list_json(struct ctl *c, const struct conf *conf, const char *socket)
 {
-    json_t *all = json_array();
-    for (size_t i = 0; i < conf->n_dbs; i++) {
-        const struct conf_db *d = &conf->db[i];
-        json_t *targets = json_array();
-        for (size_t j = 0; j < d->n_replicas; j++)
-            (void)json_array_append_new(targets,
-                                        json_string(conf->target[d->replica[j].target].name));
-        (void)json_array_append_new(all, json_pack("{s:s, s:s, s:o}", "name", d->name, "path",
-                                                   d->path, "targets", targets));
+    json_t *all = json_array(), *found = NULL, *d;
+    struct err e;
+    size_t k;
+    if (conf->n_patterns)
+        (void)client_call(socket, "List", NULL, STATUS_TIMEOUT_MS, &found, NULL, &e);
+    if (conf->n_patterns && !found && !c->json) {
+        (void)err_hint(&e, "only the patterns are listed, not what they stand for");
+        out_warning(&e);
     }
-    return json_pack("{s:o}", "databases", all);
+    for (size_t i = 0; i < conf->n_dbs; i++) {
+        const struct conf_db *section = &conf->db[i];
+        if (!section->glob || !found) {
+            (void)json_array_append_new(all, section_json(conf, section));
+            continue;
+        }
+        json_array_foreach(json_object_get(found, "databases"), k, d) {
+            if (strcmp(str(d, "section"), section->name) != 0)
+                continue;
+            (void)json_object_set_new(d, "pattern", json_false());
+            (void)json_array_append(all, d);
+        }
+    }
+    json_decref(found);
+    return all;
+}
+
+static char *target_names(const json_t *d)
+{
+    cleanup_buf struct buf b = BUF_INIT;
+    size_t i;
+    json_t *t;
+    json_array_foreach(json_object_get(d, "targets"), i, t)
+        buf_printf(&b, "%s%s", i ? ", " : "", json_string_value(t) ? json_string_value(t) : "?");
+    return util_strdup(buf_str(&b));
 }
 
 int cmd_list(struct ctl *c)
@@ -290,22 +318,31 @@ int cmd_list(struct ctl *c)
     int status;
     struct conf *conf = NULL;
     struct out_table t = {.head = head};
+    size_t i;
+    json_t *d;
     if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 0, &status) ||
         !ctl_load(c, &conf, &status))
         return status;
-    if (c->json)
-        (void)out_json(list_json(conf));
-    else if (!conf->n_dbs)
-        printf("%s names no database: add a section [db NAME]\n", c->config);
-    for (size_t i = 0; i < conf->n_dbs && !c->json; i++) {
-        struct out_row *row = out_row(&t);
-        row->cell[0] = util_strdup(conf->db[i].name);
-        row->cell[1] = target_names(conf, &conf->db[i]);
-        row->cell[2] = util_strdup(conf->db[i].path);
-    }
-    if (t.n)
+    json_t *all = list_json(c, conf, c->socket ? c->socket : conf->socket);
+    if (c->json) {
+        (void)out_json(json_pack("{s:O}", "databases", all));
+    } else if (!json_array_size(all)) {
+        printf(conf->n_dbs ? "nothing matches the patterns in %s yet\n"
+                           : "%s names no database: add a section [db NAME]\n",
+               c->config);
+    } else {
+        json_array_foreach(all, i, d) {
+            struct out_row *row = out_row(&t);
+            row->cell[0] = json_is_true(json_object_get(d, "pattern"))
+                               ? util_printf("[db %s]", str(d, "name"))
+                               : util_strdup(str(d, "name"));
+            row->cell[1] = target_names(d);
+            row->cell[2] = util_strdup(str(d, "path"));
+        }
         out_table_print(&t);
+    }
     out_table_done(&t);
+    json_decref(all);
     (void)conf_free(conf);
     return 0;
 }

@@ -144,7 +144,6 @@ void manager_retired(struct manager *m)
         return;
     }
     manager_close_old(m);
-    m->reloading = false;
     manager_begin_waiting(m);
     discover_offer(m->discover);
 }

@@ -74,7 +74,6 @@ struct manager {
     uint64_t stopping_ms;
     int exit_status;
     unsigned open; /* things that closing waits for */
-    bool reloading; /* the last one's databases are still on their way out */
     size_t retired; /* databases on their way out */
     struct manager_target **old_target; /* stores to close once those are gone */
     size_t n_old;

@@ -143,7 +143,6 @@ static void apply(struct manager *m, struct conf *conf, struct manager_target **
     struct conf *old = m->conf;
     m->conf = conf;
     swap_targets(m, target, conf->n_targets);
-    m->reloading = m->retired > 0;
     for (size_t i = 0; i < conf->n_dbs; i++) {
         const struct conf_db *c = &conf->db[i];
         const struct database *db = c->glob ? NULL : map_get_str(&m->by_name, c->name);
@@ -165,8 +164,6 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
     *ret = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0};
     if (m->stopping)
         return err_set(e, ERR_BUSY, "walsupd is stopping");
-    if (m->reloading)
-        return err_set(e, ERR_BUSY, "the last reload is not finished yet");
     notify_reloading(m->notify);
     struct conf *conf = NULL;
     int r = conf_load(m->conf_path, &conf, errors, e);
