@@ -5,6 +5,7 @@
 #include "ctl/out.h"
 
 #define STATUS_TIMEOUT_MS 10000
+#define SHOW_AT_ONCE 50 /* databases; of more, only those that are not fine */
 
 enum exit_status { HEALTHY, DEGRADED, FAILED };
 
@@ -207,34 +208,73 @@ static enum exit_status exit_of(const json_t *reply)
     return !strcmp(state, "healthy") ? HEALTHY : !strcmp(state, "degraded") ? DEGRADED : FAILED;
 }
 
-static void print_status(const json_t *reply)
+/* "9990 replicating, 10 behind" */
+static void print_counts(const json_t *reply)
+{
+    const char *state;
+    json_t *n;
+    bool first = true;
+    json_object_foreach(json_object_get(reply, "counts"), state, n) {
+        printf(first ? "%lld " : ", %lld ", (long long)json_integer_value(n));
+        out_text(stdout, state);
+        first = false;
+    }
+    (void)fputc('\n', stdout);
+}
+
+static void print_watch(const json_t *reply)
+{
+    uint64_t scanned = num(json_object_get(reply, "watch"), "scanned_only");
+    if (!scanned)
+        return;
+    cleanup_free char *line =
+        util_printf("%llu directories have no inotify watch and are only scanned every few seconds "
+                    "(raise fs.inotify.max_user_watches).", (unsigned long long)scanned);
+    (void)fputc('\n', stdout);
+    out_wrapped(stdout, 0, line);
+}
+
+static void print_status(const json_t *reply, bool one)
 {
     static const enum out_tone tone[] = {OUT_GOOD, OUT_WARN, OUT_BAD};
     char up[32];
     size_t n = json_array_size(json_object_get(reply, "databases"));
     uint64_t now = num(reply, "now_ms"), started = num(reply, "started_ms");
+    uint64_t total = one ? n : MAX(num(reply, "total"), (uint64_t)n);
+    bool some = n < total;
     out_tone(stdout, tone[exit_of(reply)]);
     out_text(stdout, str(reply, "state"));
     out_tone(stdout, OUT_PLAIN);
-    printf(": %zu database%s, walsupd ", n, n == 1 ? "" : "s");
+    printf(": %llu database%s, walsupd ", (unsigned long long)total, total == 1 ? "" : "s");
     out_text(stdout, str(reply, "version"));
     printf(", pid %llu, up %s\n", (unsigned long long)num(reply, "pid"),
            out_short_duration(up, now > started ? now - started : 0));
-    if (!n) {
+    if (!total) {
         out_wrapped(stdout, 0, "Nothing is replicated: add a section [db NAME] to the "
                                "configuration, then walsupctl reload.");
         return;
     }
-    (void)fputc('\n', stdout);
-    print_table(reply);
+    if (some)
+        print_counts(reply);
+    if (n) {
+        (void)fputc('\n', stdout);
+        print_table(reply);
+    }
+    if (some)
+        printf(n ? "\nThe worst are shown; --all shows all.\n" : "--all shows all.\n");
+    print_watch(reply);
 }
 
 int cmd_status(struct ctl *c)
 {
-    int status;
+    static const struct option own[] = {{"all", no_argument, NULL, 'a'}, {NULL, 0, NULL, 0}};
+    int status, o;
+    bool all = false;
     struct err e = {0};
     json_t *reply = NULL;
-    if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 1, &status))
+    while ((o = ctl_option(c, own, &status)) >= 0)
+        all = true;
+    if (o == CTL_STOP || !ctl_operands(c, 0, 1, &status))
         return status;
     cleanup_free char *socket = NULL;
     if (!ctl_socket(c, &socket, &status))
@@ -243,6 +283,8 @@ int cmd_status(struct ctl *c)
     if (optind < c->argc) {
         cleanup_free char *name = ctl_db_name(c, c->argv[optind]);
         (void)json_object_set_new(parameters, "db", proto_text(name));
+    } else if (!all && !c->json) {
+        (void)json_object_set_new(parameters, "limit", json_integer(SHOW_AT_ONCE));
     }
     if (client_call(socket, "Status", parameters, STATUS_TIMEOUT_MS, &reply, NULL, &e) < 0) {
         if (optind < c->argc)
@@ -255,7 +297,7 @@ int cmd_status(struct ctl *c)
         (void)out_json(reply);
         return status;
     }
-    print_status(reply);
+    print_status(reply, optind < c->argc);
     json_decref(reply);
     return status;
 }

@@ -182,11 +182,12 @@ static void call_status(struct client *cl, json_t *p)
     const char *name = NULL;
     struct database *db;
     struct err e;
-    if (unpack(p, &e, "{s?:s}", "db", &name) < 0 ||
+    json_int_t limit = -1;
+    if (unpack(p, &e, "{s?:s, s?:I}", "db", &name, "limit", &limit) < 0 ||
         find_db(cl->server->m, name, &db, &e) < 0)
         reply_err(cl, &e);
     else
-        reply_ok(cl, status_json(cl->server->m, db));
+        reply_ok(cl, status_json(cl->server->m, db, limit < 0 ? SIZE_MAX : (size_t)limit));
 }
 
 static void call_list(struct client *cl, json_t *p)
@@ -340,8 +341,9 @@ static void call_sync(struct client *cl, json_t *p)
 static const char interface_text[] =
     "# walsup's control interface; version 1\n"
     "interface io.walsup\n\n"
-    "# state of one database or all of them\n"
-    "method Status(db: ?string) -> (version: string, state: string, databases: []object)\n"
+    "# state of one database or all of them; of more than limit, the worst that are not fine\n"
+    "method Status(db: ?string, limit: ?int) -> (version: string, state: string, total: int, counts: "
+    "object, databases: []object)\n"
     "method List() -> (databases: []object)\n"
     "# capture now; with wait also upload now and answer when every replica has it\n"
     "method Sync(db: ?string, wait: ?bool, timeout_ms: ?int) -> (databases: []object)\n"

@@ -199,16 +199,46 @@ static json_t *watch_json(const struct manager *m)
                      (json_int_t)d->lists);
 }
 
-json_t *status_json(const struct manager *m, const struct database *only)
+static json_t *counts_json(const struct manager *m, enum status_health *ret_worst)
+{
+    json_t *counts = json_object();
+    *ret_worst = STATUS_HEALTHY;
+    for (size_t i = 0; i < m->n_dbs; i++) {
+        const char *state = status_state(m->db[i]);
+        json_t *n = json_object_get(counts, state);
+        if (n)
+            json_integer_set(n, json_integer_value(n) + 1);
+        else
+            json_object_set_new(counts, state, json_integer(1));
+        *ret_worst = MAX(*ret_worst, status_health(m->db[i]));
+    }
+    return counts;
+}
+
+/* all of them as they come; or those that need attention, until there are `limit` */
+static json_t *databases_json(const struct manager *m, size_t limit)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; limit >= m->n_dbs && i < m->n_dbs; i++)
+        json_array_append_new(list, database_json(m->db[i]));
+    if (limit < m->n_dbs)
+        for (enum status_health h = STATUS_FAILED; h != STATUS_HEALTHY; h--)
+            for (size_t i = 0; i < m->n_dbs && json_array_size(list) < limit; i++)
+                if (status_health(m->db[i]) == h)
+                    json_array_append_new(list, database_json(m->db[i]));
+    return list;
+}
+
+json_t *status_json(const struct manager *m, const struct database *only, size_t limit)
 {
     static const char *const health[] = {"healthy", "degraded", "failed"};
-    enum status_health worst = STATUS_HEALTHY;
-    json_t *list = json_array();
-    for (size_t i = only ? ((struct manager_db *)only->owner)->at : 0; i < m->n_dbs; i++) {
-        worst = MAX(worst, status_health(m->db[i]));
-        json_array_append_new(list, database_json(m->db[i]));
-        if (only)
-            break;
+    enum status_health worst;
+    json_t *counts = counts_json(m, &worst), *list;
+    if (only) {
+        worst = status_health(only);
+        list = json_pack("[o]", database_json(only));
+    } else {
+        list = databases_json(m, limit);
     }
     json_t *j = json_object();
     json_object_set_new(j, "version", json_string(WALSUP_VERSION));
@@ -217,6 +247,8 @@ json_t *status_json(const struct manager *m, const struct database *only)
     json_object_set_new(j, "now_ms", json_integer(clk_real_ms()));
     json_object_set_new(j, "sqlite_version", json_string(sqlite3_libversion()));
     json_object_set_new(j, "state", json_string(health[worst]));
+    json_object_set_new(j, "total", json_integer((json_int_t)m->n_dbs));
+    json_object_set_new(j, "counts", counts);
     json_object_set_new(j, "watch", watch_json(m));
     json_object_set_new(j, "databases", list);
     return j;

@@ -209,6 +209,10 @@ def test_three_hundred_created_at_once(world):
     for i in 0, 150, 299:
         out = world.restore(f"t/{i % 17}/{i % 5}/{i}.db", "local")
         assert image(out) == image(world.path / "seed.db")
+    few = world.ctl("status").stdout.splitlines()
+    assert "300 databases" in few[0] and few[1] == "300 replicating" and len(few) < 10, few
+    assert len(world.ctl("status", "--all").stdout.splitlines()) > 300
+    assert len(world.ctl("status", "t/0/0/0.db").stdout.splitlines()) == 4
     shutil.rmtree(t)
     world.poll("all retired", lambda: names(world) == [], timeout=60)
 
