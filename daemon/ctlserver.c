@@ -250,7 +250,7 @@ struct sync_call {
     size_t n, left;
     bool all; /* of every database: those that cannot be replicated now are left out */
     struct err err;
-    struct {
+    struct sync_one {
         struct database_sync w;
         json_t *result;
         bool asked; /* and not answered yet */
@@ -270,12 +270,10 @@ static json_t *sync_result(const struct database *db, const struct database_sync
 static void on_sync(struct database_sync *w, const struct err *e)
 {
     struct sync_call *s = w->data;
-    for (size_t i = 0; i < s->n; i++)
-        if (&s->one[i].w == w) {
-            s->one[i].asked = false;
-            if (e->code == ERR_OK)
-                s->one[i].result = sync_result(w->db, w);
-        }
+    struct sync_one *one = CONTAINER_OF(w, struct sync_one, w);
+    one->asked = false;
+    if (e->code == ERR_OK)
+        one->result = sync_result(w->db, w);
     bool left_out = s->all && (e->code == ERR_NOTFOUND || e->code == ERR_UNSUPPORTED);
     if (e->code != ERR_OK && !left_out && s->err.code == ERR_OK)
         s->err = *e;

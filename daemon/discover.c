@@ -24,6 +24,7 @@ void discover_offer(struct discover *d)
     if (!d->later_files)
         return;
     d->later_files = 0;
+    d->offer_soon = false;
     for (struct tree *t = d->tree; t; t = t->next) {
         size_t at = 0;
         for (struct discover_file *f; (f = map_next(&t->files, &at));) {
@@ -33,6 +34,7 @@ void discover_offer(struct discover *d)
                 node_offer(d, f);
             } else { /* the loop has other things to do */
                 d->later_files++;
+                d->offer_soon = true;
                 (void)uv_timer_start(&d->later, on_later, 1, LATER_MS);
             }
         }
@@ -42,7 +44,8 @@ void discover_offer(struct discover *d)
 static void on_later(uv_timer_t *timer)
 {
     struct discover *d = timer->data;
-    discover_offer(d);
+    if (d->offer_soon || d->ticks++ % OFFER_TICKS == 0)
+        discover_offer(d);
     for (struct tree *t = d->wanted_files ? d->tree : NULL; t; t = t->next) {
         size_t at = 0;
         for (struct discover_file *f; (f = map_next(&t->files, &at));)

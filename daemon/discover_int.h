@@ -9,6 +9,7 @@
 #define NAMES_MAX 64   /* more than that in one directory: list it */
 #define GATHER_MS 20   /* names of one directory are looked at together */
 #define LATER_MS 500
+#define OFFER_TICKS 10 /* of LATER_MS: what was put off is offered again */
 
 struct tree;
 
@@ -26,7 +27,7 @@ struct node {
         uint64_t dev, ino;
     } id; /* key of tree->visited */
     bool twin;      /* another path leads there and has been taken: not entered */
-    bool told;
+    bool told;      /* that it is a twin, or cannot be read */
     unsigned busy;  /* jobs under way */
     bool dirty, whole; /* whole: list it, not only the names */
     bool dead;      /* freed when the jobs are done */
@@ -59,6 +60,8 @@ struct discover {
     struct node *dirty;
     struct node *limbo; /* dead, but a job is under way */
     uv_timer_t gather, later;
+    unsigned ticks;
+    bool offer_soon; /* there was no time for all of them */
     size_t later_files; /* offered and put off, at most */
     size_t wanted_files;
     size_t listing; /* directories that were never listed and are being */

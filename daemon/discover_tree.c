@@ -381,8 +381,9 @@ void node_maybe_settled(struct discover *d)
 static void unreadable(struct node *n, int errnum)
 {
     bool missing = errnum == ENOENT || errnum == ENOTDIR;
-    if (!missing && errnum != EMFILE && errnum != ENFILE)
+    if (!missing && !n->told)
         log_line(LOG_WARN, "cannot look for databases in %s: %s", n->path, strerror(errnum));
+    n->told = n->told || !missing;
     if (missing && n->parent) {
         node_gone(n);
         return;
@@ -445,10 +446,12 @@ static bool on_listed(struct scan_job *j)
     }
     if (j->kind == SCAN_LIST)
         list_over(n);
-    if (j->errnum)
-        unreadable(n, j->errnum);
-    else if (j->kind == SCAN_LIST)
+    if (j->errnum) {
+        unreadable(n, j->errnum); /* which may free it */
+    } else if (j->kind == SCAN_LIST) {
         n->mark = j->mark;
+        n->told = false;
+    }
     node_maybe_settled(d);
     return true;
 }

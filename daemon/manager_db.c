@@ -198,14 +198,19 @@ static void begin(struct manager_db *e)
 
 /* ---- life -------------------------------------------------------------------------------------- */
 
+static void say_same_name(const struct conf_db *c, const char *path, const struct database *same)
+{
+    log_line(LOG_WARN, "[db %s]: %s would be called %s, as %s is: not replicated", c->name, path,
+             same->name, same->path);
+}
+
 struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const char *path,
                                struct discover_file *file)
 {
     cleanup_free char *name = conf_name_of(c, path);
     const struct database *same = map_get_str(&m->by_name, name);
     if (same) {
-        log_line(LOG_WARN, "[db %s]: %s would be called %s, as %s is: not replicated", c->name, path,
-                 name, same->path);
+        say_same_name(c, path, same);
         return NULL;
     }
     cleanup_free char *dir = database_dir(m->conf, name);
@@ -342,17 +347,26 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
         return DISCOVER_LATER;
     cleanup_free char *name = conf_name_of(c, f->path);
     if (strlen(name) > NAME_BYTES) {
-        log_line(LOG_WARN,
-                 "[db %s]: %s is not replicated: its name would have %zu bytes, and %d is what a bucket "
-                 "can take",
-                 c->name, f->path, strlen(name), NAME_BYTES);
+        if (!f->told)
+            log_line(LOG_WARN,
+                     "[db %s]: %s is not replicated: its name would have %zu bytes, and %d is what a "
+                     "bucket can take",
+                     c->name, f->path, strlen(name), NAME_BYTES);
+        f->told = true;
         return DISCOVER_FOREIGN;
     }
     if (is_second_name(m, f))
         return DISCOVER_LATER;
+    const struct database *same = map_get_str(&m->by_name, name);
+    if (same) {
+        if (!f->told)
+            say_same_name(c, f->path, same);
+        f->told = true;
+        return DISCOVER_LATER;
+    }
     struct manager_db *e = manager_add(m, c, f->path, f);
     if (!e)
-        return DISCOVER_FOREIGN;
+        return DISCOVER_LATER;
     f->user = e;
     log_line(m->settled ? LOG_NOTICE : LOG_DEBUG, "%s: found at %s", e->db->name, f->path);
     return DISCOVER_TAKEN;
