@@ -106,7 +106,7 @@ bool name_decode(const char *text, struct buf *out)
             break;
     }
     name_encode(s, &again);
-    if (again.len != strlen(text) || memcmp(again.p, text, again.len) != 0)
+    if (strcmp(buf_str(&again), text) != 0)
         return false;
     buf_add(out, rel.p, rel.len);
     return true;
