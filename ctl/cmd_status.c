@@ -349,8 +349,9 @@ static char *target_names(const json_t *d)
     cleanup_buf struct buf b = BUF_INIT;
     size_t i;
     json_t *t;
-    json_array_foreach(json_object_get(d, "targets"), i, t)
+    json_array_foreach(json_object_get(d, "targets"), i, t) {
         buf_printf(&b, "%s%s", i ? ", " : "", json_string_value(t) ? json_string_value(t) : "?");
+    }
     return util_strdup(buf_str(&b));
 }
 
