@@ -34,6 +34,7 @@ struct manager_db {
     struct discover_file *file; /* NULL: not found by a pattern, or not there any more */
     size_t at;                  /* in m->db */
     struct manager_file_id id;  /* of the file it was begun with, key of m->by_id; zero: no file then */
+    uint64_t lineage;           /* of that file; another one means another file */
     bool begun;      /* watched and running; else it waits for another one to be closed, or is a second
                         name of another one's file */
     bool refused;    /* the latter */

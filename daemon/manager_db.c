@@ -39,18 +39,6 @@ static void uncount(struct manager_db *e)
     e->m->not_ready--;
 }
 
-static void on_changed(struct database *db, void *owner)
-{
-    struct manager_db *e = owner;
-    if (!e->counted || !db->attached_once)
-        return;
-    for (size_t r = 0; r < db->n_up; r++)
-        if (!db->up[r]->known && !db->up[r]->retry.failures)
-            return; /* every target has answered, or is reported */
-    uncount(e);
-    manager_maybe_ready(e->m);
-}
-
 /* ---- settings ---------------------------------------------------------------------------------- */
 
 static char *database_dir(const struct conf *conf, const char *name)
@@ -153,6 +141,42 @@ static void second_name(struct err *e, const char *path, const struct manager_db
     err_set(e, ERR_EXISTS, "%s is the same file as %s, which is replicated as %s", path,
             other->db->path, other->db->name);
     err_hint(e, "remove one of the two, or the link");
+}
+
+/* The file is not the one it was begun with: it came later, or was replaced. */
+static void identify(struct manager_db *e)
+{
+    struct manager *m = e->m;
+    struct stat st;
+    e->lineage = e->db->seen.lineage;
+    if (stat(e->db->path, &st) < 0)
+        return;
+    const struct manager_file_id id = {st.st_dev, st.st_ino};
+    const struct manager_db *other = same_file(m, &id);
+    if (map_get(&m->by_id, &e->id, sizeof e->id) == e)
+        (void)map_remove(&m->by_id, &e->id, sizeof e->id);
+    e->id = id;
+    if (!other || other == e) {
+        map_put(&m->by_id, &e->id, sizeof e->id, e);
+        return;
+    }
+    struct err err; /* too late to refuse it */
+    second_name(&err, e->db->path, other);
+    log_err(LOG_WARN, &err, "%s", e->db->name);
+}
+
+static void on_changed(struct database *db, void *owner)
+{
+    struct manager_db *e = owner;
+    if (e->begun && db->seen.lineage != e->lineage)
+        identify(e);
+    if (!e->counted || !db->attached_once)
+        return;
+    for (size_t r = 0; r < db->n_up; r++)
+        if (!db->up[r]->known && !db->up[r]->retry.failures)
+            return; /* every target has answered, or is reported */
+    uncount(e);
+    manager_maybe_ready(e->m);
 }
 
 static void refuse(struct manager_db *e, const struct manager_db *other)

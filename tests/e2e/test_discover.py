@@ -455,3 +455,18 @@ def test_names_by_a_template(world):
     same_restored(world, "x/a.db/of-t", t / "a.db")
     r = world.ctl("-c", world.ini, "restore", "x/a.db", "-o", world.path / "no.db", check=False)
     assert r.returncode != 0
+
+
+def test_a_second_name_for_a_file_that_was_put_in_place_of_another(world):
+    t = tree(world)
+    make_db(t / "a.db").close()
+    make_db(world.path / "new.db", rows=77).close()
+    world.start()
+    world.sync()
+    for suffix in "-wal", "-shm":
+        (t / f"a.db{suffix}").unlink(missing_ok=True)
+    os.rename(world.path / "new.db", t / "a.db")
+    world.poll("captured", lambda: world.status("t/a.db")["txid"] >= f"{2:016x}")
+    os.link(t / "a.db", t / "b.db")
+    world.poll("refused", lambda: f"{t}/b.db is the same file as {t}/a.db" in world.log.read_text())
+    assert names(world) == ["t/a.db"]
