@@ -44,9 +44,11 @@ static json_t *databases_json(const struct conf *conf)
                                     d->replica[j].path, "sync-interval-ms",
                                     (json_int_t)d->replica[j].sync_interval_ms));
         (void)json_array_append_new(
-            all, json_pack("{s:s, s:s, s:s?, s:I, s:I, s:o}", "name", d->name, "path", d->path,
-                           "name-template", d->name_template, "checkpoint-pages", (json_int_t)d->checkpoint_pages, "wal-limit-bytes",
-                           (json_int_t)d->wal_limit_bytes, "replicas", replicas));
+            all, json_pack("{s:s, s:s, s:s?, s:I, s:I, s:I, s:o}", "name", d->name, "path", d->path,
+                           "name-template", d->name_template, "checkpoint-pages",
+                           (json_int_t)d->checkpoint_pages, "wal-limit-bytes",
+                           (json_int_t)d->wal_limit_bytes, "spool-limit-bytes",
+                           (json_int_t)d->spool_limit_bytes, "replicas", replicas));
     }
     return all;
 }
@@ -56,9 +58,11 @@ static json_t *conf_json(const struct conf *conf)
     json_t *files = json_array();
     for (size_t i = 0; i < conf->n_files; i++)
         (void)json_array_append_new(files, json_string(conf->file[i]));
-    return json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:o, s:o, s:o}", "state-dir", conf->state_dir,
+    return json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:i, s:I, s:I, s:o, s:o, s:o}", "state-dir", conf->state_dir,
                      "socket", conf->socket, "log-level", conf->log_level, "workers",
                      (int)conf->workers, "scan-interval-ms", (json_int_t)conf->scan_interval_ms,
+                     "idle-timeout-ms", (json_int_t)conf->idle_timeout_ms, "max-open",
+                     (int)conf->max_open, "min-free-bytes", (json_int_t)conf->min_free_bytes,
                      "shutdown-timeout-ms", (json_int_t)conf->shutdown_timeout_ms, "files", files,
                      "targets", targets_json(conf), "databases", databases_json(conf));
 }

@@ -307,6 +307,13 @@ static json_t *result_json(const struct job *j, const struct candidate *from,
                      "database_bytes", (json_int_t)r->database_bytes, "page_size",
                      (int)r->page_size, "elapsed_ms", (json_int_t)took_ms, "integrity_check",
                      check_name[j->opts.check], "files", files));
+    if (!j->opts.dry_run) {
+        char sum[17];
+        (void)snprintf(sum, sizeof sum, "%016llx", (unsigned long long)r->checksum);
+        (void)json_object_update_new(
+            o, json_pack("{s:s, s:s}", "checksum", r->verified ? "verified" : "absent",
+                         "database_checksum", sum));
+    }
     return o;
 }
 
@@ -339,6 +346,11 @@ static void print_result(const struct job *j, const struct candidate *from,
            from->name ? where : "");
     printf(": %s to %s in %s, %s\n", util_size(size, r->database_bytes), j->output_path,
            util_duration(took, took_ms), checked[j->opts.check]);
+    if (r->verified)
+        printf("verified: the database checksum is the source's, %016llx\n",
+               (unsigned long long)r->checksum);
+    else
+        printf("not verified against the source's checksum: the replica carries none\n");
 }
 
 static int nothing_done(const struct job *j, const char *why)

@@ -214,9 +214,10 @@ static int complete_growth(struct session *s, struct scan *sc, const struct sess
     return 0;
 }
 
-static int write_range(struct session *s, struct scan *sc, struct ltx_encoder *enc,
-                       struct capture_file *out, struct err *e)
+static int range_pages(struct session *s, const struct capture_opts *o, void *arg,
+                       struct ltx_encoder *enc, struct capture_file *out, struct err *e)
 {
+    struct scan *sc = arg;
     uint32_t lock = ltx_lock_pgno(sc->wal.page_size);
     cleanup_free uint8_t *page = malloc(sc->wal.page_size);
     if (!page)
@@ -230,6 +231,8 @@ static int write_range(struct session *s, struct scan *sc, struct ltx_encoder *e
                          : session_db_read(s, m->pgno, 1, page, e);
         if (r == 0)
             r = ltx_encoder_page(enc, m->pgno, page, e);
+        if (r == 0 && o->map)
+            r = pagemap_put(o->map, m->pgno, ltx_page_checksum(m->pgno, page, sc->wal.page_size), e);
         if (r < 0)
             return r;
         out->n_pages++;
@@ -253,8 +256,8 @@ static void fill_header(struct ltx_header *h, const struct capture_opts *o, uint
 
 /* Header, pages (by fn), trailer; the temporary file is left in out->tmp. */
 static int write_file(struct session *s, const struct capture_opts *o, struct capture_file *out,
-                      int (*pages)(struct session *, void *, struct ltx_encoder *,
-                                   struct capture_file *, struct err *),
+                      int (*pages)(struct session *, const struct capture_opts *, void *,
+                                   struct ltx_encoder *, struct capture_file *, struct err *),
                       void *arg, struct err *e)
 {
     cleanup_free uint8_t *buf = malloc(OUT_BYTES);
@@ -267,7 +270,7 @@ static int write_file(struct session *s, const struct capture_opts *o, struct ca
     cleanup(encoder_freep) struct ltx_encoder *enc = NULL;
     r = ltx_encoder_new(&out->h, o->encoding, output_write, &output, &enc, e);
     if (r == 0)
-        r = pages(s, arg, enc, out, e);
+        r = pages(s, o, arg, enc, out, e);
     if (r == 0)
         r = ltx_encoder_finish(enc, 0, &out->size, e);
     if (r == 0)
@@ -277,10 +280,18 @@ static int write_file(struct session *s, const struct capture_opts *o, struct ca
     return r;
 }
 
-static int range_pages(struct session *s, void *arg, struct ltx_encoder *enc,
-                       struct capture_file *out, struct err *e)
+/* The last step: what may fail here must not leave a file behind that the map does not have. */
+static int commit_map(const struct capture_opts *o, uint32_t pages, struct capture_file *out,
+                      struct err *e)
 {
-    return write_range(s, arg, enc, out, e);
+    if (!o->map)
+        return 0;
+    int r = pagemap_commit(o->map, o->max_txid, pages, e);
+    if (r < 0)
+        fsx_tmp_abort(&out->tmp);
+    else
+        out->checksum = pagemap_state(o->map)->checksum;
+    return r;
 }
 
 /* Where the range starts: 0 with sc and *ret_first set, BROKEN if the WAL is not the one expected. */
@@ -368,6 +379,8 @@ int capture_range(struct session *s, struct capture_pos *pos, const struct captu
     }
     if (r == CAPTURE_BROKEN)
         pos->valid = false;
+    if (r == 0)
+        r = commit_map(opts, sc.commit, ret, e);
     if (r != 0)
         return r;
     *pos = (struct capture_pos){
@@ -386,11 +399,29 @@ int capture_range(struct session *s, struct capture_pos *pos, const struct captu
 struct full {
     const struct session_index *x;
     uint32_t last; /* page */
+    uint64_t sum;  /* XOR of the checksums of the pages read */
     struct scan sc;
 };
 
-static int full_pages(struct session *s, void *arg, struct ltx_encoder *enc,
-                      struct capture_file *out, struct err *e)
+/* One page as a reader sees it: into the map, and into the file unless the old map has it already. A
+ * changed size shows in page 1, so that there is a file to carry it. */
+static int full_page(const struct capture_opts *o, struct full *f, uint32_t pgno, const uint8_t *page,
+                     struct ltx_encoder *enc, struct capture_file *out, struct err *e)
+{
+    uint64_t sum = ltx_page_checksum(pgno, page, f->x->page_size), before = 0;
+    f->sum ^= sum;
+    int r = o->map ? pagemap_put(o->map, pgno, sum, e) : 0;
+    if (r == 0 && o->old)
+        r = pagemap_get(o->old, pgno, &before, e);
+    bool resized = pgno == 1 && o->old && pagemap_state(o->old)->pages != f->x->pages;
+    if (r < 0 || !enc || (before == sum && !resized))
+        return r;
+    out->n_pages++;
+    return ltx_encoder_page(enc, pgno, page, e);
+}
+
+static int full_pages(struct session *s, const struct capture_opts *o, void *arg,
+                      struct ltx_encoder *enc, struct capture_file *out, struct err *e)
 {
     struct full *f = arg;
     uint32_t ps = f->x->page_size;
@@ -418,13 +449,12 @@ static int full_pages(struct session *s, void *arg, struct ltx_encoder *enc,
             }
             if (first + i == lock)
                 continue;
-            r = ltx_encoder_page(enc, first + i, page, e);
+            r = full_page(o, f, first + i, page, enc, out, e);
             if (r < 0)
                 return r;
-            out->n_pages++;
         }
     }
-    return 0;
+    return enc && !out->n_pages ? CAPTURE_SAME : 0;
 }
 
 static int full(struct session *s, struct full *f, const struct capture_opts *o,
@@ -451,7 +481,7 @@ static int full(struct session *s, struct full *f, const struct capture_opts *o,
     out->h.wal_offset = WAL_HEADER_SIZE;
     out->h.wal_size = (int64_t)(x->n * wal_frame_size(x->page_size));
     memcpy(out->h.wal_salt, x->salt, sizeof x->salt);
-    return write_file(s, o, out, full_pages, f, e);
+    return o->path ? write_file(s, o, out, full_pages, f, e) : full_pages(s, o, f, NULL, out, e);
 }
 
 int capture_full(struct session *s, const struct session_index *x, struct capture_pos *pos,
@@ -463,17 +493,21 @@ int capture_full(struct session *s, const struct session_index *x, struct captur
     struct full f = {.x = x, .last = opts->touch ? 1 : x->pages, .sc = {.last = 0}};
     int r = full(s, &f, opts, ret, e);
     scan_done(&f.sc);
-    if (x->n != x->b && (r == 0 || r == -ERR_CORRUPT)) { /* the WAL was read: is it still that one? */
+    if (x->n != x->b && (r == 0 || r == CAPTURE_SAME || r == -ERR_CORRUPT)) { /* the WAL was read: is it still that one? */
         struct session_index after;
-        int r2 = session_index(s, &after, r == 0 ? e : NULL);
+        int r2 = session_index(s, &after, r >= 0 ? e : NULL);
         if (r2 == 0 && (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
             r2 = CAPTURE_BROKEN;
-        if (r2 != 0 && (r == 0 || r2 == CAPTURE_BROKEN)) {
+        if (r2 != 0 && (r >= 0 || r2 == CAPTURE_BROKEN)) {
             fsx_tmp_abort(&ret->tmp);
             r = r2;
         }
     }
-    if (r != 0)
+    if (r == 0 && !opts->touch)
+        ret->checksum = f.sum | LTX_CHECKSUM_FLAG;
+    if (r == 0)
+        r = commit_map(opts, x->pages, ret, e);
+    if (r != 0 && r != CAPTURE_SAME)
         return r;
     *pos = (struct capture_pos){
         .valid = true,
@@ -483,5 +517,5 @@ int capture_full(struct session *s, const struct session_index *x, struct captur
         .pages = x->pages,
         .restartable = x->n == x->b,
     };
-    return 0;
+    return r;
 }

@@ -5,6 +5,7 @@
 
 #include "common/base/fsx.h"
 #include "common/format/ltx.h"
+#include "daemon/pagemap.h"
 #include "daemon/session.h"
 
 /* The position: the last captured frame. Everything up to it is in LTX files. */
@@ -26,22 +27,28 @@ struct capture_file {
     uint64_t size;
     uint32_t n_pages;
     uint32_t frames; /* WAL frames it stands for */
+    uint64_t checksum; /* of the database after the file; 0: not known */
 };
 
 enum capture_outcome {
     CAPTURE_NOTHING = 1, /* no committed frame after the position */
-    CAPTURE_BROKEN = 2,  /* continuity with the position is lost: only a full capture helps */
+    CAPTURE_BROKEN = 2,  /* continuity with the position is lost: only a look at every page helps */
+    CAPTURE_SAME = 3,    /* every page is as the old map says: no file was written */
 };
 
 /* How the file is to be made. */
 struct capture_opts {
-    const char *path; /* final name */
+    const char *path; /* final name; full only: NULL writes no file, for the map's sake */
     uint64_t min_txid, max_txid;
     int64_t timestamp_ms;
     uint64_t lineage;
     enum ltx_encoding encoding;
     uint64_t limit_bytes; /* range only: cut at the first commit past this many bytes of WAL */
     bool touch;           /* full only: page 1 and nothing else, a file that changes nothing */
+    /* The page map takes the new checksums, and is committed with max_txid. When the call fails it may
+     * hold half of them: close it. Range: the map of the position; full: an empty one. NULL: none. */
+    struct pagemap *map;
+    struct pagemap *old; /* full only: only the pages whose checksum differs from this map */
 };
 
 /** capture_range(s, pos, opts, ret, e): the frames after pos, newest version of each page, pages beyond
@@ -51,7 +58,7 @@ int capture_range(struct session *s, struct capture_pos *pos, const struct captu
                   struct capture_file *ret, struct err *e);
 /** capture_full(s, x, pos, opts, ret, e): every page as a reader at x sees it; pos becomes x. x was read
  * under a guard that is still held. BROKEN: the WAL was restarted under the read; try again.
- * NOTHING: the database has no page yet. */
+ * NOTHING: the database has no page yet. SAME: there is an `old` map, and no page differs. */
 int capture_full(struct session *s, const struct session_index *x, struct capture_pos *pos,
                  const struct capture_opts *opts, struct capture_file *ret, struct err *e);
 /** capture_behind(pos, x): frames between the position and the end of the WAL. */

@@ -1,4 +1,4 @@
-#include "daemon/database.h"
+#include "daemon/database_int.h"
 
 #include <inttypes.h>
 
@@ -12,12 +12,15 @@
 #define LOOK_MS 10 /* between two captures: look after the WAL, keep the guard recent */
 #define PEEK_MAX_MS 64
 #define ASSIST_MS 10 /* an application's checkpoint may wait for our guard with the write lock held */
+#define FILE_CHECK_MS 100
+#define AGED_MS 60   /* a file time so old can be told from any later one (source_attach.c) */
+#define LEAVE_MS 500 /* asked to leave: how long it may take to leave with a proof */
+#define NEVER UINT64_MAX
 
-static void poke(struct database *db);
 static void on_timer(uv_timer_t *t);
 
 struct database *database_new(uv_loop_t *loop, const char *name, const struct source_conf *c,
-                              const struct database_replica *r, size_t n, uint64_t scan_ms)
+                              const struct database_conf *dc, const struct database_replica *r, size_t n)
 {
     struct database *db = util_zalloc(sizeof *db);
     db->magic = DATABASE_MAGIC;
@@ -27,12 +30,11 @@ struct database *database_new(uv_loop_t *loop, const char *name, const struct so
     db->dir = util_strdup(c->dir);
     db->source = source_new(c);
     db->source_conf = *c;
-    db->scan_ms = scan_ms;
+    db->conf = *dc;
     db->since_ms = clk_real_ms();
     (void)uv_timer_init(loop, &db->timer);
     db->timer.data = db;
     db->timer_open = true;
-    db->work.data = db;
     db->up = util_zalloc(n * sizeof(struct uploader *));
     for (size_t i = 0; i < n; i++)
         db->up[db->n_up++] =
@@ -44,210 +46,40 @@ struct database *database_new(uv_loop_t *loop, const char *name, const struct so
 void database_start(struct database *db)
 {
     db->started = true;
-    poke(db);
-}
-
-/* ---- the list of spool files ------------------------------------------------------------------- */
-
-static void file_add(struct database *db, const struct spool_file *f)
-{
-    if (db->n_files == db->cap_files) {
-        db->cap_files = db->cap_files ? db->cap_files * 2 : 16;
-        db->file = util_realloc(db->file, db->cap_files * sizeof *db->file);
-    }
-    db->file[db->n_files++] = *f;
-}
-
-/* TXID that every replica has, and is on record to have: files up to there may go. */
-static uint64_t acked_by_all(const struct database *db)
-{
-    uint64_t min = UINT64_MAX;
-    for (size_t i = 0; i < db->n_up; i++)
-        min = MIN(min, db->up[i]->known ? db->up[i]->noted : 0);
-    return db->n_up ? min : 0;
-}
-
-static size_t droppable(const struct database *db)
-{
-    uint64_t acked = acked_by_all(db);
-    size_t n = 0;
-    while (n < db->n_files && db->file[n].txid <= acked)
-        n++;
-    return n;
-}
-
-/* ---- waiters ----------------------------------------------------------------------------------- */
-
-static bool sync_unlink(struct database_sync **list, struct database_sync *w)
-{
-    for (; *list; list = &(*list)->next)
-        if (*list == w) {
-            *list = w->next;
-            return true;
-        }
-    return false;
-}
-
-static void sync_timer_closed(uv_handle_t *h)
-{
-    struct database_sync *w = h->data;
-    if (w->done)
-        w->done(w, &w->err);
-}
-
-/* The answer is given when the timer is closed, because w belongs to the caller again from then. */
-static void sync_finish(struct database_sync *w, const struct err *e)
-{
-    if (e)
-        w->err = *e;
-    else
-        err_clear(&w->err);
-    uv_close((uv_handle_t *)&w->timer, sync_timer_closed);
-}
-
-static void sync_check(struct database *db)
-{
-    struct database_sync **p = &db->waiting;
-    while (*p) {
-        struct database_sync *w = *p;
-        bool there = w->armed;
-        for (size_t i = 0; w->wait && i < db->n_up; i++)
-            there = there && uploader_has(db->up[i], w->txid);
-        if (!there) {
-            p = &w->next;
-            continue;
-        }
-        *p = w->next;
-        sync_finish(w, NULL);
-    }
-}
-
-/* Nothing to wait for: there is no database that could be captured. */
-static bool sync_hopeless(const struct database *db, struct err *e)
-{
-    if (!db->attached_once || db->retry.failures)
-        return false;
-    switch (db->state) {
-    case SOURCE_WAITING:
-        err_set(e, ERR_NOTFOUND, "%s: there is no database at %s yet", db->name, db->path);
-        return true;
-    case SOURCE_NOT_WAL:
-        err_set(e, ERR_UNSUPPORTED, "%s: %s is not in WAL mode and not replicated", db->name,
-                db->path);
-        err_hint(e, "run PRAGMA journal_mode=WAL once in the application");
-        return true;
-    default:
-        return false;
-    }
-}
-
-static void sync_timeout(uv_timer_t *t)
-{
-    struct database_sync *w = t->data;
-    struct database *db = w->db;
-    struct err e;
-    if (!w->armed) {
-        if (db->retry.failures)
-            err_set(&e, ERR_TIMEOUT, "%s: not captured in time: %s", db->name, db->err.msg);
-        else
-            err_set(&e, ERR_TIMEOUT, "%s: not captured in time", db->name);
-    } else {
-        const struct uploader *late = NULL;
-        for (size_t i = 0; i < db->n_up && !late; i++)
-            if (!uploader_has(db->up[i], w->txid))
-                late = db->up[i];
-        err_set(&e, ERR_TIMEOUT, "%s: target %s has TXID %016" PRIx64 ", not yet %016" PRIx64 "%s%s",
-                db->name, late ? late->target : "?", late ? late->acked : 0, w->txid,
-                late && late->retry.failures ? ": " : "",
-                late && late->retry.failures ? late->err.msg : "");
-        if (late && late->err.hint[0])
-            err_hint(&e, "%s", late->err.hint);
-    }
-    (void)sync_unlink(&db->waiting, w);
-    (void)sync_unlink(&db->riding, w);
-    sync_finish(w, &e);
-}
-
-void database_sync(struct database *db, struct database_sync *w, uint64_t timeout_ms)
-{
-    w->db = db;
-    w->armed = false;
-    w->txid = 0;
-    (void)uv_timer_init(db->loop, &w->timer);
-    w->timer.data = w;
-    struct err e;
-    if (sync_hopeless(db, &e)) {
-        sync_finish(w, &e);
-        return;
-    }
-    w->next = db->waiting;
-    db->waiting = w;
-    (void)uv_timer_start(&w->timer, sync_timeout, timeout_ms, 0);
-    db->force = true;
-    poke(db);
-}
-
-void database_sync_cancel(struct database_sync *w)
-{
-    struct err e;
-    if (!sync_unlink(&w->db->waiting, w) && !sync_unlink(&w->db->riding, w))
-        return; /* the answer is on its way already */
-    err_set(&e, ERR_CANCELED, "%s: nobody waits any more", w->db->name);
-    sync_finish(w, &e);
-}
-
-/* Somebody waits for a capture. Unlike `force` this does not cut the pause after a failure short. */
-static bool sync_wants_capture(const struct database *db)
-{
-    for (const struct database_sync *w = db->waiting; w; w = w->next)
-        if (!w->armed)
-            return true;
-    return false;
-}
-
-/* The run that just ended began after these calls were made, and left nothing behind. */
-static void sync_arm(struct database *db)
-{
-    const struct source_result *r = &db->result;
-    bool whole = r->err.code == ERR_OK && r->state == SOURCE_ATTACHED && !r->more;
-    struct err e;
-    bool hopeless = !whole && sync_hopeless(db, &e);
-    struct database_sync *w = db->riding;
-    db->riding = NULL;
-    while (w) {
-        struct database_sync *next = w->next;
-        if (hopeless) {
-            sync_finish(w, &e);
-        } else {
-            w->armed = whole;
-            w->txid = db->txid;
-            w->next = db->waiting;
-            db->waiting = w;
-        }
-        w = next;
-    }
-    for (w = db->waiting; w; w = w->next)
-        for (size_t i = 0; w->armed && w->wait && i < db->n_up; i++)
-            db->up[i]->flush = true;
+    database_poke(db);
 }
 
 /* ---- jobs -------------------------------------------------------------------------------------- */
 
+static void learn_acked(struct database_run *run)
+{
+    const struct database *db = run->db;
+    const struct spool_state *st = source_spool(db->source);
+    for (size_t i = 0; i < db->n_up; i++)
+        if (!st->has_tip || !spool_acked_read(db->dir, db->up[i]->target,
+                                              uploader_place(db->up[i], st->tip.node_id), &run->acked[i]))
+            run->acked[i] = UINT64_MAX;
+}
+
 static void work_run(uv_work_t *w)
 {
-    struct database *db = w->data;
-    source_run(db->source, &db->job, &db->result);
+    struct database_run *run = w->data;
+    source_run(run->db->source, &run->job, &run->result);
+    if (run->job.load && run->result.err.code == ERR_OK)
+        learn_acked(run);
 }
 
 static void work_done(uv_work_t *w, int status);
 
 static void start_job(struct database *db, const struct source_job *job)
 {
-    db->job = *job;
+    db->run = util_zalloc(sizeof *db->run + (job->load ? db->n_up * sizeof db->run->acked[0] : 0));
+    db->run->db = db;
+    db->run->work.data = db->run;
+    db->run->job = *job;
+    db->run->started_ms = clk_mono_ms();
     source_reconf(db->source, &db->source_conf);
-    db->running = true;
-    db->job_started_ms = clk_mono_ms();
-    (void)uv_queue_work(db->loop, &db->work, work_run, work_done);
+    (void)uv_queue_work(db->loop, &db->run->work, work_run, work_done);
 }
 
 static void set_state(struct database *db, enum source_state state)
@@ -259,14 +91,22 @@ static void set_state(struct database *db, enum source_state state)
                                       [SOURCE_NOT_WAL] = "is not in WAL mode: not replicated "
                                                          "(PRAGMA journal_mode=WAL changes that)",
                                       [SOURCE_BUSY] = "is locked by an application",
-                                      [SOURCE_ATTACHED] = "is attached"};
-    log_line(state == SOURCE_ATTACHED || state == SOURCE_WAITING ? LOG_NOTICE : LOG_WARN, "%s: %s %s",
-             db->name, db->path, say[state]);
+                                      [SOURCE_ATTACHED] = "is attached",
+                                      [SOURCE_ASLEEP] = "is idle"};
+    enum source_state was = db->state;
+    /* coming and going of the idle is nothing to tell */
+    bool routine = state == SOURCE_ASLEEP || (state == SOURCE_ATTACHED && was == SOURCE_ASLEEP) ||
+                   (was == SOURCE_ATTACHED && state == SOURCE_LOADED);
+    enum log_level level = routine                                                ? LOG_DEBUG
+                           : state == SOURCE_ATTACHED || state == SOURCE_WAITING ? LOG_NOTICE
+                                                                                 : LOG_WARN;
+    log_line(level, "%s: %s %s", db->name, db->path, say[state]);
     db->state = state;
-    db->since_ms = clk_real_ms();
+    if (!routine || !db->attached_once)
+        db->since_ms = clk_real_ms();
 }
 
-static void after_load(struct database *db)
+static void after_load(struct database *db, const struct database_run *run)
 {
     const struct spool_state *st = source_spool(db->source);
     db->loaded = true;
@@ -274,6 +114,7 @@ static void after_load(struct database *db)
     if (st->has_tip) {
         db->txid = db->loaded_txid = st->tip.max_txid;
         db->seen.lineage = db->loaded_lineage = st->tip.node_id;
+        db->seen.page_size = st->tip.page_size;
         db->numbered = true;
     } else {
         db->number_deadline_ms = clk_mono_ms() + NUMBER_WAIT_MS;
@@ -281,87 +122,125 @@ static void after_load(struct database *db)
     if (st->damaged)
         log_line(LOG_ERROR, "%s: the spool was damaged and is rebuilt: %s", db->name, st->damage);
     for (size_t i = 0; i < st->n; i++)
-        file_add(db, &st->file[i]);
+        database_file_add(db, &st->file[i]);
     for (size_t i = 0; i < db->n_up; i++) {
-        uint64_t acked = 0;
-        bool known = st->has_tip && spool_acked_read(db->dir, db->up[i]->target,
-                                                     uploader_place(db->up[i]), &acked);
+        uint64_t acked = run->acked[i];
         /* a record older than what was dropped is out of date: ask the store */
         uint64_t first = st->n ? st->file[0].txid : db->txid + 1;
-        known = known && acked + 1 >= first;
+        bool known = acked != UINT64_MAX && acked + 1 >= first;
         /* a tip that is older than it (a damaged one, a state directory put back from a copy) is not to
          * be trusted with the numbering either */
         known = known && acked <= db->txid;
         uploader_learn(db->up[i], known, acked);
     }
-    db->force = true; /* what happened while nobody was looking */
+    if (run->result.state == SOURCE_ASLEEP) { /* nothing happened while nobody was looking */
+        set_state(db, SOURCE_ASLEEP);
+        db->attached_once = true;
+        db->seen.page_size = st->tip.page_size;
+        db->seen.pages = st->tip.commit;
+        return;
+    }
+    db->force = true;
 }
 
-/* Only now: files that could not be removed are tried again. */
-static void dropped(struct database *db, uint64_t last)
+static void take_snapshot(struct database *db, const struct spool_file *f)
 {
-    size_t n = 0;
-    while (n < db->n_files && db->file[n].txid <= last)
-        n++;
-    if (n) /* else there may be no array */
-        memmove(db->file, db->file + n, (db->n_files - n) * sizeof *db->file);
-    db->n_files -= n;
-    db->dropped = last;
+    bool used = false;
+    for (size_t i = 0; i < db->n_up; i++)
+        if (db->up[i]->needs_base && !db->up[i]->flight && f->txid >= db->up[i]->acked) {
+            db->up[i]->snapshot = *f;
+            used = true;
+        }
+    if (!used)
+        db->drop_snapshot = f->txid;
 }
 
-static void take_result(struct database *db)
+static void tell_continuity(struct database *db, const struct source_result *r)
 {
-    struct source_result *r = &db->result;
+    if (r->map_lost[0])
+        log_line(LOG_WARN, "%s: %s; a new one is made", db->name, r->map_lost);
+    if (r->compared)
+        log_line(r->broken ? LOG_WARN : LOG_NOTICE,
+                 "%s: %s%s compared with what was captured before: %" PRIu32 " of %" PRIu32 " pages differ",
+                 db->name, r->why, r->broken ? "; all pages were" : "not seen for a while; all pages were",
+                 r->differ, r->pages);
+    else if (r->broken)
+        log_line(LOG_WARN, "%s: continuity was lost, the whole database is captured again: %s",
+                 db->name, r->why);
+}
+
+static void take_seen(struct database *db, const struct source_result *r)
+{
+    struct database_seen *s = &db->seen;
+    if (s->page_size && r->page_size && s->page_size != r->page_size) {
+        log_line(LOG_NOTICE, "%s: the page size is %" PRIu32 " now: a new history begins", db->name, r->page_size);
+        for (size_t i = 0; i < db->n_up; i++) /* Litestream cannot step over such a change */
+            db->up[i]->needs_base = true;
+    }
+    if (r->page_size) {
+        s->page_size = r->page_size;
+        s->pages = r->pages;
+    }
+    s->lineage = r->lineage;
+    s->wal_bytes = r->wal_bytes;
+    s->pending_bytes = r->pending_bytes;
+    s->drained = r->drained;
+    s->pinned = r->pinned;
+    s->count = r->count;
+}
+
+static void take_result(struct database *db, const struct source_job *job, const struct source_result *r)
+{
     for (size_t i = 0; i < r->n_files; i++)
-        file_add(db, &r->file[i]);
+        database_file_add(db, &r->file[i]);
     if (r->n_files) {
         db->last_commit_ms = clk_real_ms();
         db->last_capture_ms = clk_mono_ms();
     }
     if (r->txid)
         db->txid = MAX(db->txid, r->txid);
-    if (r->snapshot.txid) {
-        bool used = false;
-        for (size_t i = 0; i < db->n_up; i++)
-            if (db->up[i]->needs_base && !db->up[i]->busy && r->snapshot.txid >= db->up[i]->acked) {
-                db->up[i]->snapshot = r->snapshot;
-                used = true;
-            }
-        if (!used)
-            db->drop_snapshot = r->snapshot.txid;
-    }
-    if (r->broken)
-        log_line(LOG_WARN, "%s: continuity was lost, the whole database is captured again: %s",
-                 db->name, r->why);
+    if (r->snapshot.txid)
+        take_snapshot(db, &r->snapshot);
+    tell_continuity(db, r);
+    db->low_space = r->low_space;
     db->dirty = db->dirty || r->more;
     db->force = db->force || r->more;
     db->snapshot_wanted = db->snapshot_wanted && !r->snapshot.txid;
-    db->seen = *r;
+    if (!job->stay_away)
+        take_seen(db, r);
 }
 
-static void take_error(struct database *db)
+static void forget_error(struct database *db)
 {
-    const struct err *e = &db->result.err;
-    if (e->code == ERR_OK) {
-        if (db->retry.failures)
-            log_line(LOG_NOTICE, "%s: works again", db->name);
-        retry_ok(&db->retry);
-        db->retry_at_ms = 0;
-        if (db->state != db->result.state || !db->attached_once) {
-            set_state(db, db->result.state);
-            db->last_event_ms = clk_mono_ms(); /* quiet is counted from here, not from the boot */
-        }
-        if (db->result.state != SOURCE_ATTACHED) /* events wake it; this is the net below them */
-            db->retry_at_ms = clk_mono_ms() + (db->result.state == SOURCE_BUSY
-                                                   ? 1000
-                                                   : MIN(db->scan_ms, (uint64_t)5000));
-        db->attached_once = true;
-        return;
+    if (db->retry.failures)
+        log_line(LOG_NOTICE, "%s: works again", db->name);
+    retry_ok(&db->retry);
+    free(db->err);
+    db->err = NULL;
+    db->retry_at_ms = 0;
+}
+
+static void take_state(struct database *db, enum source_state state)
+{
+    if (db->state != state || !db->attached_once) {
+        set_state(db, state);
+        db->last_event_ms = clk_mono_ms(); /* quiet is counted from here, not from the boot */
     }
-    bool news = !db->retry.failures || db->err.code != e->code;
-    uint64_t wait = retry_failed(&db->retry, e->code == ERR_BUSY ? ERR_BUSY : ERR_IO);
-    db->err = *e;
-    db->retry_at_ms = clk_mono_ms() + MAX(wait, (uint64_t)200);
+    if (state != SOURCE_ATTACHED && state != SOURCE_ASLEEP) /* events wake it; this is the net below them */
+        db->retry_at_ms = clk_mono_ms() + (state == SOURCE_BUSY     ? 1000
+                                           : state == SOURCE_LOADED ? 0
+                                                                    : MIN(db->conf.scan_ms, (uint64_t)5000));
+    db->attached_once = true;
+}
+
+static void take_error(struct database *db, const struct err *e)
+{
+    bool news = !db->retry.failures || !db->err || db->err->code != e->code;
+    uint64_t wait = MAX(retry_failed(&db->retry, e->code == ERR_BUSY ? ERR_BUSY : ERR_IO), (uint64_t)200);
+    if (!db->err)
+        db->err = util_alloc(sizeof *db->err);
+    *db->err = *e;
+    db->retry_at_ms = clk_mono_ms() + wait;
     db->attached_once = true;
     if (news) {
         char dur[32];
@@ -379,34 +258,52 @@ static void settle_later(struct database *db)
 
 static void maybe_closed(struct database *db);
 
+static void take_run(struct database *db, const struct database_run *run)
+{
+    const struct source_result *r = &run->result;
+    bool ok = r->err.code == ERR_OK;
+    if (run->job.load && ok) {
+        after_load(db, run);
+    } else {
+        if (run->job.drop_last && ok) /* only now: files that could not be removed are tried again */
+            database_files_gone(db, run->job.drop_last);
+        take_result(db, &run->job, r);
+    }
+    if (!ok) {
+        take_error(db, &r->err);
+    } else if (!run->job.load) {
+        forget_error(db);
+        if (!run->job.stay_away)
+            take_state(db, r->state);
+    }
+    if (run->job.settle)
+        db->settled_ms = db->last_run_ms;
+    if (r->pinned || (run->job.settle && !r->drained))
+        settle_later(db);
+    if (run->job.detach || r->state != SOURCE_ATTACHED) {
+        db->leave_at_ms = 0;
+        berths_leave(db->berths, db);
+    }
+}
+
 static void work_done(uv_work_t *w, int status)
 {
     (void)status;
-    struct database *db = w->data;
-    struct source_job job = db->job;
-    db->running = false;
+    cleanup_free struct database_run *run = w->data;
+    struct database *db = run->db;
+    db->run = NULL;
     db->last_run_ms = clk_mono_ms();
     if (db->closing) {
-        db->detached = db->detached || job.detach;
+        db->detached = db->detached || run->job.detach;
         maybe_closed(db);
         return;
     }
-    if (job.load && db->result.err.code == ERR_OK) {
-        after_load(db);
-    } else {
-        if (job.drop_last && db->result.err.code == ERR_OK)
-            dropped(db, job.drop_last);
-        take_result(db);
-    }
-    if (!job.load || db->result.err.code != ERR_OK)
-        take_error(db);
-    if (db->result.pinned || (job.settle && !db->result.drained))
-        settle_later(db);
-    sync_arm(db);
-    poke(db);
+    take_run(db, run);
+    database_sync_arm(db, &run->result);
+    database_poke(db);
     for (size_t i = 0; i < db->n_up; i++)
         uploader_poke(db->up[i]);
-    sync_check(db);
+    database_sync_check(db);
     if (db->changed)
         db->changed(db, db->owner);
 }
@@ -476,28 +373,14 @@ static void assist(struct database *db, uint64_t now, struct source_job *job, ui
     *ret_at = MIN(*ret_at, at);
 }
 
-/* Fill job with what should be done now; false and *ret_at when nothing is due before that time. */
-static bool decide(struct database *db, uint64_t now, struct source_job *job, uint64_t *ret_at)
+/* What an attached database needs; the flags of job, or the time of the next look. */
+static void decide_attached(struct database *db, uint64_t now, struct source_job *job, uint64_t *ret_at)
 {
-    *ret_at = db->last_run_ms + db->scan_ms;
-    if (db->retry_at_ms > now && !db->force) {
-        *ret_at = db->retry_at_ms;
-        return false;
-    }
-    *job = (struct source_job){.next_txid = db->renumber ? db->renumber : 0};
-    size_t n = droppable(db);
-    if (n) {
-        job->drop_first = db->file[0].txid;
-        job->drop_last = db->file[n - 1].txid;
-    }
-    job->drop_snapshot = db->drop_snapshot;
-    job->snapshot = db->snapshot_wanted;
-    if (db->flushing && !db->force)
-        return job->snapshot || job->drop_last || job->drop_snapshot;
     uint64_t due;
-    if (db->dirty && !db->force && !sync_wants_capture(db) && !news(db, now, ret_at)) {
+    bool asked = db->force || database_sync_wants_capture(db);
+    if (db->dirty && !asked && !news(db, now, ret_at)) {
         /* not visible yet */
-    } else if (db->force || sync_wants_capture(db) || (db->dirty && capture_due(db, now, &due))) {
+    } else if (asked || (db->dirty && capture_due(db, now, &due))) {
         job->capture = true;
     } else if (db->dirty) {
         *ret_at = MIN(*ret_at, due);
@@ -508,24 +391,87 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
             *ret_at = MIN(*ret_at, look);
     }
     assist(db, now, job, ret_at);
-    if (db->state == SOURCE_ATTACHED && !db->seen.drained && !db->dirty) {
-        uint64_t settle = MAX(db->last_event_ms + SETTLE_MS, db->settle_after_ms);
+    if (db->file_check_ms && db->seen.drained && !db->dirty) {
+        if (db->file_check_ms <= now)
+            db->look = true;
+        else
+            *ret_at = MIN(*ret_at, db->file_check_ms);
+    }
+    if (!db->seen.drained && (!db->dirty || db->leave_at_ms)) {
+        uint64_t settle = MAX(db->last_event_ms + (db->leave_at_ms ? 0 : SETTLE_MS), db->settle_after_ms);
         if (settle <= now)
             job->settle = job->capture = true;
         else
             *ret_at = MIN(*ret_at, settle);
     }
-    bool attach = db->state != SOURCE_ATTACHED && db->retry_at_ms <= now;
-    bool scan = now >= db->last_run_ms + db->scan_ms;
-    if (scan)
+    if (now >= db->last_run_ms + db->conf.scan_ms)
         job->capture = true;
-    return job->capture || job->assist || job->settle || job->snapshot || job->drop_last ||
-           job->drop_snapshot || db->look || attach;
+    else
+        *ret_at = MIN(*ret_at, db->last_run_ms + db->conf.scan_ms);
 }
 
-static void poke(struct database *db)
+/* Quiet for long enough, or asked to leave: detach. With a proof if that can be had, so that nothing needs
+ * to be compared at the next attach. */
+static bool leaves(struct database *db, uint64_t now, uint64_t *ret_at)
 {
-    if (!db->started || db->running || db->closing)
+    bool busy = db->dirty || db->force || db->snapshot_wanted || db->waiting || db->retry.failures ||
+                db->file_check_ms;
+    uint64_t aged = db->settled_ms + AGED_MS;
+    if (db->leave_at_ms) {
+        bool ready = !busy && db->seen.drained;
+        uint64_t at = ready ? MIN(aged, db->leave_at_ms) : db->leave_at_ms;
+        *ret_at = MIN(*ret_at, at);
+        return at <= now;
+    }
+    if (busy || !db->seen.drained)
+        return false;
+    uint64_t at = MAX(db->last_event_ms + db->conf.idle_ms, aged);
+    *ret_at = MIN(*ret_at, at);
+    return at <= now;
+}
+
+/* Fill job with what should be done now; false and *ret_at when nothing is due before that time. */
+static bool decide(struct database *db, uint64_t now, struct source_job *job, uint64_t *ret_at)
+{
+    bool attached = db->state == SOURCE_ATTACHED, asleep = db->state == SOURCE_ASLEEP;
+    *ret_at = NEVER;
+    if (db->retry_at_ms > now && !db->force) {
+        bool leave = attached && db->leave_at_ms && db->leave_at_ms <= now; /* others want to work */
+        *ret_at = attached && db->leave_at_ms ? MIN(db->retry_at_ms, db->leave_at_ms) : db->retry_at_ms;
+        *job = (struct source_job){.detach = leave};
+        return leave;
+    }
+    *job = (struct source_job){.next_txid = db->renumber, .drop_snapshot = db->drop_snapshot,
+                               .snapshot = db->snapshot_wanted};
+    bool quiet = asleep && !db->dirty && !db->force && !db->waiting;
+    database_files_to_drop(db, quiet || db->low_space, job);
+    if (db->flushing && !db->force)
+        /* nothing new any more */;
+    else if (attached)
+        decide_attached(db, now, job, ret_at);
+    else if (!quiet) {
+        job->doze = asleep && !job->snapshot;
+        job->capture = true;
+    }
+    bool needed = job->capture || job->assist || job->settle || job->snapshot || db->look ||
+                  (!attached && !asleep && !db->flushing);
+    if (attached && !db->flushing && (!needed || db->leave_at_ms) && leaves(db, now, ret_at)) {
+        *job = (struct source_job){.detach = true, .drop_snapshot = db->drop_snapshot};
+        database_files_to_drop(db, true, job);
+        return true;
+    }
+    job->stay_away = !needed && !attached;
+    if (!needed) {
+        if (!attached)
+            berths_leave(db->berths, db); /* it may have stood in line for what is not wanted any more */
+        return job->drop_last || job->drop_snapshot;
+    }
+    return berths_enter(db->berths, db); /* else it is poked when there is room */
+}
+
+void database_poke(struct database *db)
+{
+    if (!db->started || db->run || db->closing)
         return;
     uint64_t now = clk_mono_ms();
     struct source_job job;
@@ -535,7 +481,7 @@ static void poke(struct database *db)
             (void)uv_timer_start(&db->timer, on_timer, db->retry_at_ms - now, 0);
             return;
         }
-        job = (struct source_job){.load = true};
+        job = (struct source_job){.load = true, .doze = true};
         start_job(db, &job);
         return;
     }
@@ -545,25 +491,15 @@ static void poke(struct database *db)
         return;
     }
     if (!decide(db, now, &job, &at)) {
-        (void)uv_timer_start(&db->timer, on_timer, at > now ? at - now : 0, 0);
+        if (at == NEVER)
+            (void)uv_timer_stop(&db->timer);
+        else
+            (void)uv_timer_start(&db->timer, on_timer, at > now ? at - now : 0, 0);
         return;
     }
     db->drop_snapshot = 0;
-    if (job.capture) {
-        db->riding = db->waiting;
-        db->waiting = NULL;
-        /* those already armed only wait for their replicas */
-        struct database_sync **p = &db->riding;
-        while (*p) {
-            struct database_sync *w = *p;
-            if (!w->armed) {
-                p = &w->next;
-                continue;
-            }
-            *p = w->next;
-            w->next = db->waiting;
-            db->waiting = w;
-        }
+    if (job.capture && !job.detach) {
+        database_sync_ride(db);
         db->dirty = db->force = false;
     }
     if (job.assist) {
@@ -571,13 +507,27 @@ static void poke(struct database *db)
         db->assist_peek_ms = 0;
     }
     db->look = false;
-    db->renumber = 0;
+    db->file_check_ms = 0;
+    if (!job.detach)
+        db->renumber = 0;
     start_job(db, &job);
 }
 
 static void on_timer(uv_timer_t *t)
 {
-    poke(t->data);
+    database_poke(t->data);
+}
+
+/* Both come from the midst of another database's decisions, or of its own: act on them later. */
+void database_asked_to_leave(struct database *db)
+{
+    db->leave_at_ms = clk_mono_ms() + LEAVE_MS;
+    (void)uv_timer_start(&db->timer, on_timer, 0, 0);
+}
+
+void database_berth_free(struct database *db)
+{
+    (void)uv_timer_start(&db->timer, on_timer, 0, 0);
 }
 
 /* ---- events ------------------------------------------------------------------------------------ */
@@ -585,6 +535,9 @@ static void on_timer(uv_timer_t *t)
 void database_event(struct database *db, enum database_event ev)
 {
     uint64_t now = clk_mono_ms();
+    berths_touch(db->berths, db);
+    if (!db->berth.asked)
+        db->leave_at_ms = 0;
     switch (ev) {
     case DATABASE_WAL:
         db->last_event_ms = now;
@@ -594,7 +547,9 @@ void database_event(struct database *db, enum database_event ev)
         break;
     case DATABASE_FILE:
         db->assist_until_ms = now + SETTLE_MS;
+        db->file_check_ms = now + FILE_CHECK_MS;
         db->assist_peek_ms = 0;
+        db->dirty = db->dirty || db->state == SOURCE_ASLEEP; /* who checkpoints may have committed as well */
         break;
     default:
         db->last_event_ms = now;
@@ -603,7 +558,7 @@ void database_event(struct database *db, enum database_event ev)
     }
     if (db->state != SOURCE_ATTACHED && !db->retry.failures)
         db->retry_at_ms = 0;
-    poke(db);
+    database_poke(db);
 }
 
 void database_want_snapshot(struct database *db)
@@ -611,14 +566,14 @@ void database_want_snapshot(struct database *db)
     if (db->snapshot_wanted)
         return;
     db->snapshot_wanted = true;
-    poke(db);
+    database_poke(db);
 }
 
 void database_uploader_changed(struct database *db, struct uploader *u)
 {
     (void)u;
-    sync_check(db);
-    poke(db);
+    database_sync_check(db);
+    database_poke(db);
     if (db->changed)
         db->changed(db, db->owner);
 }
@@ -643,17 +598,17 @@ void database_uploader_listed(struct database *db, struct uploader *u, uint64_t 
 
 /* ---- settings, shutdown ------------------------------------------------------------------------ */
 
-void database_reconf(struct database *db, const struct source_conf *c,
-                     const struct database_replica *r, size_t n, uint64_t scan_ms)
+void database_reconf(struct database *db, const struct source_conf *c, const struct database_conf *dc,
+                     const struct database_replica *r, size_t n)
 {
     db->source_conf = *c;
-    db->scan_ms = scan_ms;
+    db->conf = *dc;
     for (size_t i = 0; i < n && i < db->n_up; i++) {
         db->up[i]->interval_ms = r[i].interval_ms;
         db->up[i]->next_due_ms = 0;
         uploader_poke(db->up[i]);
     }
-    poke(db);
+    database_poke(db);
 }
 
 void database_flush(struct database *db)
@@ -665,17 +620,17 @@ void database_flush(struct database *db)
         db->up[i]->flush = true;
         uploader_poke(db->up[i]);
     }
-    poke(db);
+    database_poke(db);
 }
 
 bool database_flushed(const struct database *db)
 {
-    if (db->running || db->force)
+    if (db->run || db->force)
         return false;
     for (size_t i = 0; i < db->n_up; i++) {
         uint64_t n;
         (void)uploader_pending(db->up[i], &n);
-        if (n || db->up[i]->busy || db->up[i]->needs_base)
+        if (n || db->up[i]->flight || db->up[i]->needs_base)
             return false;
     }
     return true;
@@ -683,12 +638,13 @@ bool database_flushed(const struct database *db)
 
 static void maybe_closed(struct database *db)
 {
-    if (!db->closing || db->running || db->timer_open || db->uploaders_open)
+    if (!db->closing || db->run || db->timer_open || db->uploaders_open)
         return;
     if (!db->detached) {
         start_job(db, &(struct source_job){.detach = true});
         return;
     }
+    berths_leave(db->berths, db);
     db->closed(db, db->closed_arg);
     (void)source_free(db->source);
     free(db->name);
@@ -696,6 +652,7 @@ static void maybe_closed(struct database *db)
     free(db->dir);
     free(db->up);
     free(db->file);
+    free(db->err);
     db->magic = 0;
     free(db);
 }
@@ -723,9 +680,9 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
     err_set(&e, ERR_CANCELED, "%s: walsupd stops replicating it", db->name);
     while (db->waiting || db->riding) {
         struct database_sync *w = db->waiting ? db->waiting : db->riding;
-        (void)sync_unlink(&db->waiting, w);
-        (void)sync_unlink(&db->riding, w);
-        sync_finish(w, &e);
+        (void)database_sync_unlink(&db->waiting, w);
+        (void)database_sync_unlink(&db->riding, w);
+        database_sync_finish(w, &e);
     }
     uv_close((uv_handle_t *)&db->timer, on_timer_closed);
     for (size_t i = 0; i < db->n_up; i++)
@@ -734,5 +691,5 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
 
 uint64_t database_stuck_ms(const struct database *db)
 {
-    return db->running ? clk_mono_ms() - db->job_started_ms : 0;
+    return db->run ? clk_mono_ms() - db->run->started_ms : 0;
 }

@@ -4,6 +4,7 @@
 #define WALSUP_DATABASE_H
 
 #include "common/store/retry.h"
+#include "daemon/berths.h"
 #include "daemon/source.h"
 #include "daemon/uploader.h"
 
@@ -29,25 +30,48 @@ struct database_sync {
     struct err err;    /* the answer, once it is decided */
 };
 
+/* What a database needs to know beside its paths and figures of source.h. */
+struct database_conf {
+    uint64_t scan_ms;           /* an attached database is looked at so often at least */
+    uint64_t idle_ms;           /* quiet for so long: detach */
+    uint64_t spool_limit_bytes; /* what waits for replicas may take this much */
+};
+
+/* A job under way. */
+struct database_run {
+    struct database *db;
+    uv_work_t work;
+    struct source_job job;
+    struct source_result result;
+    uint64_t started_ms;
+    uint64_t acked[]; /* of each replica, by the spool directory; with job.load only. UINT64_MAX: unknown */
+};
+
+/* What the last run saw. */
+struct database_seen {
+    uint64_t lineage, wal_bytes, pending_bytes;
+    uint32_t page_size, pages;
+    bool drained, pinned;
+    struct source_counters count;
+};
+
 struct database {
     unsigned magic;
     uv_loop_t *loop;
     char *name, *path, *dir;
     struct source_conf source_conf;
+    struct database_conf conf;
     struct source *source;
     struct uploader **up;
     size_t n_up;
-    uint64_t scan_ms;
 
     struct spool_file *file; /* what is in the spool, ascending TXIDs */
     size_t n_files, cap_files;
+    uint64_t spool_bytes;
+    bool overflowed; /* files were dropped that a replica still needed */
+    bool low_space;  /* the last run found the spool's file system too full */
 
-    /* the job */
-    uv_work_t work;
-    bool running;
-    struct source_job job;
-    struct source_result result;
-    uint64_t job_started_ms;
+    struct database_run *run;     /* NULL: no job is under way */
     struct database_sync *riding; /* waiters whose capture is the running job's */
 
     /* what is wanted */
@@ -63,7 +87,12 @@ struct database {
     uint64_t peek_ms; /* how long to wait before looking for the commit again */
     uint64_t last_event_ms, last_run_ms, last_capture_ms, last_assist_ms;
     uint64_t settle_wait_ms, settle_after_ms; /* the next settling job; rarer while it fails */
+    uint64_t settled_ms;                      /* when the last one was done */
+    uint64_t file_check_ms; /* the file was written: see whether that was a checkpoint; 0 = no need */
     uint64_t assist_until_ms, assist_peek_ms; /* somebody checkpoints: see that our guard makes room */
+    struct berths *berths; /* NULL: no limit */
+    struct berth berth;
+    uint64_t leave_at_ms; /* asked to leave: at this time at the latest; 0 = not asked */
     struct retry retry;
     uint64_t retry_at_ms;
     uv_timer_t timer;
@@ -72,12 +101,11 @@ struct database {
     /* what is known, for status */
     enum source_state state;
     bool attached_once; /* the first attempt to attach is over, whatever came of it */
-    struct err err;     /* of the last run, while retry.failures > 0 */
-    struct source_result seen; /* last run's figures */
+    struct err *err;    /* of the last run; NULL: fine */
+    struct database_seen seen;
     uint64_t txid;
     int64_t since_ms;       /* real time of the last change of state */
     int64_t last_commit_ms; /* real time of the last capture that found something */
-    uint64_t dropped;       /* spool files up to here were removed */
     uint64_t drop_snapshot;
 
     bool closing, flushing;
@@ -96,10 +124,10 @@ struct database_replica {
     uint64_t interval_ms;
 };
 
-/** database_new(loop, name, c, replicas, n, scan_ms): a database that starts as soon as database_start
- * is called. Strings are copied, stores are not owned. */
+/** database_new(loop, name, c, dc, replicas, n): a database that starts as soon as database_start is
+ * called. Strings are copied, stores are not owned. */
 struct database *database_new(uv_loop_t *loop, const char *name, const struct source_conf *c,
-                              const struct database_replica *r, size_t n, uint64_t scan_ms);
+                              const struct database_conf *dc, const struct database_replica *r, size_t n);
 void database_start(struct database *db);
 /** database_event(db, ev): something happened to its files. Cheap enough for every inotify event. */
 void database_event(struct database *db, enum database_event ev);
@@ -109,10 +137,10 @@ void database_event(struct database *db, enum database_event ev);
 void database_sync(struct database *db, struct database_sync *w, uint64_t timeout_ms);
 /** database_sync_cancel(w): done() comes soon. Any time before it. */
 void database_sync_cancel(struct database_sync *w);
-/** database_reconf(db, c, replicas, n, scan_ms): new settings for the same path and the same
+/** database_reconf(db, c, dc, replicas, n): new settings for the same path and the same
  * replicas, in the same order. */
-void database_reconf(struct database *db, const struct source_conf *c,
-                     const struct database_replica *r, size_t n, uint64_t scan_ms);
+void database_reconf(struct database *db, const struct source_conf *c, const struct database_conf *dc,
+                     const struct database_replica *r, size_t n);
 /** database_flush(db): capture and upload everything now; database_flushed() tells when it is done.
  * After that nothing new is captured. */
 void database_flush(struct database *db);
@@ -120,6 +148,10 @@ bool database_flushed(const struct database *db);
 /** database_close(db, closed, arg): stop, detach; then closed(db, arg), after which db is freed. */
 void database_close(struct database *db, void (*closed)(struct database *db, void *arg),
                     void *arg);
+
+/* from the berths */
+void database_asked_to_leave(struct database *db);
+void database_berth_free(struct database *db);
 
 /* from the uploaders */
 void database_uploader_changed(struct database *db, struct uploader *u);

@@ -254,6 +254,7 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
     m->n_targets = conf->n_targets;
     m->notify = notify_new();
     m->conf = conf;
+    m->berths = berths_new(conf->max_open);
     discover_new(loop, m->scanner, m->watch, &manager_discover_calls, m, &m->discover);
     start_timers(m);
     for (size_t i = 0; i < conf->n_dbs; i++)
@@ -277,6 +278,7 @@ int manager_free(struct manager *m)
     free(m->db);
     (void)notify_free(m->notify);
     (void)conf_free(m->conf);
+    (void)berths_free(m->berths);
     free(m->conf_path);
     free(m);
     return status;

@@ -65,6 +65,7 @@ struct manager {
     struct scan *scanner;
     struct watch *watch;
     struct discover *discover;
+    struct berths *berths;
     struct ctlserver *ctl;
     struct notify *notify;
     uv_timer_t scan, tick, deadline;

@@ -56,6 +56,16 @@ static struct source_conf source_conf_of(const struct conf *conf, const struct c
         .encoding = c->n_replicas ? conf->target[c->replica[0].target].ltx_encoding : LTX_BLOCK,
         .checkpoint_pages = c->checkpoint_pages,
         .wal_limit_bytes = c->wal_limit_bytes,
+        .min_free_bytes = conf->min_free_bytes,
+    };
+}
+
+static struct database_conf database_conf_of(const struct conf *conf, const struct conf_db *c)
+{
+    return (struct database_conf){
+        .scan_ms = conf->scan_interval_ms,
+        .idle_ms = conf->idle_timeout_ms,
+        .spool_limit_bytes = c->spool_limit_bytes,
     };
 }
 
@@ -104,7 +114,10 @@ bool manager_refigure(struct manager_db *e, const struct conf *conf, const struc
 {
     struct database *db = e->db;
     struct source_conf sc = source_conf_of(conf, c, db->path, db->dir);
-    bool same = db->scan_ms == conf->scan_interval_ms &&
+    struct database_conf dc = database_conf_of(conf, c);
+    bool same = db->conf.scan_ms == dc.scan_ms && db->conf.idle_ms == dc.idle_ms &&
+                db->conf.spool_limit_bytes == dc.spool_limit_bytes &&
+                db->source_conf.min_free_bytes == sc.min_free_bytes &&
                 db->source_conf.encoding == sc.encoding &&
                 db->source_conf.checkpoint_pages == sc.checkpoint_pages &&
                 db->source_conf.wal_limit_bytes == sc.wal_limit_bytes;
@@ -113,7 +126,7 @@ bool manager_refigure(struct manager_db *e, const struct conf *conf, const struc
     if (same)
         return false;
     struct database_replica *r = replicas_of(c, db->path, target);
-    database_reconf(db, &sc, r, c->n_replicas, conf->scan_interval_ms);
+    database_reconf(db, &sc, &dc, r, c->n_replicas);
     replicas_free(r, c->n_replicas);
     return true;
 }
@@ -182,9 +195,11 @@ static void on_changed(struct database *db, void *owner)
 static void refuse(struct manager_db *e, const struct manager_db *other)
 {
     struct database *db = e->db;
-    second_name(&db->err, db->path, other);
+    if (!db->err)
+        db->err = util_zalloc(sizeof *db->err);
+    second_name(db->err, db->path, other);
     if (!e->refused) {
-        log_err(LOG_WARN, &db->err, "%s: not replicated", db->name);
+        log_err(LOG_WARN, db->err, "%s: not replicated", db->name);
         e->m->n_refused++;
     }
     e->refused = true;
@@ -211,6 +226,7 @@ static void begin(struct manager_db *e)
         m->n_refused--;
         e->refused = false;
         retry_ok(&e->db->retry);
+        free(TAKE_PTR(e->db->err));
         e->db->attached_once = false;
     }
     if (e->id.ino)
@@ -248,7 +264,9 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
         e->id.dev = file->dev;
         e->id.ino = file->ino;
     }
-    e->db = database_new(m->loop, name, &sc, r, c->n_replicas, m->conf->scan_interval_ms);
+    struct database_conf dc = database_conf_of(m->conf, c);
+    e->db = database_new(m->loop, name, &sc, &dc, r, c->n_replicas);
+    e->db->berths = m->berths;
     e->db->owner = e;
     e->db->changed = on_changed;
     replicas_free(r, c->n_replicas);
@@ -428,13 +446,13 @@ static bool leave(struct manager *m, struct manager_db *e)
     struct database *db = e->db;
     uint64_t files = 0;
     if (clk_mono_ms() < e->gone_ms + GONE_MS || discover_listing(m->discover) ||
-        (e->begun && db->running))
+        (e->begun && db->run))
         return false;
     for (size_t i = 0; i < db->n_up && e->begun; i++) {
         uint64_t n;
         (void)uploader_pending(db->up[i], &n);
         if (!db->up[i]->needs_base) /* which cannot be made any more */
-            files += n + db->up[i]->busy;
+            files += n + (db->up[i]->flight != NULL);
     }
     if (!e->told)
         log_line(LOG_NOTICE, "%s: %s is gone: no longer replicated; its replica stays%s", db->name,

@@ -180,6 +180,7 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
         notify_ready(m->notify);
         return r;
     }
+    berths_resize(m->berths, conf->max_open);
     apply(m, conf, target, ret);
     enum log_level level;
     if (log_level_parse(conf->log_level, &level))

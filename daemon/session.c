@@ -53,6 +53,7 @@ static uid_t pretend_root(void)
 int session_setup(struct err *e)
 {
     (void)sqlite3_config(SQLITE_CONFIG_MEMSTATUS, 0);
+    (void)sqlite3_config(SQLITE_CONFIG_LOOKASIDE, 0, 0); /* 48 KiB a connection, for statements that we have not */
     int rc = sqlite3_initialize();
     if (rc != SQLITE_OK)
         return err_set(e, ERR_INTERNAL, "sqlite3_initialize: %s", sqlite3_errstr(rc));

@@ -17,6 +17,7 @@ struct source_conf {
     enum ltx_encoding encoding;
     uint64_t checkpoint_pages;  /* WAL length in frames that starts a checkpoint cycle */
     uint64_t wal_limit_bytes;   /* WAL size that justifies the barrier */
+    uint64_t min_free_bytes;    /* of the spool's file system: nothing is written below that */
 };
 
 enum source_state {
@@ -25,6 +26,7 @@ enum source_state {
     SOURCE_NOT_WAL,
     SOURCE_BUSY,     /* could not get a read lock; try again */
     SOURCE_ATTACHED,
+    SOURCE_ASLEEP, /* detached with everything captured, or found unchanged since */
 };
 
 /* What one run is to do. Zero: look only. */
@@ -35,6 +37,8 @@ struct source_job {
     bool assist;          /* somebody else checkpoints: make sure that our guard is not in the way */
     bool snapshot;        /* also make a base (TXID 1..now) */
     bool detach;          /* close the database, leaving a proof of where it stood; nothing else */
+    bool doze;            /* do not attach if nothing happened since the last proof */
+    bool stay_away;       /* do not attach at all: only drops and numbering */
     uint64_t next_txid;   /* with local state missing: the first TXID to use (0 = as it stands) */
     bool new_lineage;     /* start a new history at the next capture */
     uint64_t drop_first, drop_last; /* these spool files are in every replica (0 = none) */
@@ -42,10 +46,11 @@ struct source_job {
 };
 
 #define SOURCE_MAX_FILES 8
+#define SOURCE_REDO_MAX 4096 /* spool files that a page map may be behind */
 
 /* Since the source was made; for status, tests and benchmarks. */
 struct source_counters {
-    uint64_t captures, fulls, resumed, frames, pages, bytes, handovers, checkpoints, restarts, barriers,
+    uint64_t captures, fulls, resyncs, resync_pages, resumed, frames, pages, bytes, handovers, checkpoints, restarts, barriers,
         barrier_us, barrier_max_us, broken;
 };
 
@@ -56,14 +61,18 @@ struct source_result {
     size_t n_files;
     struct spool_file snapshot; /* txid 0: none */
     bool more;       /* not everything was captured: run again soon */
-    bool broken;     /* continuity was lost and a full capture made */
-    char why[200];   /* why it was lost */
+    bool broken;     /* continuity was lost; all pages were looked at */
+    bool compared;   /* with the page map: only what differs was captured */
+    uint32_t differ; /* pages */
+    char why[200];   /* why continuity was lost */
+    char map_lost[200]; /* why the page map could not be used; empty: nothing happened */
     uint64_t txid;   /* newest in the spool */
     uint64_t lineage;
     uint32_t page_size, pages;
     uint64_t wal_bytes;     /* committed WAL length */
     uint64_t pending_bytes; /* of it not captured */
     bool drained;           /* everything captured and copied into the database */
+    bool low_space;         /* the spool's file system has less room than it must keep */
     struct source_counters count;
     bool pinned;            /* a reader of the application keeps the WAL from being copied */
 };

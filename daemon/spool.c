@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 #include "common/base/log.h"
 #include "common/format/crc64.h"
@@ -62,6 +63,25 @@ static int by_txid(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+#define MARK "user.walsup-checksum"
+
+void spool_mark(int fd, uint64_t checksum)
+{
+    char text[17];
+    (void)snprintf(text, sizeof text, "%016" PRIx64, checksum);
+    (void)fsetxattr(fd, MARK, text, 16, 0);
+}
+
+static uint64_t read_mark(int fd)
+{
+    char text[17] = "";
+    uint64_t v;
+    int used = 0;
+    return fgetxattr(fd, MARK, text, 16) == 16 && sscanf(text, "%16" SCNx64 "%n", &v, &used) == 1 && used == 16
+               ? v
+               : 0;
+}
+
 static int check_file(const char *dir, struct spool_file *f, struct ltx_header *ret_h,
                       struct err *e)
 {
@@ -84,6 +104,8 @@ static int check_file(const char *dir, struct spool_file *f, struct ltx_header *
                        ret_h->min_txid, ret_h->max_txid);
     f->size = (uint64_t)st.st_size;
     f->timestamp_ms = ret_h->timestamp_ms;
+    f->checksum = read_mark(fd);
+    f->lineage = ret_h->node_id;
     return 0;
 }
 
@@ -92,23 +114,26 @@ static char *tip_path(const char *dir)
     return util_printf("%s/tip", dir);
 }
 
-/* The header and its CRC: without a check a flipped bit would change the numbering. */
-enum { TIP_SIZE = LTX_HEADER_SIZE + 8 };
+/* The header, the database checksum, and the CRC of both: without a check a flipped bit would change the numbering. */
+enum { TIP_SUM = LTX_HEADER_SIZE, TIP_CRC = TIP_SUM + 8, TIP_SIZE = TIP_CRC + 8 };
 
-static bool tip_read(const char *dir, struct ltx_header *ret)
+static bool tip_read(const char *dir, struct ltx_header *ret, uint64_t *ret_checksum)
 {
     cleanup_free char *path = tip_path(dir);
     cleanup_buf struct buf b = BUF_INIT;
-    return fsx_read(path, TIP_SIZE, &b, NULL) == 0 && b.len == TIP_SIZE &&
-           be64_get(b.p + LTX_HEADER_SIZE) == crc64(0, b.p, LTX_HEADER_SIZE) &&
-           ltx_header_decode(b.p, ret, NULL) == 0;
+    if (fsx_read(path, TIP_SIZE, &b, NULL) < 0 || b.len != TIP_SIZE ||
+        be64_get(b.p + TIP_CRC) != crc64(0, b.p, TIP_CRC) || ltx_header_decode(b.p, ret, NULL) < 0)
+        return false;
+    *ret_checksum = be64_get(b.p + TIP_SUM);
+    return true;
 }
 
-static int tip_write(const char *dir, const struct ltx_header *h, struct err *e)
+static int tip_write(const char *dir, const struct ltx_header *h, uint64_t checksum, struct err *e)
 {
     uint8_t bytes[TIP_SIZE];
     ltx_header_encode(h, bytes);
-    be64_put(bytes + LTX_HEADER_SIZE, crc64(0, bytes, LTX_HEADER_SIZE));
+    be64_put(bytes + TIP_SUM, checksum);
+    be64_put(bytes + TIP_CRC, crc64(0, bytes, TIP_CRC));
     cleanup_free char *path = tip_path(dir);
     return fsx_publish(path, bytes, sizeof bytes, 0600, FSX_REPLACE, e);
 }
@@ -130,6 +155,7 @@ static int check_files(const char *dir, struct spool_state *st, struct err *e)
             if (!st->has_tip)
                 st->tip = (struct ltx_header){
                     .flags = LTX_FLAG_NO_CHECKSUM, .page_size = 512, .commit = 1};
+            st->tip_checksum = 0;
             st->tip.min_txid = st->tip.max_txid = MAX(st->tip.max_txid, st->file[i].txid);
             st->has_tip = true;
             continue;
@@ -140,11 +166,12 @@ static int check_files(const char *dir, struct spool_state *st, struct err *e)
         }
         if (!st->has_tip || h.max_txid >= st->tip.max_txid) {
             st->tip = h;
+            st->tip_checksum = st->file[i].checksum;
             st->has_tip = true;
         }
     }
     if (keep_from) {
-        int r = spool_drop(dir, &st->tip, st->file[0].txid, st->file[keep_from - 1].txid, e);
+        int r = spool_drop(dir, &st->tip, st->tip_checksum, st->file[0].txid, st->file[keep_from - 1].txid, e);
         if (r < 0)
             return r;
         memmove(st->file, st->file + keep_from, (st->n - keep_from) * sizeof *st->file);
@@ -176,7 +203,7 @@ int spool_open(const char *dir, struct spool_state *ret, struct err *e)
     struct spool_state st = {.file = names.file, .n = names.n};
     if (st.n)
         qsort(st.file, st.n, sizeof *st.file, by_txid);
-    st.has_tip = tip_read(dir, &st.tip);
+    st.has_tip = tip_read(dir, &st.tip, &st.tip_checksum);
     r = check_files(dir, &st, e);
     if (r < 0) {
         spool_state_done(&st);
@@ -220,15 +247,15 @@ static int drop_range(const char *dir, uint64_t first, uint64_t last, struct err
     return 0;
 }
 
-int spool_drop(const char *dir, const struct ltx_header *tip, uint64_t first, uint64_t last,
-               struct err *e)
+int spool_drop(const char *dir, const struct ltx_header *tip, uint64_t tip_checksum, uint64_t first,
+               uint64_t last, struct err *e)
 {
     bool newest = tip->max_txid <= last;
     /* the old ones first: on a full disk they are the room for the tip */
     uint64_t old_last = newest ? tip->max_txid - 1 : last;
     int r = first <= old_last ? drop_range(dir, first, old_last, e) : 0;
     if (r == 0 && newest)
-        r = tip_write(dir, tip, e);
+        r = tip_write(dir, tip, tip_checksum, e);
     if (r == 0 && newest)
         r = drop_range(dir, MAX(first, tip->max_txid), last, e);
     return r;

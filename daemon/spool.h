@@ -19,6 +19,8 @@
 struct spool_file {
     uint64_t txid, size;
     int64_t timestamp_ms;
+    uint64_t checksum; /* of the database after it; 0: not known */
+    uint64_t lineage;
 };
 
 struct spool_state {
@@ -26,6 +28,7 @@ struct spool_state {
     size_t n;
     bool has_tip;
     struct ltx_header tip; /* newest header known: of the last file, or the tip file */
+    uint64_t tip_checksum; /* of the database at that TXID; 0: not known */
     bool damaged;          /* files were dropped because they failed their checksum */
     char damage[256];
 };
@@ -40,11 +43,14 @@ void spool_state_done(struct spool_state *st);
 char *spool_path(const char *dir, uint64_t txid);
 char *spool_snapshot_path(const char *dir, uint64_t txid);
 
-/** spool_drop(dir, tip, first, last, e): remove the files of TXIDs first..last, which every replica has.
+/** spool_mark(fd, checksum): the database checksum after this file, kept as an extended attribute. */
+void spool_mark(int fd, uint64_t checksum);
+
+/** spool_drop(dir, tip, tip_checksum, first, last, e): remove the files of TXIDs first..last, which every replica has.
  * tip is the newest header; it is stored before its own file goes. May be called again for files that
  * are gone already. */
-int spool_drop(const char *dir, const struct ltx_header *tip, uint64_t first, uint64_t last,
-               struct err *e);
+int spool_drop(const char *dir, const struct ltx_header *tip, uint64_t tip_checksum, uint64_t first,
+               uint64_t last, struct err *e);
 /** spool_drop_snapshot(dir, txid, e). */
 int spool_drop_snapshot(const char *dir, uint64_t txid, struct err *e);
 

@@ -39,6 +39,7 @@ const char *status_state(const struct database *db)
     case SOURCE_NOT_WAL:
         return "not-wal";
     case SOURCE_ATTACHED:
+    case SOURCE_ASLEEP:
         break;
     default:
         return "starting";
@@ -50,7 +51,7 @@ const char *status_state(const struct database *db)
             return "behind";
         starting = starting || !strcmp(s, "starting");
     }
-    return starting ? "starting" : "replicating";
+    return starting ? "starting" : db->state == SOURCE_ASLEEP ? "idle" : "replicating";
 }
 
 enum status_health status_health(const struct database *db)
@@ -74,10 +75,10 @@ static int64_t wall_of(uint64_t mono_ms)
 
 static json_t *replica_error(const struct uploader *u)
 {
-    if (!u->retry.failures)
+    if (!u->err)
         return json_null();
-    return json_pack("{s:s, s:s, s:s, s:o, s:i, s:o}", "code", err_name(u->err.code), "message",
-                     u->err.msg, "hint", u->err.hint, "since_ms", json_time(u->retry.since_ms),
+    return json_pack("{s:s, s:s, s:s, s:o, s:i, s:o}", "code", err_name(u->err->code), "message",
+                     u->err->msg, "hint", u->err->hint, "since_ms", json_time(u->retry.since_ms),
                      "failures", (int)u->retry.failures, "next_retry_ms",
                      json_time(u->retry_at_ms ? wall_of(u->retry_at_ms) : 0));
 }
@@ -131,14 +132,14 @@ static const char *detail(const struct database *db)
 
 static json_t *database_error(const struct database *db)
 {
-    if (!db->retry.failures)
+    if (!db->err)
         return json_null();
     char dur[32], next[64];
     uint64_t now = clk_mono_ms();
     (void)snprintf(next, sizeof next, "next try in %s",
                    util_duration(dur, db->retry_at_ms > now ? db->retry_at_ms - now : 0));
-    return json_pack("{s:s, s:s, s:s, s:o, s:s}", "code", err_name(db->err.code), "message",
-                     db->err.msg, "hint", db->err.hint, "since_ms",
+    return json_pack("{s:s, s:s, s:s, s:o, s:s}", "code", err_name(db->err->code), "message",
+                     db->err->msg, "hint", db->err->hint, "since_ms",
                      json_time(db->retry.since_ms), "next", next);
 }
 
@@ -150,6 +151,7 @@ static json_t *counters_json(const struct source_counters *c)
         uint64_t value;
     } list[] = {
         {"captures", c->captures},       {"full_captures", c->fulls},
+        {"resyncs", c->resyncs},         {"resync_pages", c->resync_pages},
         {"resumed", c->resumed},
         {"frames", c->frames},           {"pages", c->pages},
         {"ltx_bytes", c->bytes},         {"handovers", c->handovers},
@@ -164,7 +166,7 @@ static json_t *counters_json(const struct source_counters *c)
 
 static json_t *database_json(const struct database *db)
 {
-    const struct source_result *s = &db->seen;
+    const struct database_seen *s = &db->seen;
     const struct manager_db *e = db->owner;
     json_t *d = json_object();
     json_t *replicas = json_array();

@@ -27,8 +27,6 @@ struct uploader *uploader_new(struct database *db, struct store *store, const ch
     (void)uv_timer_init(db->loop, &u->timer);
     u->timer.data = u;
     u->timer_open = true;
-    u->req.data = u;
-    u->req.done = on_done;
     return u;
 }
 
@@ -36,15 +34,14 @@ struct uploader *uploader_new(struct database *db, struct store *store, const ch
 
 static void maybe_closed(struct uploader *u)
 {
-    if (!u->closing || u->busy || u->noting || u->timer_open)
+    if (!u->closing || u->flight || u->noting || u->timer_open)
         return;
     struct database *db = u->db;
     database_uploader_closed(db, u);
     free(u->target);
     free(u->replica);
-    free(u->key);
-    free(u->path);
     free(u->newest);
+    free(u->err);
     u->magic = 0;
     free(u);
 }
@@ -61,17 +58,37 @@ void uploader_close(struct uploader *u)
     if (u->closing)
         return;
     u->closing = true;
-    if (u->busy)
-        store_cancel(&u->req);
+    if (u->flight)
+        store_cancel(&u->flight->req);
     uv_close((uv_handle_t *)&u->timer, on_timer_closed);
+}
+
+/* ---- requests ----------------------------------------------------------------------------------- */
+
+static struct uploader_flight *take_off(struct uploader *u, int what, char *key)
+{
+    struct uploader_flight *f = util_zalloc(sizeof *f);
+    f->what = what;
+    f->key = key;
+    f->req.data = u;
+    f->req.done = on_done;
+    u->flight = f;
+    return f;
+}
+
+static void land(struct uploader_flight *f)
+{
+    free(f->key);
+    free(f->path);
+    free(f);
 }
 
 /* ---- what the replica has ---------------------------------------------------------------------- */
 
-uint64_t uploader_place(const struct uploader *u)
+uint64_t uploader_place(const struct uploader *u, uint64_t lineage)
 {
     const char *where = store_describe(u->store);
-    return u->db->seen.lineage ^ crc64(crc64(0, where, strlen(where) + 1), u->replica, strlen(u->replica));
+    return lineage ^ crc64(crc64(0, where, strlen(where) + 1), u->replica, strlen(u->replica));
 }
 
 void uploader_learn(struct uploader *u, bool known, uint64_t acked)
@@ -99,19 +116,18 @@ static int on_item(void *arg, const struct store_object *o, struct err *e)
 
 static void list_level(struct uploader *u)
 {
-    free(u->key);
-    u->key = layout_prefix(store_type(u->store), u->replica, u->list_level);
-    u->busy = u->listing = true;
-    store_list(u->store, &u->req, u->key, NULL, on_item, u);
+    struct uploader_flight *f =
+        take_off(u, FLIGHT_LIST, layout_prefix(store_type(u->store), u->replica, u->list_level));
+    store_list(u->store, &f->req, f->key, NULL, on_item, u);
 }
 
 static int on_head(void *arg, const void *p, size_t n, struct err *e)
 {
     (void)e;
-    struct uploader *u = arg;
-    n = MIN(n, sizeof u->head - u->head_n);
-    memcpy(u->head + u->head_n, p, n);
-    u->head_n += n;
+    struct uploader_flight *f = arg;
+    n = MIN(n, sizeof f->head - f->head_n);
+    memcpy(f->head + f->head_n, p, n);
+    f->head_n += n;
     return 0;
 }
 
@@ -119,31 +135,53 @@ static int on_head(void *arg, const void *p, size_t n, struct err *e)
  * same ones. The newest file names its lineage. */
 static void probe(struct uploader *u)
 {
-    u->head_n = 0;
-    u->busy = u->listing = u->probing = true;
-    store_get(u->store, &u->req, u->newest, 0, sizeof u->head, on_head, u, NULL);
+    struct uploader_flight *f = take_off(u, FLIGHT_PROBE, NULL);
+    store_get(u->store, &f->req, u->newest, 0, sizeof f->head, on_head, f, NULL);
+}
+
+static int on_ping(void *arg, const struct store_object *o, struct err *e)
+{
+    (void)arg;
+    (void)o;
+    (void)e;
+    return 0;
+}
+
+/* A base is as large as the database: it is not made for a store that is away. */
+static void ping(struct uploader *u)
+{
+    struct uploader_flight *f =
+        take_off(u, FLIGHT_PING, layout_prefix(store_type(u->store), u->replica, LTX_SNAPSHOT_LEVEL));
+    store_list(u->store, &f->req, f->key, NULL, on_ping, u);
+}
+
+static void listed(struct uploader *u, bool ours)
+{
+    u->known = true;
+    /* the L0 file that belongs to the base may be missing still, see on_sent() */
+    u->acked = u->list_l0 < u->list_max ? u->list_max - 1 : u->list_max;
+    free(u->newest);
+    u->newest = NULL;
+    database_uploader_listed(u->db, u, u->list_max, ours);
 }
 
 static void on_listed(struct uploader *u)
 {
-    bool probed = u->probing, ours = false;
-    u->listing = u->probing = false;
-    if (!probed && u->list_level < LTX_SNAPSHOT_LEVEL) {
+    if (u->list_level < LTX_SNAPSHOT_LEVEL) {
         u->list_level++;
         list_level(u);
-        return;
-    }
-    if (!probed && u->list_max && u->db->has_history) {
+    } else if (u->list_max && u->db->has_history) {
         probe(u);
-        return;
+    } else {
+        listed(u, false);
     }
+}
+
+static void on_probed(struct uploader *u, const struct uploader_flight *f)
+{
     struct ltx_header h;
-    if (probed && u->head_n == sizeof u->head && ltx_header_decode(u->head, &h, NULL) == 0)
-        ours = h.node_id == u->db->loaded_lineage && u->list_max <= u->db->loaded_txid;
-    u->known = true;
-    /* the L0 file that belongs to the base may be missing still, see on_sent() */
-    u->acked = u->list_l0 < u->list_max ? u->list_max - 1 : u->list_max;
-    database_uploader_listed(u->db, u, u->list_max, ours);
+    listed(u, f->head_n == sizeof f->head && ltx_header_decode(f->head, &h, NULL) == 0 &&
+                  h.node_id == u->db->loaded_lineage && u->list_max <= u->db->loaded_txid);
 }
 
 /* ---- uploading --------------------------------------------------------------------------------- */
@@ -184,19 +222,19 @@ static void arm(struct uploader *u, uint64_t at_ms)
     (void)uv_timer_start(&u->timer, on_timer, at_ms > now ? at_ms - now : 0, 0);
 }
 
-static void send_file(struct uploader *u, const struct spool_file *f, unsigned level, uint64_t min,
+static void send_file(struct uploader *u, const struct spool_file *file, unsigned level, uint64_t min,
                       char *path)
 {
-    u->sending = *f;
-    u->snapshot_in_flight = level == LTX_SNAPSHOT_LEVEL;
-    free(u->key);
-    free(u->path);
-    u->key = layout_key(store_type(u->store), u->replica, level, min, f->txid);
-    u->path = path;
-    u->body = (struct store_body){.path = u->path, .size = f->size};
-    u->meta = (struct store_meta){.timestamp_ms = f->timestamp_ms, .lineage = u->db->seen.lineage};
-    u->busy = true;
-    store_put(u->store, &u->req, u->key, &u->body, &u->meta, 0);
+    struct uploader_flight *f =
+        take_off(u, level == LTX_SNAPSHOT_LEVEL ? FLIGHT_BASE : FLIGHT_FILE,
+                 layout_key(store_type(u->store), u->replica, level, min, file->txid));
+    f->sending = *file;
+    f->path = path;
+    f->body = (struct store_body){.path = path, .size = file->size};
+    f->meta = (struct store_meta){.timestamp_ms = file->timestamp_ms,
+                                  .checksum = file->checksum,
+                                  .lineage = file->lineage};
+    store_put(u->store, &f->req, f->key, &f->body, &f->meta, 0);
 }
 
 /* The replica's chain must go on with exactly the next TXID; else it needs a base that covers the
@@ -208,7 +246,7 @@ static bool fits(const struct uploader *u, const struct spool_file *f)
 
 void uploader_poke(struct uploader *u)
 {
-    if (u->closing || u->busy || !u->db->loaded)
+    if (u->closing || u->flight || !u->db->loaded)
         return;
     uint64_t now = clk_mono_ms();
     if (u->retry_at_ms > now) {
@@ -230,8 +268,11 @@ void uploader_poke(struct uploader *u)
     }
     if (!u->snapshot.txid && (!f || u->needs_base || !fits(u, f))) {
         u->needs_base = true;
-        database_want_snapshot(u->db);
-        return; /* it comes back with u->snapshot set */
+        if (u->retry.failures)
+            ping(u);
+        else
+            database_want_snapshot(u->db); /* it comes back with u->snapshot set */
+        return;
     }
     bool in_batch = f && f->txid <= u->batch_last;
     if (!in_batch && !u->flush && !u->db->flushing && u->next_due_ms > now) {
@@ -286,29 +327,33 @@ static void note(struct uploader *u)
         return;
     u->noting = true;
     u->noting_txid = u->acked;
-    u->noting_lineage = uploader_place(u);
+    u->noting_lineage = uploader_place(u, u->db->seen.lineage);
     u->note.data = u;
     (void)uv_queue_work(u->db->loop, &u->note, note_work, note_done);
 }
 
 /* ---- outcome ----------------------------------------------------------------------------------- */
 
-static void failed(struct uploader *u, const struct err *e)
+static void failed(struct uploader *u, const struct uploader_flight *f)
 {
-    bool news = !u->retry.failures || u->err.code != e->code;
+    const struct err *e = &f->req.err;
+    bool news = !u->err || u->err->code != e->code;
     uint64_t wait = retry_failed(&u->retry, e->code);
-    u->err = *e;
+    if (!u->err)
+        u->err = util_alloc(sizeof *u->err);
+    *u->err = *e;
     u->retry_at_ms = clk_mono_ms() + wait;
     if (news) {
         char dur[32];
         log_err(LOG_WARN, e, "%s -> %s: not uploaded, next try in %s", u->db->name, u->target,
                 util_duration(dur, wait));
     }
-    if (e->code == ERR_NOTFOUND && !u->listing && u->path && access(u->path, F_OK) < 0) {
+    if (e->code == ERR_NOTFOUND && f->path && access(f->path, F_OK) < 0) {
         /* the spool file itself is gone: nothing but a new base helps */
-        u->gone = MAX(u->gone, u->snapshot_in_flight ? 0 : u->sending.txid);
+        u->gone = MAX(u->gone, f->what == FLIGHT_BASE ? 0 : f->sending.txid);
         u->snapshot.txid = 0;
         u->needs_base = true;
+        retry_ok(&u->retry); /* the store is not to blame */
         database_want_snapshot(u->db);
     }
 }
@@ -322,19 +367,20 @@ static void succeeded(struct uploader *u)
                  util_duration(dur, (uint64_t)MAX(clk_real_ms() - u->retry.since_ms, (int64_t)0)));
     }
     retry_ok(&u->retry);
-    err_clear(&u->err);
+    free(u->err);
+    u->err = NULL;
     u->retry_at_ms = 0;
 }
 
 /* A base stands for everything up to its TXID. The L0 file of that very TXID follows all the same:
  * Litestream, taking over, sees only level 0, and would number from 1 again below the base. */
-static void on_sent(struct uploader *u)
+static void on_sent(struct uploader *u, const struct uploader_flight *flight)
 {
-    uint64_t txid = u->sending.txid;
+    uint64_t txid = flight->sending.txid;
     u->last_success_ms = clk_real_ms(); /* of an upload: a listing stores nothing */
     u->uploads++;
-    u->bytes += u->sending.size;
-    if (!u->snapshot_in_flight) {
+    u->bytes += flight->sending.size;
+    if (flight->what == FLIGHT_FILE) {
         u->acked = MAX(u->acked, txid);
         return;
     }
@@ -354,22 +400,24 @@ static void on_sent(struct uploader *u)
 static void on_done(struct store_req *req)
 {
     struct uploader *u = req->data;
-    u->busy = false;
+    struct uploader_flight *f = TAKE_PTR(u->flight);
     if (u->closing) {
+        land(f);
         maybe_closed(u);
         return;
     }
     if (req->err.code != ERR_OK) {
-        failed(u, &req->err);
-        u->listing = u->probing = false;
-    } else if (u->listing) {
-        succeeded(u);
-        on_listed(u);
+        failed(u, f);
     } else {
         succeeded(u);
-        on_sent(u);
-        note(u);
+        if (f->what == FLIGHT_LIST)
+            on_listed(u);
+        else if (f->what == FLIGHT_PROBE)
+            on_probed(u, f);
+        else if (f->what != FLIGHT_PING)
+            on_sent(u, f), note(u);
     }
+    land(f);
     database_uploader_changed(u->db, u);
     uploader_poke(u);
 }

@@ -12,6 +12,18 @@
 
 struct database;
 
+/* One request, and everything that must live as long as it. */
+struct uploader_flight {
+    enum { FLIGHT_FILE, FLIGHT_BASE, FLIGHT_LIST, FLIGHT_PROBE, FLIGHT_PING } what;
+    struct spool_file sending;
+    char *key, *path;
+    struct store_body body;
+    struct store_meta meta;
+    uint8_t head[LTX_HEADER_SIZE]; /* of the newest object: whose is it? */
+    size_t head_n;
+    struct store_req req;
+};
+
 struct uploader {
     unsigned magic;
     struct database *db;
@@ -22,22 +34,12 @@ struct uploader {
 
     bool known;     /* acked is what the replica has; before that nothing is uploaded */
     uint64_t acked; /* highest TXID the store acknowledged */
-    bool listing;
     unsigned list_level;
     uint64_t list_max; /* highest TXID seen while listing */
     uint64_t list_l0;  /* and at level 0 */
     char *newest;      /* the object that carries the highest */
-    bool probing;      /* after the listing: whose is it? */
-    uint8_t head[LTX_HEADER_SIZE];
-    size_t head_n;
 
-    bool busy;               /* a request or a worker job is under way */
-    bool snapshot_in_flight; /* the request is a base, not an L0 file */
-    struct spool_file sending;
-    char *key, *path;
-    struct store_body body;
-    struct store_meta meta;
-    struct store_req req;
+    struct uploader_flight *flight; /* the request under way, or NULL */
 
     struct spool_file snapshot; /* base waiting to be uploaded; txid 0: none */
     bool needs_base;            /* the replica's chain does not reach the oldest file */
@@ -48,7 +50,7 @@ struct uploader {
     uint64_t next_due_ms; /* monotonic: when the next batch may start */
     struct retry retry;
     uint64_t retry_at_ms; /* monotonic; 0 = not waiting */
-    struct err err;       /* of the last failed attempt, while retry.failures > 0 */
+    struct err *err;      /* of the last failed attempt; NULL: it worked */
     uv_timer_t timer;
     bool timer_open;
 
@@ -65,9 +67,9 @@ struct uploader {
 /** uploader_new(db, store, target, replica, interval_ms): the store outlives the uploader. */
 struct uploader *uploader_new(struct database *db, struct store *store, const char *target,
                               const char *replica, uint64_t interval_ms);
-/** uploader_place(u): lineage and place of the replica in one number: what is remembered of how far it is
- * does not hold for another bucket or directory under the same target name. */
-uint64_t uploader_place(const struct uploader *u);
+/** uploader_place(u, lineage): lineage and place of the replica in one number: what is remembered of how
+ * far it is does not hold for another bucket or directory under the same target name. Any thread. */
+uint64_t uploader_place(const struct uploader *u, uint64_t lineage);
 /** uploader_learn(u, known, acked): what the spool directory says about the replica; when that is
  * nothing, the store is listed. */
 void uploader_learn(struct uploader *u, bool known, uint64_t acked);

@@ -34,6 +34,7 @@ help:
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
 #:   fuzz            look for more; FUZZ_SECONDS=20
 #:   bench           cost for a writer, lag, memory, restore; bench-format: the formats alone
+#:   bench-many      very many databases; N=10000, EXPLICIT=1 for a section each
 #: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 
 CHECK_GATES := build check-layers check-docs check-units unit corpus stress e2e

@@ -56,3 +56,11 @@ $(OUT)/fuzz/%: $(OUT)/tests/fuzz/fuzz_%.o $(DAEMON_A) $(CTL_A) $(COMMON_A)
 .PHONY: bench
 bench: programs $(OUT)/helpers/load_writer $(OUT)/bench/bench_restore
 	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench.py
+
+# One walsupd with very many databases: start, restart, rest, load, restores. EXPLICIT=1 gives each of
+# them a section of its own.
+.PHONY: bench-many
+N ?= 10000
+EXPLICIT ?=
+bench-many: programs
+	$(Q)WALSUP_OUT=$(OUT) BENCH_N=$(N) BENCH_EXPLICIT=$(EXPLICIT) tests/bench/bench_many.py

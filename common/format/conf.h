@@ -56,6 +56,7 @@ struct conf_db {
     char *name_template; /* with a pattern: what they are called (name.h) */
     uint64_t checkpoint_pages;     /* WAL length that starts a checkpoint cycle */
     uint64_t wal_limit_bytes;      /* WAL size that justifies the barrier */
+    uint64_t spool_limit_bytes;    /* what may wait for the replicas */
     struct conf_replica *replica;
     size_t n_replicas;
 };
@@ -64,6 +65,9 @@ struct conf {
     char *state_dir, *socket, *log_level;
     uint32_t workers;
     uint64_t scan_interval_ms;
+    uint64_t idle_timeout_ms;
+    uint32_t max_open; /* databases attached at once */
+    uint64_t min_free_bytes; /* of state_dir's file system */
     uint64_t shutdown_timeout_ms;
     struct conf_target *target;
     size_t n_targets;

@@ -102,6 +102,9 @@ static void build_daemon(struct conf_ctx *x)
     c->log_level = dup_of(s, CONF_WALSUP_log_level);
     c->workers = (uint32_t)num_of(s, CONF_WALSUP_workers);
     c->scan_interval_ms = num_of(s, CONF_WALSUP_scan_interval);
+    c->idle_timeout_ms = num_of(s, CONF_WALSUP_idle_timeout);
+    c->max_open = (uint32_t)num_of(s, CONF_WALSUP_max_open);
+    c->min_free_bytes = num_of(s, CONF_WALSUP_min_free);
     c->shutdown_timeout_ms = num_of(s, CONF_WALSUP_shutdown_timeout);
     if (strlen(c->socket) > 107)
         conf_problem(x, &conf_get(s, CONF_WALSUP_socket)->origin,
@@ -438,6 +441,7 @@ static void build_db(struct conf_ctx *x, const struct conf_section *s)
     *d = (struct conf_db){.name = util_strdup(s->name), .origin = s->origin};
     d->checkpoint_pages = conf_effective(c->raw, NULL, s, "checkpoint-pages", NULL);
     d->wal_limit_bytes = conf_effective(c->raw, NULL, s, "wal-limit", NULL);
+    d->spool_limit_bytes = conf_effective(c->raw, NULL, s, "spool-limit", NULL);
     if (path && !path->bad) {
         d->path = util_strdup(path->text);
         if (glob_is(d->path))

@@ -23,9 +23,9 @@ static inline uint64_t times_x(uint64_t a)
 static uint64_t mul(uint64_t a, uint64_t b)
 {
     uint64_t r = 0;
-    for (; a; a <<= 1, b = times_x(b))
-        if (a & ONE)
-            r ^= b;
+    /* without branches: the bits of a checksum cannot be foretold */
+    for (; a; a <<= 1, b = b >> 1 ^ (POLY & (0 - (b & 1))))
+        r ^= b & (0 - (a >> 63));
     return r;
 }
 

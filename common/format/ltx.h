@@ -113,7 +113,8 @@ int ltx_page_decode(const uint8_t *frame, size_t n, uint32_t page_size, uint32_t
  * the file, are compared at the end. Together that checks all that ltx_decoder_next checks. */
 struct ltx_sum {
     uint64_t crc, n; /* start with all zero */
-    uint64_t db;
+    uint64_t db;     /* XOR of the page checksums */
+    uint64_t page;   /* checksum of the page it was last continued with */
 };
 /** ltx_walk_next(d, ret, e): the next page frame by the index; 0, 1 at the end, negative when the
  * file is bad. */

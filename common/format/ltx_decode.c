@@ -191,10 +191,15 @@ int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, 
     r = ltx_frame_unpack(&f, page_size, page, e);
     if (r < 0)
         return r;
-    sum->crc = crc64(crc64(sum->crc, p, f.summed), page, page_size);
+    /* one pass over the page for both sums: putting two CRCs together costs as much as a second
+       pass with PCLMULQDQ, and a twentieth of one without */
+    uint8_t pgno[4];
+    be32_put(pgno, f.pgno);
+    uint64_t crc = crc64(0, page, page_size);
+    sum->crc = crc64_combine(crc64(sum->crc, p, f.summed), crc, page_size);
     sum->n += f.summed + (uint64_t)page_size;
-    if (has_db_checksum(&d->h))
-        sum->db ^= ltx_page_checksum(f.pgno, page, page_size);
+    sum->page = LTX_CHECKSUM_FLAG | crc64_combine(crc64(0, pgno, sizeof pgno), crc, page_size);
+    sum->db ^= sum->page;
     return 0;
 }
 
@@ -203,6 +208,7 @@ void ltx_sum_join(struct ltx_sum *a, const struct ltx_sum *b)
     a->crc = crc64_combine(a->crc, b->crc, b->n);
     a->n += b->n;
     a->db ^= b->db;
+    a->page = b->page;
 }
 
 int ltx_walk_finish(const struct ltx_decoder *d, const struct ltx_sum *sum, struct err *e)

@@ -13,6 +13,7 @@
 #include "common/format/plan.h"
 #include "common/store/layout.h"
 #include "common/store/restore_apply.h"
+#include "common/store/restore_disk.h"
 #include "common/store/retry.h"
 
 #define RESTORE_MAGIC 0x5701e0a1u
@@ -21,6 +22,8 @@
 #define LEVELS (LTX_SNAPSHOT_LEVEL + 1u)
 #define PARALLEL_MAX 64u
 #define TICK_MS 250
+/* a byte of LZ4 is at most 255 of a page: a header that promises more is not believed */
+#define LZ4_MOST 255u
 
 struct restore;
 
@@ -31,7 +34,9 @@ struct slot {
     uv_timer_t pause;
     struct retry retry;
     size_t job;
-    char *key; /* key or prefix of the job */
+    size_t file; /* of the plan, when fetching */
+    char *key;   /* key or prefix of the job */
+    struct store_info info;
     bool busy, in_flight;
     uint64_t got; /* bytes of the object in the spool; a new try goes on from there */
 };
@@ -65,6 +70,7 @@ struct restore {
     struct restore_input *in;
     size_t n_plan;
     int spool;
+    struct restore_need need;
     struct restore_job job;
     uv_work_t work;
     bool working;
@@ -233,49 +239,77 @@ static int list_and_plan(struct restore *r, struct err *e)
 
 /* ---- fetching ------------------------------------------------------------------------------- */
 
+/* The newest file's header says how much the database will take. */
+static int check_room(struct restore *r, const struct restore_input *newest, struct err *e)
+{
+    uint8_t p[LTX_HEADER_SIZE];
+    struct ltx_header h;
+    struct err no = {0};
+    if (fsx_pread_all(r->spool, p, sizeof p, newest->off, &no) < 0 ||
+        ltx_header_decode(p, &h, &no) < 0)
+        return 0; /* damaged: found and said later */
+    uint64_t bytes = (uint64_t)h.commit * h.page_size;
+    if (bytes / LZ4_MOST > r->need.fetched)
+        return 0;
+    r->need.database = bytes;
+    return restore_room(r->opts->output, &r->need, e);
+}
+
 static int on_bytes(void *arg, const void *p, size_t n, struct err *e)
 {
     struct slot *s = arg;
-    const struct restore_input *in = &s->r->in[s->job];
+    struct restore *r = s->r;
+    const struct restore_input *in = &r->in[s->file];
     const uint8_t *b = p;
+    bool headless = s->got < LTX_HEADER_SIZE;
     if (n > in->size - s->got)
         return err_set(e, ERR_CORRUPT, "%s: more than the %llu bytes that were listed", s->key,
                        (unsigned long long)in->size);
     while (n) {
-        ssize_t put = pwrite(s->r->spool, b, n, (off_t)(in->off + s->got));
+        ssize_t put = pwrite(r->spool, b, n, (off_t)(in->off + s->got));
         if (put < 0 && errno == EINTR)
             continue;
-        if (put < 0)
-            return err_sys(e, errno, "%s: write to the temporary file beside %s", s->key,
-                           s->r->opts->output);
+        if (put < 0) {
+            int k = err_sys(e, errno, "write to the temporary file beside it");
+            return k == -(int)ERR_NOSPC ? restore_no_room(r->opts->output, &r->need, e)
+                                        : err_wrap(e, "%s: fetch %s", r->opts->output, s->key);
+        }
         b += put;
         n -= (size_t)put;
         s->got += (uint64_t)put;
-        atomic_fetch_add(&s->r->job.done, (uint64_t)put);
+        r->need.there += (uint64_t)put;
+        atomic_fetch_add(&r->job.done, (uint64_t)put);
     }
+    if (headless && s->got >= LTX_HEADER_SIZE && s->file == r->n_plan - 1)
+        return check_room(r, in, e);
     return 0;
 }
 
 static void on_fetched(struct store_req *req)
 {
     struct slot *s = req->data;
-    const struct restore_input *in = &s->r->in[s->job];
+    struct restore_input *in = &s->r->in[s->file];
     if (req->err.code == ERR_OK && s->got != in->size)
         (void)err_set(&req->err, ERR_CORRUPT, "%s: %llu bytes of the %llu that were listed", s->key,
                       (unsigned long long)s->got, (unsigned long long)in->size);
     if (req->err.code == ERR_NOTFOUND && !s->r->failed)
         s->r->vanished = true;
+    in->checksum = s->info.meta.checksum;
+    in->lineage = s->info.meta.lineage;
     on_done(req);
 }
 
 static void submit_get(struct slot *s)
 {
     struct restore *r = s->r;
-    const struct plan_file *f = &r->plan[s->job];
+    /* the newest file first: its header says how large the database is */
+    s->file = (s->job ? s->job : r->n_plan) - 1;
+    const struct plan_file *f = &r->plan[s->file];
+    s->info = (struct store_info){0};
     slot_key(s, layout_key(store_type(r->store), r->opts->replica, f->level, f->min, f->max));
     s->in_flight = true;
     s->req.done = on_fetched;
-    store_get(r->store, &s->req, s->key, s->got, f->size - s->got, on_bytes, s, NULL);
+    store_get(r->store, &s->req, s->key, s->got, f->size - s->got, on_bytes, s, &s->info);
 }
 
 /* An unnamed file in the output's directory, where there has to be room anyway. */
@@ -309,7 +343,7 @@ static int lay_out(struct restore *r, struct err *e)
     for (size_t i = 0; i < r->n_plan; i++) {
         const struct plan_file *f = &r->plan[i];
         char *name = layout_key(store_type(r->store), r->opts->replica, f->level, f->min, f->max);
-        r->in[i] = (struct restore_input){name, off, f->size, f->min, f->max};
+        r->in[i] = (struct restore_input){name, off, f->size, f->min, f->max, 0, 0};
         if (f->size > INT64_MAX / 2 - off)
             return err_set(e, ERR_CORRUPT, "%s: listed with %llu bytes", name,
                            (unsigned long long)f->size);
@@ -321,7 +355,9 @@ static int lay_out(struct restore *r, struct err *e)
     atomic_store(&r->job.phase, "fetch");
     atomic_store(&r->job.total, bytes);
     report(r);
-    return open_spool(r->opts->output, &r->spool, e);
+    r->need = (struct restore_need){.fetched = bytes};
+    int k = restore_room(r->opts->output, &r->need, e);
+    return k < 0 ? k : open_spool(r->opts->output, &r->spool, e);
 }
 
 static void forget_plan(struct restore *r)
@@ -372,6 +408,8 @@ static int apply(struct restore *r, struct err *e)
         return err_set(e, ERR_INTERNAL, "start a worker: %s", uv_strerror(k));
     while (r->working)
         (void)uv_run(r->loop, UV_RUN_ONCE);
+    if (r->work_result == -(int)ERR_NOSPC)
+        (void)restore_no_room(r->opts->output, &r->need, &r->err);
     if (r->work_result < 0 && e)
         *e = r->err;
     return r->work_result;
@@ -451,13 +489,16 @@ static void done(struct restore *r)
 
 static void fill_result(const struct restore *r, struct restore_result *ret)
 {
-    const struct ltx_header *h = &r->job.newest; /* all zero in a dry run */
+    const struct restore_applied *a = &r->job.applied; /* all zero in a dry run */
+    const struct ltx_header *h = &a->newest;
     *ret = (struct restore_result){
         .txid = r->plan[r->n_plan - 1].max,
         .timestamp_ms = h->timestamp_ms,
         .database_bytes = (uint64_t)h->commit * h->page_size,
         .page_size = h->page_size,
-        .lineage = h->node_id,
+        .lineage = a->lineage,
+        .checksum = a->checksum,
+        .verified = a->expected != 0,
         .file = util_alloc(r->n_plan * sizeof *ret->file),
         .n_files = r->n_plan,
     };
@@ -476,6 +517,8 @@ int restore_run(uv_loop_t *loop, struct store *s, const struct restore_opts *opt
     int k = opts->dry_run ? 0 : restore_target_check(opts->output, opts->force, e);
     if (k < 0)
         return k;
+    if (!opts->dry_run)
+        (void)restore_sweep(opts->output);
     struct restore r = {.magic = RESTORE_MAGIC, .loop = loop, .store = s, .opts = opts,
                         .progress = progress, .arg = arg, .spool = -1};
     init(&r);

@@ -34,6 +34,8 @@ struct restore_result {
     uint64_t database_bytes;
     uint32_t page_size;
     uint64_t lineage;
+    uint64_t checksum; /* database checksum of what was restored; 0 in a dry run */
+    bool verified;     /* the replica says what the source's was, and it is the same */
     struct restore_file *file; /* the plan, in the order of their TXIDs */
     size_t n_files;
 };

@@ -15,6 +15,15 @@ struct restore_input {
     uint64_t off;     /* in the spool, a multiple of restore_align() */
     uint64_t size;
     uint64_t min, max; /* what its name promises */
+    uint64_t checksum, lineage; /* from the object's metadata; 0 = it has none */
+};
+
+/* what came of applying the files */
+struct restore_applied {
+    struct ltx_header newest;
+    uint64_t lineage;
+    uint64_t checksum; /* of the database that was written */
+    uint64_t expected; /* what the source's was; 0 = the replica does not say */
 };
 
 struct restore_job {
@@ -29,18 +38,20 @@ struct restore_job {
     _Atomic(const char *) phase;
     atomic_uint_fast64_t done, total;
     /* set on success */
-    struct ltx_header newest;
+    struct restore_applied applied;
 };
 
 /** restore_align(): what offsets in the spool are a multiple of. */
 uint64_t restore_align(void);
 /** restore_target_check(output, force, e): ERR_EXISTS when the output or a side file is there. */
 int restore_target_check(const char *output, bool force, struct err *e);
-/** restore_apply(in, n, spool, out, threads, done, ret_newest, e): write the pages of all files to
- * the empty file `out`, each page once, and verify every byte of every file. `done` counts bytes of
+/** restore_apply(in, n, spool, out, threads, done, ret, e): write the newest version of each page to
+ * the empty file `out`, and verify every byte of every file that contributes, and what they make
+ * against the source's checksum. A file that holds a whole database is the oldest that does: those
+ * before it are not read. Files of two lineages are ERR_CORRUPT otherwise. `done` counts bytes of
  * LTX. */
 int restore_apply(const struct restore_input *in, size_t n, int spool, int out, unsigned threads,
-                  atomic_uint_fast64_t *done, struct ltx_header *ret_newest, struct err *e);
+                  atomic_uint_fast64_t *done, struct restore_applied *ret, struct err *e);
 /** restore_publish(j, e): apply, check, rename; on failure nothing is left behind. */
 int restore_publish(struct restore_job *j, struct err *e);
 

@@ -17,6 +17,8 @@ import time
 import urllib.parse
 import urllib.request
 
+from pathlib import Path
+
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -168,8 +170,8 @@ class World:
 
     def restore(self, name, target, out=None, *args):
         out = out or self.path / f"restored-{name.replace('/', '-')}-{target}.db"
-        if out.exists():
-            out.unlink()
+        for side in ("", "-wal", "-shm"):
+            Path(f"{out}{side}").unlink(missing_ok=True)
         self.ctl("restore", name, "--target", target, "-o", out, *args)
         return out
 
@@ -228,6 +230,14 @@ def make_db(path, page_size=4096, rows=10):
 
 def sha(path):
     return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+
+
+def txids(world, db="a"):
+    return sorted(int(p.name[:16], 16) for p in world.replica.glob(f"{db}/ltx/0/*.ltx"))
+
+
+def files_of(world):
+    return {p.name: sha(p) for p in world.replica.glob("a/ltx/*/*.ltx")}
 
 
 @pytest.fixture

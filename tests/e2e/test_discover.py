@@ -30,7 +30,8 @@ def names(world):
 
 
 def states(world):
-    return {d["name"]: d["state"] for d in world.status()["databases"]}
+    """idle is replicating with nothing to do"""
+    return {d["name"]: d["state"].replace("idle", "replicating") for d in world.status()["databases"]}
 
 
 def replicating(world, *want):
@@ -152,7 +153,7 @@ def test_removed_and_created_again(world):
     for suffix in "", "-wal", "-shm":
         (t / f"a.db{suffix}").unlink(missing_ok=True)
     replicating(world, "t/keep.db")             # retired
-    assert (world.state / "db/t%2Fa.db/tip").exists()
+    assert any(p.is_file() for p in (world.state / "db/t%2Fa.db").rglob("*"))
     assert world.log.read_text().count("is gone: no longer replicated") == 1
     world.restore("t/a.db", "local")
     make_db(t / "a.db", rows=33).close()
@@ -213,7 +214,8 @@ def test_three_hundred_created_at_once(world):
         out = world.restore(f"t/{i % 17}/{i % 5}/{i}.db", "local")
         assert image(out) == image(world.path / "seed.db")
     few = world.ctl("status").stdout.splitlines()
-    assert "300 databases" in few[0] and few[1] == "300 replicating" and len(few) < 10, few
+    assert "300 databases" in few[0] and len(few) < 10, few
+    assert sum(int(n) for n in few[1].replace(",", "").split()[::2]) == 300
     assert len(world.ctl("status", "--all").stdout.splitlines()) > 300
     assert len(world.ctl("status", "t/0/0/0.db").stdout.splitlines()) == 4
     shutil.rmtree(t)
@@ -237,7 +239,7 @@ def test_files_with_odd_names(world, s3, kind):
         make_db(t / name).close()
     world.start()
     found = world.status()["databases"]
-    assert all(d["state"] == "replicating" for d in found), found
+    assert all(d["state"] in ("replicating", "idle") for d in found), found
     assert len(found) == len(ODD) + 1 == len({d["name"] for d in found})
     assert {"t/a%20b.db", "t/caf%C3%A9.db", "t/new%0Aline.db", "t/50%25.db", "t/%2520.db",
             "dots/%2E.a.db.db", "dots/%2Ehidden.db", "t/%6Ctx/%30000/x.db", "t/latin%E9.db"} \
@@ -345,14 +347,14 @@ def test_two_sections_for_one_file_by_a_link(world):
     os.symlink(world.path / "a.db", world.path / "b.db")
     world.configure(world.file_target(), world.db("a"), world.db("b"))
     world.start()
-    assert world.status("a")["state"] == "replicating"
+    assert states(world)["a"] == "replicating"
     b = world.status("b")
     assert b["state"] == "failed"
     assert f"{world.path}/b.db is the same file as {world.path}/a.db, which is replicated as a" \
         in b["error"]["message"]
     (world.path / "b.db").unlink()
     make_db(world.path / "b.db").close()
-    world.poll("b on its own", lambda: world.status("b")["state"] == "replicating")
+    world.poll("b on its own", lambda: states(world)["b"] == "replicating")
 
 
 def test_a_target_and_the_state_lie_inside_the_tree(world):

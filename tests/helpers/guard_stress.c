@@ -137,6 +137,13 @@ static void apply(const char *dir, const struct spool_file *f)
         shadow[p] = NULL;
     }
     shadow_pages = d.h.commit;
+    uint64_t sum = 0;
+    for (uint32_t p = 1; p <= shadow_pages; p++)
+        sum ^= shadow[p] ? ltx_page_checksum(p, shadow[p], page_size) : 0;
+    if (!unsafe && (sum | LTX_CHECKSUM_FLAG) != f->checksum) {
+        (void)fprintf(stderr, "TXID %llu: the page map has another checksum\n", (unsigned long long)f->txid);
+        violations++;
+    }
     n_files++;
     (void)unlink(path);
 }
@@ -284,11 +291,11 @@ int main(int argc, char **argv)
     compare(s, true);
     bool final = n_compares > before;
     printf("files %lu frames %llu handovers %llu checkpoints %llu restarts %llu barriers %llu "
-           "(max %.1f ms) detached %lu resumed %llu full %llu lost %llu compares %lu violations %lu wal max %.1f MiB%s\n",
+           "(max %.1f ms) detached %lu resumed %llu full %llu resyncs %llu lost %llu compares %lu violations %lu wal max %.1f MiB%s\n",
            n_files, (unsigned long long)s->count.frames, (unsigned long long)s->count.handovers,
            (unsigned long long)s->count.checkpoints, (unsigned long long)s->count.restarts,
            (unsigned long long)s->count.barriers, (double)s->count.barrier_max_us / 1e3,
-           n_detach, (unsigned long long)s->count.resumed, (unsigned long long)s->count.fulls, (unsigned long long)s->count.broken, n_compares,
+           n_detach, (unsigned long long)s->count.resumed, (unsigned long long)s->count.fulls, (unsigned long long)s->count.resyncs, (unsigned long long)s->count.broken, n_compares,
            violations, (double)wal_max / (1 << 20), final ? "" : " NO FINAL COMPARE");
     bool bounded = !hot || wal_max < WAL_LIMIT;
     bool lost = s->count.broken > n_late; /* with the guard held continuity is never lost */

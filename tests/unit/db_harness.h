@@ -190,6 +190,14 @@ static inline struct ltx_header shadow_apply(struct shadow *sh, const char *path
     return d.h;
 }
 
+static inline uint64_t shadow_checksum(const struct shadow *sh)
+{
+    uint64_t sum = 0;
+    for (uint32_t p = 1; p <= sh->pages; p++)
+        sum ^= sh->page[p] ? ltx_page_checksum(p, sh->page[p], sh->page_size) : 0;
+    return sum | LTX_CHECKSUM_FLAG;
+}
+
 /* Page by page what a reader that begins now sees. */
 static inline void shadow_equals(const struct shadow *sh, const char *path)
 {

@@ -104,6 +104,7 @@ static void expect_pages(const struct buf *b, const uint32_t *pgno, size_t n)
 
     /* in two pieces, as two threads would */
     struct ltx_sum sum[2] = {{0}};
+    uint64_t db = 0;
     assert_int_equal(ltx_decoder_open(&d, b->p, b->len, &e), 0);
     for (size_t i = 0; i < n; i++) {
         assert_int_equal(ltx_walk_next(&d, &x, &e), 0);
@@ -111,10 +112,13 @@ static void expect_pages(const struct buf *b, const uint32_t *pgno, size_t n)
         assert_int_equal(ltx_walk_page(&d, &x, page, &sum[i > n / 3], &e), 0);
         fill(want, d.h.page_size, x.pgno);
         assert_memory_equal(page, want, d.h.page_size);
+        assert_true(sum[i > n / 3].page == ltx_page_checksum(x.pgno, page, d.h.page_size));
+        db ^= sum[i > n / 3].page;
     }
     assert_int_equal(ltx_walk_next(&d, &x, &e), 1);
     assert_int_equal(ltx_walk_next(&d, &x, &e), 1);
     ltx_sum_join(&sum[0], &sum[1]);
+    assert_true(sum[0].db == db);
     assert_int_equal(ltx_walk_finish(&d, &sum[0], &e), 0);
     free(page);
     free(want);

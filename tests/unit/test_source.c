@@ -38,6 +38,7 @@ static void good(struct src *c, const struct source_job *job)
         assert_int_equal(h.min_txid, h.max_txid);
         assert_int_equal(h.node_id, c->r.lineage);
         assert_true(h.timestamp_ms == c->r.file[i].timestamp_ms);
+        assert_true(c->r.file[i].checksum == shadow_checksum(&c->sh));
     }
 }
 
@@ -132,7 +133,7 @@ static void a_restart_keeps_numbering_and_lineage(void **state)
             struct spool_state st;
             struct err e;
             assert_int_equal(spool_open(c.spool, &st, &e), 0);
-            assert_int_equal(spool_drop(c.spool, &st.tip, 1, st.tip.max_txid, &e), 0);
+            assert_int_equal(spool_drop(c.spool, &st.tip, 0, 1, st.tip.max_txid, &e), 0);
             spool_state_done(&st);
             assert_int_not_equal(system(cmd), 0);
         }
@@ -277,6 +278,232 @@ static void another_database_under_the_name_is_another_history(void **state)
     done(&c);
 }
 
+/* ---- losing the thread -------------------------------------------------------------------------- */
+
+/* walsup goes (cleanly or not), the application works on alone, walsup comes back. */
+static void away(struct src *c, bool clean, const char *sql)
+{
+    if (clean)
+        run(c, &(struct source_job){.detach = true});
+    c->s = source_free(c->s);
+    ex(c->t.app, "%s", sql);
+    start(c);
+    good(c, &(struct source_job){.load = true});
+    capture(c);
+    shadow_equals(&c->sh, c->t.path);
+}
+
+static void many_rows(struct src *c)
+{
+    ex(c->t.app, "with recursive n(i) as (select 100 union all select i + 1 from n where i < 1099) "
+                 "insert into t select i, randomblob(3000) from n");
+    capture(c);
+}
+
+static void checkpointed_while_walsup_was_away_costs_the_difference(void **state)
+{
+    (void)state;
+    for (int clean = 0; clean < 2; clean++) {
+        struct src c;
+        begin(&c);
+        many_rows(&c);
+        assert_true(c.sh.pages > 1000);
+        away(&c, clean, "update t set b = randomblob(3000) where a in (200, 400, 900); "
+                        "pragma wal_checkpoint(truncate); update t set b = 7 where a = 500");
+        assert_int_equal(c.r.count.fulls, 0);
+        assert_int_equal(c.r.count.resyncs, 1);
+        assert_in_range(c.sh.in_file, 4, 12);
+        /* and the other way: it shrinks, and VACUUM moves pages about */
+        away(&c, clean, "delete from t where a > 300; vacuum; pragma wal_checkpoint(truncate)");
+        assert_int_equal(c.r.count.fulls, 0);
+        assert_true(c.sh.pages < 300);
+        away(&c, clean, "insert into t values(5000, zeroblob(100000)); pragma wal_checkpoint(truncate)");
+        assert_int_equal(c.r.count.fulls, 0);
+        assert_in_range(c.sh.in_file, 20, 60);
+        done(&c);
+    }
+}
+
+static void nothing_changed_while_continuity_could_not_be_proven(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    many_rows(&c);
+    uint64_t txid = c.r.txid;
+    cleanup_free char *position = util_printf("%s/position", c.spool);
+    c.s = source_free(c.s);
+    assert_int_equal(unlink(position), 0);
+    start(&c);
+    good(&c, &(struct source_job){.load = true});
+    capture(&c);
+    assert_int_equal(c.r.count.resyncs, 1);
+    assert_int_equal(c.r.n_files, 0); /* compared, and nothing to say */
+    assert_int_equal(c.r.txid, txid);
+    ex(c.t.app, "insert into t values(2, 2)");
+    capture(&c);
+    assert_int_equal(c.r.txid, txid + 1);
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+/* The map on disk as a crash may leave it: at an older TXID, entries of any age behind it. */
+static void a_map_that_is_behind_is_redone_from_the_spool(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    many_rows(&c);
+    good(&c, &(struct source_job){.capture = true, .settle = true});
+    run(&c, &(struct source_job){.detach = true}); /* durable here */
+    cleanup_free char *old = util_printf("cp '%s/pagemap' '%s/old'", c.spool, c.t.dir);
+    assert_int_equal(system(old), 0);
+    for (int i = 0; i < 20; i++) {
+        ex(c.t.app, "update t set b = randomblob(%d) where a %% 50 = %d", 10 + i * 300, i);
+        if (i == 7)
+            ex(c.t.app, "delete from t where a > 700; vacuum");
+        if (i == 15)
+            ex(c.t.app, "insert into t values(null, zeroblob(900000))");
+        capture(&c);
+    }
+    c.s = source_free(c.s);
+    cleanup_free char *newer = util_printf("cp '%s/pagemap' '%s/new'", c.spool, c.t.dir);
+    assert_int_equal(system(newer), 0);
+    cleanup_free char *back = util_printf("cp '%s/old' '%s/pagemap'", c.t.dir, c.spool);
+    for (int round = 0; round < 2; round++) {
+        if (round)
+            assert_int_equal(system(back), 0);
+        away(&c, false, "update t set b = 1 where a = 130; pragma wal_checkpoint(truncate)");
+        assert_int_equal(c.r.count.fulls, 0);
+        assert_in_range(c.sh.in_file, 1, 6);
+    }
+    done(&c);
+}
+
+static void flip(const char *path, off_t at)
+{
+    int fd = open(path, O_RDWR);
+    uint8_t b;
+    assert_true(fd >= 0 && pread(fd, &b, 1, at) == 1);
+    b ^= 0x10;
+    assert_true(pwrite(fd, &b, 1, at) == 1);
+    assert_int_equal(close(fd), 0);
+}
+
+static void a_damaged_map_is_not_believed(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    many_rows(&c);
+    cleanup_free char *map = util_printf("%s/pagemap", c.spool);
+    for (int i = 0; i < 5; i++) {
+        run(&c, &(struct source_job){.detach = true});
+        c.s = source_free(c.s);
+        struct stat st;
+        assert_int_equal(stat(map, &st), 0);
+        if (i == 0)
+            flip(map, 512 + 512 * 7 + 99);
+        else if (i == 1)
+            flip(map, 25); /* the TXID in the header */
+        else if (i == 2)
+            assert_int_equal(truncate(map, st.st_size / 2), 0);
+        else if (i == 3)
+            assert_int_equal(unlink(map), 0);
+        else
+            assert_int_equal(truncate(map, 0), 0);
+        start(&c);
+        good(&c, &(struct source_job){.load = true});
+        ex(c.t.app, "update t set b = %d where a = 130; pragma wal_checkpoint(truncate)", i);
+        capture(&c);
+        shadow_equals(&c.sh, c.t.path);
+        assert_int_equal(c.r.count.fulls, 1);
+        assert_int_equal(c.r.count.resyncs, 0);
+    }
+    done(&c);
+}
+
+/* A state directory of a walsup without page maps, or a map lost while everything is proven. */
+static void a_missing_map_is_made_when_there_is_time(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    many_rows(&c);
+    run(&c, &(struct source_job){.detach = true});
+    c.s = source_free(c.s);
+    cleanup_free char *map = util_printf("%s/pagemap", c.spool);
+    assert_int_equal(unlink(map), 0);
+    start(&c);
+    good(&c, &(struct source_job){.load = true});
+    good(&c, &(struct source_job){.capture = true, .settle = true});
+    assert_int_equal(c.r.count.fulls + c.r.count.resyncs, 0);
+    assert_int_equal(c.r.n_files, 0);
+    ex(c.t.app, "insert into t values(2, 2)");
+    capture(&c); /* its checksum is compared in good() */
+    away(&c, true, "update t set b = 1 where a = 130; pragma wal_checkpoint(truncate)");
+    assert_int_equal(c.r.count.resyncs, 1);
+    done(&c);
+}
+
+static void pages_changed_behind_the_wal_are_found_by_a_base(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    many_rows(&c);
+    good(&c, &(struct source_job){.capture = true, .settle = true});
+    assert_true(c.r.drained);
+    /* Not by open(), which would drop this process's locks: another process spoils the file. */
+    cleanup_free char *cmd = util_printf(
+        "printf spoilt | dd of='%s' bs=1 seek=%d conv=notrunc status=none", c.t.path, 600 * 4096 + 100);
+    assert_int_equal(system(cmd), 0);
+    good(&c, &(struct source_job){.capture = true, .snapshot = true});
+    assert_true(c.r.broken && c.r.compared);
+    assert_int_equal(c.r.differ, 1);
+    assert_int_equal(c.r.snapshot.txid, 0);
+    good(&c, &(struct source_job){.capture = true, .snapshot = true});
+    assert_int_equal(c.r.snapshot.txid, c.r.txid);
+    assert_true(c.r.snapshot.checksum == shadow_checksum(&c.sh));
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+static void asleep_until_something_happens(void **state)
+{
+    (void)state;
+    static const char *const what[] = {
+        "insert into t values(null, 1)", "pragma wal_checkpoint(truncate)",
+        "insert into t values(null, 1); pragma wal_checkpoint(truncate)",
+        "create table u(a); drop table u; vacuum"};
+    for (size_t i = 0; i < 2 * ARRAY_LEN(what); i++) {
+        struct src c;
+        begin(&c);
+        capture(&c);
+        run(&c, &(struct source_job){.detach = true});
+        assert_int_equal(c.r.state, SOURCE_ASLEEP);
+        assert_string_equal(child("locks", c.t.path, ""), "--------");
+        for (int k = 0; k < 3; k++) { /* also in a later process */
+            good(&c, &(struct source_job){.doze = true, .capture = true});
+            assert_int_equal(c.r.state, SOURCE_ASLEEP);
+            c.s = source_free(c.s);
+            start(&c);
+            good(&c, &(struct source_job){.load = true});
+        }
+        ex(c.t.app, "%s", what[i % ARRAY_LEN(what)]);
+        if (i >= ARRAY_LEN(what)) { /* the last one closes: the WAL goes */
+            assert_int_equal(sqlite3_close(c.t.app), SQLITE_OK);
+            c.t.app = app_open(c.t.path);
+        }
+        good(&c, &(struct source_job){.doze = true, .capture = true});
+        if (i % ARRAY_LEN(what) != 1) /* which copied and changed nothing */
+            assert_int_equal(c.r.state, SOURCE_ATTACHED);
+        assert_int_equal(c.r.count.fulls, 0);
+        shadow_equals(&c.sh, c.t.path);
+        done(&c);
+    }
+}
+
 /* Needs a file system that can be filled without harm. */
 static void a_full_disk_loses_nothing(void **state)
 {
@@ -332,6 +559,13 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_base_equals_the_database_at_its_txid),
         cmocka_unit_test(a_base_whose_last_file_is_not_published_is_taken_back),
         cmocka_unit_test(another_database_under_the_name_is_another_history),
+        cmocka_unit_test(checkpointed_while_walsup_was_away_costs_the_difference),
+        cmocka_unit_test(nothing_changed_while_continuity_could_not_be_proven),
+        cmocka_unit_test(a_map_that_is_behind_is_redone_from_the_spool),
+        cmocka_unit_test(a_damaged_map_is_not_believed),
+        cmocka_unit_test(a_missing_map_is_made_when_there_is_time),
+        cmocka_unit_test(pages_changed_behind_the_wal_are_found_by_a_base),
+        cmocka_unit_test(asleep_until_something_happens),
         cmocka_unit_test(a_full_disk_loses_nothing),
     };
     struct err e;

@@ -173,13 +173,13 @@ static void dropping_keeps_the_numbering(void **state)
     struct spool_state st = load();
     struct ltx_header tip = st.tip;
     spool_state_done(&st);
-    assert_int_equal(spool_drop(dir, &tip, 1, 3, &e), 0);
+    assert_int_equal(spool_drop(dir, &tip, 0, 1, 3, &e), 0);
     cleanup_free char *path = util_printf("%s/tip", dir);
     assert_int_equal(access(path, F_OK), -1); /* its file is still there */
     expect(4, 6, 6, false);
-    assert_int_equal(spool_drop(dir, &tip, 1, 6, &e), 0);
+    assert_int_equal(spool_drop(dir, &tip, 0, 1, 6, &e), 0);
     expect(1, 0, 6, false);
-    assert_int_equal(spool_drop(dir, &tip, 1, 6, &e), 0);
+    assert_int_equal(spool_drop(dir, &tip, 0, 1, 6, &e), 0);
     st = load();
     uint8_t was[LTX_HEADER_SIZE], is[LTX_HEADER_SIZE]; /* a struct has padding */
     ltx_header_encode(&tip, was);
@@ -193,7 +193,7 @@ static void dropping_keeps_the_numbering(void **state)
     tip = st.tip;
     assert_int_equal(tip.max_txid, 1ull << 62);
     spool_state_done(&st);
-    assert_int_equal(spool_drop(dir, &tip, 7, 1ull << 62, &e), 0);
+    assert_int_equal(spool_drop(dir, &tip, 0, 7, 1ull << 62, &e), 0);
     assert_false(there(7) || there(1ull << 62));
     expect(1, 0, 1ull << 62, false);
     /* a torn tip says nothing rather than something wrong */
@@ -211,11 +211,11 @@ static void the_old_ones_go_even_if_the_tip_cannot_be_written(void **state)
     struct spool_state st = load();
     cleanup_free char *path = util_printf("%s/tip", dir);
     assert_int_equal(mkdir(path, 0700), 0); /* nothing can be renamed to that */
-    assert_true(spool_drop(dir, &st.tip, 1, 4, &e) < 0);
+    assert_true(spool_drop(dir, &st.tip, 0, 1, 4, &e) < 0);
     assert_false(there(1) || there(2) || there(3));
     assert_true(there(4)); /* it alone knows the numbering */
     (void)rmdir(path);
-    assert_int_equal(spool_drop(dir, &st.tip, 1, 4, &e), 0);
+    assert_int_equal(spool_drop(dir, &st.tip, 0, 1, 4, &e), 0);
     spool_state_done(&st);
     expect(1, 0, 4, false);
 }

@@ -1,0 +1,33 @@
+/* berths.h - how many databases may be attached at once (max-open). Whoever wants to attach takes a
+ * berth; when they run short, those whose last commit is longest ago are asked to leave. Loop thread
+ * only. */
+#ifndef WALSUP_BERTHS_H
+#define WALSUP_BERTHS_H
+
+#include "common/base/util.h"
+
+struct database;
+struct berths;
+
+/* embedded in a database; zero: has none */
+struct berth {
+    enum { BERTH_NONE, BERTH_WAITS, BERTH_HAS } where;
+    bool asked; /* to leave */
+    struct berth *prev, *next;
+};
+
+/** berths_new(max): max is at least 1. */
+struct berths *berths_new(unsigned max);
+struct berths *berths_free(struct berths *b);
+void berths_resize(struct berths *b, unsigned max);
+/** berths_enter(b, db): true: db has a berth, now or already. False: it waits in line, and
+ * database_berth_free(db) is called when one may be had. b NULL: always true. */
+bool berths_enter(struct berths *b, struct database *db);
+/** berths_touch(b, db): it was active just now: the last to be asked, and no longer asked unless others
+ * wait. */
+void berths_touch(struct berths *b, struct database *db);
+/** berths_leave(b, db): gives the berth back, or the place in the line. */
+void berths_leave(struct berths *b, struct database *db);
+unsigned berths_taken(const struct berths *b);
+
+#endif

@@ -1,0 +1,35 @@
+/* database_int.h - what database.c (scheduling), database_sync.c (who waits for a sync) and
+ * database_spool.c (the files waiting for replicas) share. Loop thread only. */
+#ifndef WALSUP_DATABASE_INT_H
+#define WALSUP_DATABASE_INT_H
+
+#include "daemon/database.h"
+
+/** database_poke(db): look whether something can be started. */
+void database_poke(struct database *db);
+
+/* database_sync.c */
+bool database_sync_unlink(struct database_sync **list, struct database_sync *w);
+/** database_sync_finish(w, e): the answer, soon; e may be NULL. w is in no list any more. */
+void database_sync_finish(struct database_sync *w, const struct err *e);
+/** database_sync_check(db): answer those whose TXID is everywhere. */
+void database_sync_check(struct database *db);
+/** database_sync_wants_capture(db): somebody waits for one. Unlike `force` this does not cut the pause
+ * after a failure short. */
+bool database_sync_wants_capture(const struct database *db);
+/** database_sync_ride(db): those who came before the job that starts now. */
+void database_sync_ride(struct database *db);
+/** database_sync_arm(db, r): the job that just ended covers those who rode on it, if it left nothing
+ * behind. */
+void database_sync_arm(struct database *db, const struct source_result *r);
+
+/* database_spool.c */
+void database_file_add(struct database *db, const struct spool_file *f);
+/** database_files_gone(db, last): those up to there were removed. */
+void database_files_gone(struct database *db, uint64_t last);
+/** database_files_to_drop(db, now_or_never, job): put into the job which files may go: every replica has
+ * them, and there are enough to be worth two fsyncs, or there will be no better moment; or there is no
+ * room for them. */
+void database_files_to_drop(struct database *db, bool now_or_never, struct source_job *job);
+
+#endif

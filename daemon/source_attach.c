@@ -1,0 +1,302 @@
+#include "daemon/source_int.h"
+
+#define SETTLED_US 25000 /* file times are kept in steps of a few milliseconds */
+#define FULL_TRIES 5
+
+/* ---- every page -------------------------------------------------------------------------------- */
+
+/* The map to compare with, if there is one that fits. */
+static struct pagemap *map_to_compare(struct source *s, const struct session_index *x,
+                                      struct source_result *ret)
+{
+    struct err e;
+    if (!s->map)
+        return NULL;
+    const struct pagemap_state *m = pagemap_state(s->map);
+    if (m->page_size != x->page_size || m->lineage != s->lineage || m->txid != s->txid)
+        return NULL;
+    if (pagemap_check(s->map, false, &e) < 0) {
+        source_map_drop(s, ret, &e);
+        return NULL;
+    }
+    return s->map;
+}
+
+/* One attempt, under the guard held: into a new map, which takes the place of the old one. */
+static int every_page(struct source *s, struct source_result *ret, struct err *e)
+{
+    struct session_index x;
+    int r = session_index(s->session, &x, e);
+    if (r < 0)
+        return r;
+    if (s->txid && s->tip.page_size && s->tip.page_size != x.page_size) {
+        /* nothing can be put together from files of two page sizes: another history */
+        s->lineage = 0;
+        while (!s->lineage)
+            util_random(&s->lineage, sizeof s->lineage);
+    }
+    cleanup_free char *path = NULL;
+    struct capture_opts o = source_next_file(s, &path);
+    struct err me;
+    o.old = map_to_compare(s, &x, ret);
+    if (pagemap_create(s->dir, x.page_size, s->lineage, &o.map, &me) < 0)
+        o.map = NULL; /* what keeps it from being written keeps the file from being written */
+    struct capture_file f;
+    r = capture_full(s->session, &x, &s->pos, &o, &f, e);
+    if (r == 0) {
+        source_keep_file(s, &f);
+        source_map_forget(s);
+        s->map = TAKE_PTR(o.map);
+        s->no_map = false;
+    }
+    (void)pagemap_close(o.map);
+    if (r != 0 && r != CAPTURE_SAME)
+        return r;
+    ret->compared = o.old != NULL;
+    ret->differ = r == 0 ? f.n_pages : 0;
+    s->count.fulls += !o.old;
+    s->count.resyncs += o.old != NULL;
+    s->count.resync_pages += o.old ? ret->differ : 0;
+    return 0;
+}
+
+int source_start_over(struct source *s, struct source_result *ret, const char *why, struct err *e)
+{
+    s->pos.valid = false;
+    if (why) {
+        ret->broken = true;
+        s->count.broken++;
+        (void)snprintf(ret->why, sizeof ret->why, "%s", why);
+    }
+    if (s->n_out == SOURCE_MAX_FILES) {
+        ret->more = true;
+        return 0;
+    }
+    for (int tries = 0; tries < FULL_TRIES; tries++) {
+        int r = every_page(s, ret, e);
+        if (r == CAPTURE_NOTHING)
+            return 0; /* no page yet */
+        if (r != CAPTURE_BROKEN)
+            return r;
+    }
+    return err_set(e, ERR_BUSY, "the WAL of %s was restarted under every attempt to read it", s->path);
+}
+
+/* ---- attach ----------------------------------------------------------------------------------- */
+
+/* The frame at the recorded position carries the recorded running checksum: the frames up to it are
+ * the ones that were captured, however many processes died meanwhile. */
+static bool frame_is_ours(struct source *s, const struct position *p)
+{
+    if (!p->pos.frame)
+        return true;
+    uint8_t h[WAL_FRAME_HEADER_SIZE];
+    uint64_t off = wal_frame_off(session_page_size(s->session), p->pos.frame);
+    if (session_wal_read(s->session, off, h, sizeof h, NULL) < 0)
+        return false;
+    struct wal_frame f = wal_frame_parse(h);
+    return f.commit == p->pos.pages && !memcmp(f.salt, p->pos.salt, sizeof f.salt) &&
+           !memcmp(f.cksum, p->pos.cksum, sizeof f.cksum);
+}
+
+/* Another file is another history: nothing that was known of the old one holds. */
+static void another_file(struct source *s, struct source_result *ret, const char *what)
+{
+    source_map_drop(s, ret, NULL);
+    s->pos.valid = false;
+    s->lineage = 0;
+    while (!s->lineage)
+        util_random(&s->lineage, sizeof s->lineage);
+    ret->broken = true;
+    (void)snprintf(ret->why, sizeof ret->why, "%s %s", s->path, what);
+}
+
+/* Go on where an earlier process stopped, if that can be proven under the guard just taken. Same
+ * salts: the WAL was not restarted, so every frame after the position is still in it. Other salts:
+ * it was restarted; if the database file was not written since everything was in it, nothing that is
+ * missing here can have been copied and overwritten, so the new WAL has it all. Anything else leaves
+ * the position invalid, and the whole database is captured. */
+static int resume(struct source *s, struct source_result *ret, struct err *e)
+{
+    struct position p, now = {.txid = 0};
+    struct session_index x;
+    if (!position_read(s->dir, &p) || p.lineage != s->lineage || !position_look(&now, s->path))
+        return 0;
+    if (!position_same_file(&p, &now)) {
+        another_file(s, ret, "was replaced while it was not watched");
+        return 0;
+    }
+    if (p.txid != s->published)
+        return 0;
+    int r = session_index(s->session, &x, e);
+    if (r < 0)
+        return r;
+    bool untouched = p.drained && position_same_content(&p, &now);
+    if (capture_same_wal(&p.pos, &x)) {
+        bool news = x.n > p.pos.frame;
+        if (x.n < p.pos.frame || !frame_is_ours(s, &p) || (p.drained && !news && !untouched))
+            return 0;
+        s->pos = p.pos;
+        s->pos.restartable = x.n == x.b && !news;
+    } else if (untouched) {
+        s->pos = (struct capture_pos){
+            .valid = true, .salt = {x.salt[0], x.salt[1]}, .pages = p.pos.pages,
+            .restartable = !x.n};
+    }
+    s->count.resumed += s->pos.valid;
+    return 0;
+}
+
+int source_attach(struct source *s, struct source_result *ret, struct err *e)
+{
+    int r = session_open(s->path, &s->session, e);
+    switch (r) {
+    case SESSION_MISSING:
+    case SESSION_EMPTY:
+        ret->state = SOURCE_WAITING;
+        return r;
+    case SESSION_NOT_WAL:
+        ret->state = SOURCE_NOT_WAL;
+        return r;
+    case SESSION_BUSY:
+        ret->state = SOURCE_BUSY;
+        return r;
+    default:
+        if (r < 0)
+            return r;
+    }
+    s->pos = (struct capture_pos){.valid = false};
+    r = resume(s, ret, e);
+    return r < 0 ? r : 0;
+}
+
+void source_check_identity(struct source *s, struct source_result *ret)
+{
+    if (!s->session || !session_moved(s->session))
+        return;
+    source_forget_out(s);
+    source_close_session(s);
+    another_file(s, ret, "was replaced or removed");
+}
+
+bool source_tampered(struct source *s)
+{
+    struct session_index x;
+    struct position now = {.txid = 0};
+    if (!s->still.valid || session_index(s->session, &x, NULL) < 0 || x.n != x.b || x.n != s->still.n ||
+        memcmp(x.salt, s->still.salt, sizeof x.salt) != 0) {
+        s->still.valid = false;
+        return false;
+    }
+    if (!position_look(&now, s->path) || position_same_content(&s->still.file, &now))
+        return false;
+    s->still.valid = false;
+    return true;
+}
+
+void source_stand_still(struct source *s)
+{
+    struct session_index x;
+    if (!s->session || !s->pos.valid || !s->pos.restartable || session_index(s->session, &x, NULL) < 0 ||
+        x.n != x.b || capture_behind(&s->pos, &x) || !position_look(&s->still.file, s->path)) {
+        s->still.valid = false;
+        return;
+    }
+    s->still.n = x.n;
+    memcpy(s->still.salt, x.salt, sizeof x.salt);
+    s->still.valid = true;
+}
+
+/* ---- records ----------------------------------------------------------------------------------- */
+
+/* Cheap enough for every capture: it is not synced, and worthless only after a power cut. */
+void source_record(struct source *s)
+{
+    const struct capture_pos *old = &s->recorded, *now = &s->pos;
+    if (!s->session || !now->valid || s->n_out || !s->published ||
+        (old->valid && !memcmp(old->salt, now->salt, sizeof now->salt) && old->frame == now->frame &&
+         !memcmp(old->cksum, now->cksum, sizeof now->cksum) && old->pages == now->pages &&
+         old->restartable == now->restartable))
+        return;
+    struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
+                         .checksum = s->map ? pagemap_state(s->map)->checksum : 0};
+    if (!position_look(&p, s->path))
+        return;
+    if (position_write(s->dir, &p, false, NULL) == 0)
+        s->recorded = s->pos;
+}
+
+bool source_asleep(struct source *s)
+{
+    struct position p, now = {.txid = 0};
+    if (s->session || !s->published || !position_read(s->dir, &p) || !p.drained ||
+        p.txid != s->published || p.lineage != s->lineage || !position_look(&now, s->path) ||
+        !position_same_content(&p, &now))
+        return false;
+    /* an application that goes away removes the WAL, and it had nothing that was not copied */
+    return !now.wal_ino || position_same_wal(&p, &now);
+}
+
+static bool old_enough(int64_t time_ns)
+{
+    return clk_real_ms() - time_ns / 1000000 > 2 * SETTLED_US / 1000;
+}
+
+/* Everything captured, copied, the guard in slot 0, and the files' last change old enough to be told from
+ * a later one. */
+static bool prove(struct source *s, struct position *p)
+{
+    struct session_index x;
+    for (int i = 0; i < 2; i++) {
+        if (!position_look(p, s->path) || session_index(s->session, &x, NULL) < 0 ||
+            x.n != x.b || capture_behind(&s->pos, &x) || !capture_same_wal(&s->pos, &x))
+            return false;
+        if (!i && !(old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns)))
+            (void)usleep(2 * SETTLED_US + 5000);
+    }
+    return old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns);
+}
+
+/* Writers or readers at work: no proof, but nothing is left behind either, if they pause long enough. */
+static void detach_unproven(struct source *s, struct source_result *ret)
+{
+    struct err e;
+    struct session_index x;
+    bool all = source_capture_all(s, &e) == 0 && source_publish(s, ret, &e) == 0 &&
+               session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x);
+    source_map_sync(s, ret);
+    source_record(s);
+    if (all)
+        ret->state = SOURCE_ASLEEP;
+}
+
+void source_detach(struct source *s, struct source_result *ret)
+{
+    struct err e;
+    bool done = false, pinned;
+    if (!s->session || !s->pos.valid || s->n_out || !s->published)
+        return;
+    if (source_tampered(s)) { /* then this position proves nothing */
+        position_remove(s->dir);
+        return;
+    }
+    struct session_index x;
+    bool drained = session_index(s->session, &x, &e) == 0 && x.n == x.b &&
+                   !capture_behind(&s->pos, &x) && s->pos.restartable;
+    if (!drained) {
+        int r = source_cycle(s, &done, &pinned, &e);
+        if (source_publish(s, ret, &e) < 0)
+            return;
+        if (r != 0 || !done) {
+            detach_unproven(s, ret);
+            return;
+        }
+    }
+    source_map_sync(s, ret);
+    struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
+                         .checksum = s->map ? pagemap_state(s->map)->checksum : 0};
+    p.drained = prove(s, &p);
+    if (session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x) &&
+        position_write(s->dir, &p, false, NULL) == 0)
+        ret->state = SOURCE_ASLEEP;
+}

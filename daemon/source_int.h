@@ -1,0 +1,113 @@
+/* source_int.h - what the parts of a source share: source.c (the job, publishing), source_wal.c (guards,
+ * checkpoints, frames: W1 to W8), source_attach.c (attach, proof of continuity, resync, detach),
+ * source_base.c (bases), source_map.c (the page map's life). Nobody else includes it. */
+#ifndef WALSUP_SOURCE_INT_H
+#define WALSUP_SOURCE_INT_H
+
+#include <inttypes.h>
+
+#include "common/base/clk.h"
+#include "common/format/wal.h"
+#include "daemon/pagemap.h"
+#include "daemon/position.h"
+#include "daemon/source.h"
+
+struct source {
+    struct source_conf conf;
+    char *path, *dir;
+    struct spool_state spool;
+    bool loaded;
+    struct session *session;
+    struct capture_pos pos;
+    uint64_t txid;      /* last one given out */
+    uint64_t published; /* last one in the spool */
+    uint64_t lineage;
+    int64_t last_stamp_ms;
+    struct ltx_header tip;     /* of the newest published file */
+    uint64_t tip_checksum;     /* of the database after it; 0: not known */
+    struct capture_file *out;  /* captured, not yet published; room for SOURCE_MAX_FILES, or NULL */
+    size_t n_out;
+    struct pagemap *map;       /* stands at txid, or is NULL */
+    bool no_map;               /* there is none to be loaded either */
+    uint64_t bytes_since_sync; /* published since the map on disk was made durable */
+    struct capture_pos recorded; /* what the position file says */
+    struct session_index last_look, guard_at, tried_at;
+    /* While our guard is in slot 0 and everything is copied, nobody but a tool that does not know SQLite
+     * writes into the file: what it looked like then. */
+    struct {
+        bool valid;
+        uint32_t n, salt[2];
+        struct position file;
+    } still;
+    unsigned failures; /* jobs in a row */
+    struct source_counters count;
+};
+
+/* an outcome beside those of capture.h: no room for another file before the next publishing */
+enum { OUT_FULL = 16 };
+
+/* source.c */
+/** source_next_file(s, path): options for the next level 0 file; *path is freed and made anew. */
+struct capture_opts source_next_file(struct source *s, char **path);
+void source_keep_file(struct source *s, const struct capture_file *f);
+/** source_forget_out(s): what is not published was not captured. */
+void source_forget_out(struct source *s);
+int source_publish(struct source *s, struct source_result *ret, struct err *e);
+void source_close_session(struct source *s);
+
+/* source_wal.c */
+int source_capture_one(struct source *s, struct err *e);
+/** source_capture_all(s, e): everything that was committed when the call was made, and no race with a
+ * writer that never pauses: 0, OUT_FULL, BROKEN or an error. */
+int source_capture_all(struct source *s, struct err *e);
+int source_handover(struct source *s, struct err *e);
+int source_cycle(struct source *s, bool *ret_done, bool *ret_pinned, struct err *e);
+int source_look_after_wal(struct source *s, const struct source_job *job, struct source_result *ret,
+                          struct err *e);
+void source_choose_checkpointer(struct source *s);
+bool source_guard_is_old(struct source *s);
+/** source_far_behind(s): a WAL that grows fast is captured in pieces, whatever the sync interval says:
+ * the barrier must not find a long tail. */
+bool source_far_behind(struct source *s);
+/** source_wal_too_long(s): while nothing can be captured the guard makes the application's WAL grow. Its
+ * disk is worth more than our continuity. */
+bool source_wal_too_long(struct source *s);
+
+/* source_attach.c */
+/** source_start_over(s, ret, why, e): continuity is lost (or was never there: why NULL): the pages that
+ * differ from the page map, or all of them. */
+int source_start_over(struct source *s, struct source_result *ret, const char *why, struct err *e);
+int source_attach(struct source *s, struct source_result *ret, struct err *e);
+/** source_asleep(s): without attaching: nothing happened since the record of a detach. */
+bool source_asleep(struct source *s);
+/** source_check_identity(s, ret): the file under the path is not the one that is open any more: another
+ * database, another history. */
+void source_check_identity(struct source *s, struct source_result *ret);
+/** source_tampered(s): the file was written since source_stand_still(), and by no checkpoint. */
+bool source_tampered(struct source *s);
+void source_stand_still(struct source *s);
+/** source_record(s): what a later process needs to know to go on from here. */
+void source_record(struct source *s);
+/** source_detach(s, ret): so that the next attach can prove that nothing was missed. */
+void source_detach(struct source *s, struct source_result *ret);
+
+/* source_base.c */
+int source_snapshot(struct source *s, struct source_result *ret, struct err *e);
+
+/* source_map.c */
+/** source_map_load(s): the map of `published`, redone from the spool if need be, while nothing waits to
+ * be published. Afterwards s->map, or no_map. */
+void source_map_load(struct source *s);
+/** source_map_forget(s): s->map is ahead of what was published, or failed: the file, with the spool, is the
+ * truth. */
+void source_map_forget(struct source *s);
+/** source_map_drop(s, ret, e): it cannot be used: remove it, and say why once. */
+void source_map_drop(struct source *s, struct source_result *ret, const struct err *e);
+/** source_map_published(s, ret): everything captured is in the spool: the map may follow. */
+void source_map_published(struct source *s, struct source_result *ret);
+/** source_map_sync(s, ret): make it durable up to `published`, so that spool files may go. */
+void source_map_sync(struct source *s, struct source_result *ret);
+/** source_map_survey(s, ret, e): make the missing map from the database, with everything captured. */
+int source_map_survey(struct source *s, struct source_result *ret, struct err *e);
+
+#endif

@@ -1,0 +1,265 @@
+#include "daemon/source_int.h"
+
+#define EAGER_BYTES (16u << 20)
+#define BARRIER_WAIT_MS 100
+#define CYCLE_TRIES 2
+#define LET_GO_FACTOR 2
+#define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
+
+/* An application that checkpoints with FULL, RESTART or TRUNCATE waits, with the write lock held, first
+ * for our guard to see the last frame and then for it to reach slot 0. Neither wait may be long. */
+bool source_guard_is_old(struct source *s)
+{
+    struct session_index x;
+    if (session_holds_checkpoints(s->session)) /* then theirs fail at once and wait for nothing */
+        return false;
+    if (session_peek(s->session, &x) < 0)
+        return false;
+    bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
+    return moved || (x.n == x.b && !(s->pos.restartable && capture_same_wal(&s->pos, &x)));
+}
+
+bool source_in_the_way(struct source *s)
+{
+    return s->session && s->pos.valid && source_guard_is_old(s);
+}
+
+bool source_news(struct source *s)
+{
+    struct session_index x;
+    if (!s->session || !s->pos.valid || session_peek(s->session, &x) < 0)
+        return true;
+    return capture_behind(&s->pos, &x) > 0;
+}
+
+/* ---- frames ----------------------------------------------------------------------------------- */
+
+/* One more file of WAL frames: 0, or an outcome of capture_range; "full" when there is no room. */
+int source_capture_one(struct source *s, struct err *e)
+{
+    if (s->n_out == SOURCE_MAX_FILES)
+        return OUT_FULL;
+    cleanup_free char *path = NULL;
+    struct capture_opts o = source_next_file(s, &path);
+    o.map = s->map;
+    struct capture_file f;
+    int r = capture_range(s->session, &s->pos, &o, &f, e);
+    if (r == 0)
+        source_keep_file(s, &f);
+    else if (r != CAPTURE_NOTHING)
+        source_map_forget(s);
+    return r;
+}
+
+int source_capture_all(struct source *s, struct err *e)
+{
+    struct session_index x;
+    int r = session_index(s->session, &x, e);
+    /* a WAL shorter than the position is for capture_range to refuse */
+    bool shorter = r == 0 && capture_same_wal(&s->pos, &x) && s->pos.frame > x.n;
+    while (r == 0 && (shorter || !capture_same_wal(&s->pos, &x) || s->pos.frame < x.n)) {
+        r = source_capture_one(s, e);
+        shorter = false;
+    }
+    return r == CAPTURE_NOTHING ? 0 : r;
+}
+
+/* ---- guards and checkpoints (the rules W1 to W6 of DESIGN.md) ---------------------------------- */
+
+/* Take a new guard, then drop the old one. When N = B the new guard may have landed in slot 0, where
+ * it does not stop the next writer from restarting the WAL: then everything must be captured before
+ * the old guard goes. When N > B no restart is possible under either kind of guard, and frames that
+ * are not captured yet are safe. 0, or BROKEN, or an error; a lock that is busy is no error, the old
+ * guard simply stays. */
+int source_handover(struct source *s, struct err *e)
+{
+    struct session_index x, before; /* the guard sees at least what was there before it */
+    int r = session_index(s->session, &before, e);
+    if (r == 0)
+        r = session_guard_next(s->session, e);
+    if (r == SESSION_BUSY)
+        return 0;
+    if (r < 0)
+        return r;
+    for (;;) {
+        r = session_index(s->session, &x, e);
+        if (r < 0)
+            break;
+        bool same = s->pos.valid && capture_same_wal(&s->pos, &x);
+        if (x.n != x.b) {
+            if (same && capture_behind(&s->pos, &x))
+                s->pos.restartable = false;
+            break;
+        }
+        if (same && !capture_behind(&s->pos, &x)) {
+            s->pos.restartable = true;
+            break;
+        }
+        if (!same && !x.n && s->pos.valid && s->pos.restartable) {
+            /* restarted by a transaction that was rolled back: an empty WAL with new salts */
+            s->pos = (struct capture_pos){.valid = true,
+                                          .salt = {x.salt[0], x.salt[1]},
+                                          .pages = s->pos.pages,
+                                          .restartable = true};
+            break;
+        }
+        r = source_capture_one(s, e);
+        if (r != 0)
+            break;
+    }
+    if (r != 0) {
+        session_guard_undo(s->session);
+        return r == OUT_FULL || r == CAPTURE_NOTHING ? 0 : r;
+    }
+    session_guard_switch(s->session);
+    s->guard_at = before;
+    s->count.handovers++;
+    return 0;
+}
+
+/* Copy the WAL into the database and leave the guard in slot 0, so that the next writer restarts the
+ * WAL. *ret_done tells whether that came about; writers that kept going are the usual reason why
+ * not. */
+int source_cycle(struct source *s, bool *ret_done, bool *ret_pinned, struct err *e)
+{
+    *ret_done = false;
+    for (int tries = 0; tries < CYCLE_TRIES; tries++) {
+        int r = source_handover(s, e);
+        if (r != 0)
+            return r;
+        bool all = false;
+        r = session_passive(s->session, &all, e);
+        if (r != 0)
+            return r == SESSION_BUSY ? 0 : r;
+        s->count.checkpoints++;
+        struct session_index x;
+        r = session_index(s->session, &x, e);
+        if (r < 0)
+            return r;
+        *ret_pinned = !all && x.n == s->pos.frame;
+        if (x.n != x.b)
+            continue;
+        r = source_handover(s, e);
+        if (r != 0)
+            return r;
+        if (s->pos.restartable) {
+            *ret_done = true;
+            s->count.restarts++;
+            return 0;
+        }
+    }
+    return 0;
+}
+
+/* Bring capture and copying so close to the end of the WAL that the rest is quick. The longer the WAL
+ * already is, the fewer attempts: at several times the limit writers wait for all of it, because a
+ * bound that gives way is none. */
+static int shorten_tail(struct source *s, uint64_t wal_bytes, struct err *e)
+{
+    uint64_t over = wal_bytes / MAX(s->conf.wal_limit_bytes, (uint64_t)1);
+    for (uint64_t tries = over; tries <= CYCLE_TRIES; tries++) {
+        int r = source_capture_all(s, e);
+        if (r != 0)
+            return r == OUT_FULL ? 0 : r;
+        struct session_index x;
+        r = session_index(s->session, &x, e);
+        if (r < 0 || x.n - x.b < TAIL_FRAMES)
+            return r;
+        bool all;
+        r = source_handover(s, e);
+        if (r == 0)
+            r = session_passive(s->session, &all, e);
+        if (r != 0)
+            return r == SESSION_BUSY ? 0 : r;
+        s->count.checkpoints++;
+    }
+    return 0;
+}
+
+/* Writers that never pause: hold them for the tail of the WAL, which is captured and copied while they
+ * wait; then the next of them restarts the WAL. */
+static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
+{
+    int r = shorten_tail(s, wal_bytes, e);
+    if (r != 0 || s->n_out == SOURCE_MAX_FILES)
+        return r;
+    /* trying costs the application nothing; the longer the WAL, the more patience */
+    unsigned patience = (unsigned)MIN(wal_bytes / MAX(s->conf.wal_limit_bytes, (uint64_t)1), (uint64_t)10);
+    r = session_write_lock(s->session, BARRIER_WAIT_MS * MAX(patience, 1u), e);
+    if (r != 0)
+        return r == SESSION_BUSY ? 0 : r;
+    uint64_t start = clk_mono_us();
+    bool all = false;
+    r = source_handover(s, e);
+    if (r == 0)
+        r = session_passive(s->session, &all, e);
+    if (r == 0 && all)
+        r = source_handover(s, e);
+    session_write_unlock(s->session);
+    uint64_t took = clk_mono_us() - start;
+    s->count.barriers++;
+    s->count.restarts += s->pos.valid && s->pos.restartable;
+    s->count.barrier_us += took;
+    s->count.barrier_max_us = MAX(s->count.barrier_max_us, took);
+    return r == SESSION_BUSY ? 0 : r;
+}
+
+/* While commits pour in and the WAL is long, the checkpoints are ours alone. */
+void source_choose_checkpointer(struct source *s)
+{
+    struct session_index x;
+    if (!s->session)
+        return;
+    if (session_index(s->session, &x, NULL) < 0) {
+        session_hold_checkpoints(s->session, false); /* somebody has to recover it: not against our lock */
+        return;
+    }
+    uint32_t news = x.salt[0] == s->last_look.salt[0] && x.n >= s->last_look.n
+                        ? x.n - s->last_look.n
+                        : x.n;
+    s->last_look = x;
+    bool drained = x.n == x.b && s->pos.restartable && !capture_behind(&s->pos, &x);
+    bool hot = news >= s->conf.checkpoint_pages / 2;
+    session_hold_checkpoints(s->session, hot || (!drained && x.n >= s->conf.checkpoint_pages));
+}
+
+int source_look_after_wal(struct source *s, const struct source_job *job,
+                          struct source_result *ret, struct err *e)
+{
+    struct session_index x;
+    int r = session_index(s->session, &x, e);
+    if (r < 0 || !x.n)
+        return r;
+    bool drained = s->pos.restartable && x.n == x.b && !capture_behind(&s->pos, &x);
+    if (drained)
+        return 0;
+    uint64_t bytes = x.n * wal_frame_size(x.page_size);
+    if (bytes >= s->conf.wal_limit_bytes)
+        return barrier(s, bytes, e);
+    /* An attempt that found writers at work is repeated when the WAL has grown by half again: each one
+     * costs two fsyncs. */
+    bool same = x.salt[0] == s->tried_at.salt[0] && x.salt[1] == s->tried_at.salt[1];
+    uint64_t next = same ? s->tried_at.n + MAX(s->conf.checkpoint_pages, (uint64_t)s->tried_at.n / 2)
+                         : s->conf.checkpoint_pages;
+    if (x.n < next && !job->settle)
+        return 0;
+    bool done = false;
+    r = source_cycle(s, &done, &ret->pinned, e);
+    s->tried_at = x;
+    return r;
+}
+
+bool source_far_behind(struct source *s)
+{
+    struct session_index x;
+    return session_index(s->session, &x, NULL) == 0 &&
+           capture_behind(&s->pos, &x) * wal_frame_size(x.page_size) >= EAGER_BYTES;
+}
+
+bool source_wal_too_long(struct source *s)
+{
+    struct session_index x;
+    return s->session && session_index(s->session, &x, NULL) == 0 &&
+           x.n * wal_frame_size(x.page_size) >= LET_GO_FACTOR * s->conf.wal_limit_bytes;
+}
+
