@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "common/base/clk.h"
+#include "common/format/proto.h"
 #include "common/store/restore.h"
 #include "ctl/out.h"
 
@@ -12,13 +13,14 @@
 struct candidate {
     const char *name; /* of the target; NULL: --url */
     const struct conf_target *target;
-    const char *replica;
+    char *replica;
 };
 
 struct job {
     struct ctl *c;
     uv_loop_t loop;
     struct conf *conf;
+    struct conf_found found;
     struct conf_target url_target;
     const char *url, *target, *output;
     char *output_path;
@@ -132,7 +134,7 @@ static bool from_url(struct job *j, int *ret_status)
     if (!*j->db_name)
         j->db_name = j->url_target.bucket;
     j->from = util_zalloc(sizeof *j->from);
-    j->from[0] = (struct candidate){NULL, &j->url_target, ""};
+    j->from[0] = (struct candidate){NULL, &j->url_target, util_strdup("")};
     j->n = 1;
     return true;
 }
@@ -146,22 +148,23 @@ static bool from_conf(struct job *j, int *ret_status)
     }
     if (!ctl_load(j->c, &j->conf, ret_status))
         return false;
-    const struct conf_db *d = ctl_find_db(j->c, j->conf, j->c->argv[optind], &e);
-    if (!d) {
+    if (ctl_resolve(j->c, j->conf, j->c->argv[optind], &j->found, &e) < 0) {
         *ret_status = out_fail(j->c->json, &e);
         return false;
     }
-    j->db_name = d->name;
-    j->output = j->output ? j->output : d->path;
+    const struct conf_db *d = j->found.db;
+    j->db_name = j->found.name;
+    j->output = j->output ? j->output : j->found.path;
     j->from = util_zalloc(d->n_replicas * sizeof *j->from);
     for (size_t i = 0; i < d->n_replicas; i++) {
         const struct conf_target *t = &j->conf->target[d->replica[i].target];
         if (!j->target || !strcmp(j->target, t->name))
-            j->from[j->n++] = (struct candidate){t->name, t, d->replica[i].path};
+            j->from[j->n++] = (struct candidate){
+                t->name, t, conf_replica_path(d, &d->replica[i], j->found.path)};
     }
     if (j->n)
         return true;
-    (void)err_set(&e, ERR_NOTFOUND, "database '%s' is not replicated to a target '%s'", d->name,
+    (void)err_set(&e, ERR_NOTFOUND, "database '%s' is not replicated to a target '%s'", j->db_name,
                   j->target);
     (void)err_hint(&e, "its targets are shown by walsupctl list");
     *ret_status = out_fail(j->c->json, &e);
@@ -294,9 +297,9 @@ static json_t *result_json(const struct job *j, const struct candidate *from,
                              min, "max", max, "size", (json_int_t)r->file[i].size, "mtime_ms",
                              (json_int_t)r->file[i].mtime_ms));
     }
-    json_t *o = json_pack("{s:b, s:b, s:s, s:s, s:s?, s:s, s:s, s:s}", "restored",
+    json_t *o = json_pack("{s:b, s:b, s:s, s:o, s:s?, s:s, s:s, s:s}", "restored",
                           !j->opts.dry_run, "dry_run", (int)j->opts.dry_run, "database",
-                          j->db_name, "output", j->output_path, "target", from->name, "location",
+                          j->db_name, "output", proto_text(j->output_path), "target", from->name, "location",
                           where, "txid", txid, "lineage", lineage);
     (void)json_object_update_new(
         o, json_pack("{s:I, s:I, s:I, s:i, s:I, s:s, s:o}", "timestamp_ms",
@@ -353,8 +356,8 @@ static void print_result(const struct job *j, const struct candidate *from,
 static int nothing_done(const struct job *j, const char *why)
 {
     if (j->c->json)
-        return out_json(json_pack("{s:b, s:s, s:s, s:s}", "restored", 0, "database", j->db_name,
-                                  "output", j->output_path, "reason", why));
+        return out_json(json_pack("{s:b, s:s, s:o, s:s}", "restored", 0, "database", j->db_name,
+                                  "output", proto_text(j->output_path), "reason", why));
     printf("%s: %s, nothing to do\n", j->db_name, why);
     return 0;
 }
@@ -426,8 +429,11 @@ int cmd_restore(struct ctl *c)
     (void)uv_loop_close(&j.loop);
     if (j.url)
         conf_target_done(&j.url_target);
-    (void)conf_free(j.conf);
+    for (size_t i = 0; i < j.n; i++)
+        free(j.from[i].replica);
     free(j.from);
+    conf_found_done(&j.found);
+    (void)conf_free(j.conf);
     free(j.output_path);
     return status;
 }
