@@ -53,6 +53,9 @@ int session_peek(struct session *s, struct session_index *ret);
 /** session_guard_next(s, e): begin the second guard beside the one held. BUSY: the old one is still
  * held, nothing else happened. */
 int session_guard_next(struct session *s, struct err *e);
+/** session_guard_again(s, ret, e): right after session_open, while nothing relies on the guard yet: end it,
+ * begin it again; it sees at least *ret. BUSY as there. */
+int session_guard_again(struct session *s, struct session_index *ret, struct err *e);
 /** session_guard_switch(s): end the older guard; the newer one stays. Only after session_guard_next. */
 void session_guard_switch(struct session *s);
 /** session_guard_undo(s): end the newer guard again instead. */

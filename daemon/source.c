@@ -164,7 +164,10 @@ static int capture_job(struct source *s, struct source_result *ret, struct err *
         return source_start_over(s, ret, "the WAL changed without us (locks lost, or -shm replaced)", e);
     else if (r != 0)
         return r;
-    return source_handover(s, e);
+    /* a guard that is recent enough needs no successor: with the second connection that is opened for it,
+     * it would be the dearer part of a short wake-up */
+    bool recent = !session_holds_checkpoints(s->session) && !source_guard_is_old(s);
+    return recent ? 0 : source_handover(s, e);
 }
 
 static int attached_job(struct source *s, const struct source_job *job, struct source_result *ret,

@@ -168,6 +168,12 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
             return r;
     }
     s->pos = (struct capture_pos){.valid = false};
+    r = session_guard_again(s->session, &s->guard_at, e);
+    if (r != 0) {
+        source_close_session(s);
+        ret->state = SOURCE_BUSY;
+        return r;
+    }
     r = resume(s, ret, e);
     return r < 0 ? r : 0;
 }

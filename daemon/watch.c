@@ -155,7 +155,9 @@ static void on_name(struct watch *w, struct watch_dir *d, const char *name, uint
     bool names = mask & (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB);
     if (en)
         database_event(en->db, names ? DATABASE_NAME : DATABASE_FILE);
-    else if (d->entry && n > 4 && !memcmp(name + n - 4, "-wal", 4) &&
+    /* SQLite gives a -wal that it opens to the database's owner, so a changed attribute of one tells only
+     * that somebody opened it: ourselves, mostly */
+    else if (d->entry && n > 4 && mask & ~(uint32_t)IN_ATTRIB && !memcmp(name + n - 4, "-wal", 4) &&
              (en = find_entry(w, d->path, name, n - 4)))
         database_event(en->db, DATABASE_WAL);
     for (struct watch_listener *l = d->listener; l; l = l->next)
