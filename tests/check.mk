@@ -40,6 +40,7 @@ help:
 #:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress; half an hour
 #:   fuzz            look for more; FUZZ_SECONDS=20
 #:   bench           cost for a writer, lag, memory, restore; bench-format: the formats alone
+#:   bench-resync    1 % of 1 GiB rewritten while walsupd was away: what is uploaded
 #:   bench-many      very many databases; N=10000, EXPLICIT=1 for a section each
 #: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
