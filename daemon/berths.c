@@ -2,13 +2,15 @@
 
 #include "daemon/database.h"
 
+#define LOADS_MAX 32
+
 struct list {
     struct berth *first, *last; /* oldest first */
 };
 
 struct berths {
-    unsigned max, taken, asked, waiting;
-    struct list in, line;
+    unsigned max, taken, asked, waiting, loading;
+    struct list in, line, load_line;
 };
 
 static void append(struct list *l, struct berth *x)
@@ -125,6 +127,11 @@ void berths_leave(struct berths *b, struct database *db)
     struct berth *x = &db->berth;
     if (!b || x->where == BERTH_NONE)
         return;
+    if (x->where == BERTH_LOADS) {
+        unlink_from(&b->load_line, x);
+        x->where = BERTH_NONE;
+        return;
+    }
     bool had = x->where == BERTH_HAS;
     unlink_from(had ? &b->in : &b->line, x);
     if (had) {
@@ -136,6 +143,32 @@ void berths_leave(struct berths *b, struct database *db)
     x->where = BERTH_NONE;
     x->asked = false;
     serve(b);
+}
+
+bool berths_load(struct berths *b, struct database *db)
+{
+    struct berth *x = &db->berth;
+    if (!b)
+        return true;
+    if (b->loading < LOADS_MAX) {
+        berths_leave(b, db); /* the line */
+        b->loading++;
+        return true;
+    }
+    if (x->where == BERTH_NONE) {
+        x->where = BERTH_LOADS;
+        append(&b->load_line, x);
+    }
+    return false;
+}
+
+void berths_loaded(struct berths *b)
+{
+    if (!b)
+        return;
+    b->loading--;
+    if (b->load_line.first)
+        database_berth_free(owner(b->load_line.first));
 }
 
 unsigned berths_taken(const struct berths *b)

@@ -120,7 +120,7 @@ static void after_load(struct database *db, const struct database_run *run)
     } else {
         db->number_deadline_ms = clk_mono_ms() + NUMBER_WAIT_MS;
     }
-    if (st->damaged)
+    if (st->damage)
         log_line(LOG_ERROR, "%s: the spool was damaged and is rebuilt: %s", db->name, st->damage);
     for (size_t i = 0; i < st->n; i++)
         database_file_add(db, &st->file[i]);
@@ -294,6 +294,8 @@ static void work_done(uv_work_t *w, int status)
     struct database *db = run->db;
     db->run = NULL;
     db->last_run_ms = clk_mono_ms();
+    if (run->job.load)
+        berths_loaded(db->berths);
     if (db->closing) {
         db->detached = db->detached || run->job.detach;
         maybe_closed(db);
@@ -489,7 +491,8 @@ void database_poke(struct database *db)
             return;
         }
         job = (struct source_job){.load = true, .doze = true};
-        start_job(db, &job);
+        if (berths_load(db->berths, db))
+            start_job(db, &job);
         return;
     }
     if (!number(db)) {

@@ -1,5 +1,6 @@
 #include "daemon/manager.h"
 
+#include <malloc.h>
 #include <signal.h>
 
 #include "common/base/clk.h"
@@ -40,10 +41,20 @@ static bool progress(const struct manager *m)
 
 static void maybe_close(struct manager *m);
 
+/* What many databases needed for a moment goes back to the system when all of them sleep again. */
+static void give_back(struct manager *m)
+{
+    bool asleep = !berths_taken(m->berths);
+    if (asleep && !m->was_asleep)
+        (void)malloc_trim(0);
+    m->was_asleep = asleep;
+}
+
 static void on_tick(uv_timer_t *t)
 {
     struct manager *m = t->data;
     manager_db_tick(m);
+    give_back(m);
     if (m->ticks++ % (1 + m->n_dbs / AT_ONCE) == 0) {
         char line[200];
         m->stuck = !progress(m);

@@ -72,6 +72,7 @@ struct manager {
     uv_signal_t sigterm, sigint, sighup;
     int64_t started_ms;
     bool ready;
+    bool was_asleep; /* no database was attached at the last tick */
     bool stopping, closing;
     uint64_t stopping_ms;
     int exit_status;

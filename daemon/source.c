@@ -249,6 +249,11 @@ static int check_room(const struct source *s, struct source_result *ret, struct 
 static int run(struct source *s, const struct source_job *job, struct source_result *ret,
                struct err *e)
 {
+    if (!job->load) { /* the loop thread has its copy */
+        free(s->spool.file);
+        s->spool.file = NULL;
+        s->spool.n = 0;
+    }
     if (!s->loaded || job->load) {
         int r = load(s, e);
         if (r == 0 && job->load && job->doze && source_asleep(s))
