@@ -515,7 +515,7 @@ void world_judge(void)
         return;
     }
     struct shadow sh = {.p = NULL};
-    if (st.damaged)
+    if (st.damage)
         world_violation("%s", st.damage);
     while (!world.violation[0]) {
         cleanup_free char *path = find_file(sh.txid + 1);
