@@ -10,6 +10,9 @@
 #define SETTLE_MS 1000       /* quiet for so long: copy the WAL into the database */
 #define SETTLE_AGAIN_MS 30000
 #define LOOK_MS 10 /* between two captures: look after the WAL, keep the guard recent */
+#define BUSY_GAP_MS 30 /* writes that come closer than that for BUSY_MS: its own look is cheaper than events */
+#define BUSY_MS 500
+#define HUSH_END_MS 200
 #define PEEK_MAX_MS 64
 #define ASSIST_MS 10 /* an application's checkpoint may wait for our guard with the write lock held */
 #define FILE_CHECK_MS 100
@@ -259,6 +262,12 @@ static void settle_later(struct database *db)
 
 static void maybe_closed(struct database *db);
 
+static void set_hush(struct database *db, bool on)
+{
+    if (db->hush && on != db->hushed)
+        db->hushed = db->hush(db, on);
+}
+
 static void take_run(struct database *db, const struct database_run *run)
 {
     const struct source_result *r = &run->result;
@@ -282,6 +291,7 @@ static void take_run(struct database *db, const struct database_run *run)
     if (r->pinned || (run->job.settle && !r->drained))
         settle_later(db);
     if (run->job.detach || r->state != SOURCE_ATTACHED) {
+        set_hush(db, false);
         db->leave_at_ms = 0;
         berths_leave(db->berths, db);
     }
@@ -381,22 +391,39 @@ static bool leaves_in_a_hurry(const struct database *db)
     return db->leave_at_ms && (uint64_t)db->seen.pages * db->seen.page_size <= SMALL_BYTES;
 }
 
+/* Every write that makes an event is paid for by the writer: a busy one is looked after by the clock. */
+static void look_for_writes(struct database *db, uint64_t now, uint64_t *ret_at)
+{
+    if (source_news(db->source)) {
+        db->dirty = true;
+        db->last_event_ms = now;
+    } else if (now >= db->last_event_ms + HUSH_END_MS) {
+        set_hush(db, false);
+        db->dirty = true; /* what was written before the events are back */
+        db->last_event_ms = now;
+        return;
+    }
+    db->assist_until_ms = now + SETTLE_MS;
+    db->assist_peek_ms = 0;
+    *ret_at = MIN(*ret_at, now + LOOK_MS);
+}
+
 /* What an attached database needs; the flags of job, or the time of the next look. */
 static void decide_attached(struct database *db, uint64_t now, struct source_job *job, uint64_t *ret_at)
 {
     uint64_t due;
     bool asked = db->force || database_sync_wants_capture(db);
+    if (db->hushed)
+        look_for_writes(db, now, ret_at);
     if (db->dirty && !asked && !news(db, now, ret_at)) {
         /* not visible yet */
     } else if (asked || (db->dirty && capture_due(db, now, &due))) {
         job->capture = true;
     } else if (db->dirty) {
         *ret_at = MIN(*ret_at, due);
-        uint64_t look = db->last_run_ms + LOOK_MS; /* the WAL must not grow unseen meanwhile */
-        if (look <= now)
-            db->look = true;
-        else
-            *ret_at = MIN(*ret_at, look);
+        if (source_wants_look(db->source)) /* the WAL must not grow unseen meanwhile */
+            db->look = db->last_run_ms + LOOK_MS <= now;
+        *ret_at = MIN(*ret_at, now + LOOK_MS);
     }
     assist(db, now, job, ret_at);
     if (db->file_check_ms && db->seen.drained && !db->dirty) {
@@ -550,6 +577,10 @@ void database_event(struct database *db, enum database_event ev)
         db->leave_at_ms = 0;
     switch (ev) {
     case DATABASE_WAL:
+        if (now > db->last_event_ms + BUSY_GAP_MS)
+            db->busy_since_ms = now;
+        else if (db->state == SOURCE_ATTACHED && now >= db->busy_since_ms + BUSY_MS)
+            set_hush(db, true);
         db->last_event_ms = now;
         db->peek_ms = 0;
         db->settle_wait_ms = db->settle_after_ms = 0;

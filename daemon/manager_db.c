@@ -244,6 +244,12 @@ static void say_same_name(const struct conf_db *c, const char *path, const struc
              same->name, same->path);
 }
 
+static bool hush(struct database *db, bool on)
+{
+    const struct manager_db *e = db->owner;
+    return watch_hush(e->m->watch, db, on);
+}
+
 struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const char *path,
                                struct discover_file *file)
 {
@@ -269,6 +275,7 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
     e->db->berths = m->berths;
     e->db->owner = e;
     e->db->changed = on_changed;
+    e->db->hush = hush;
     replicas_free(r, c->n_replicas);
     if (m->n_dbs == m->cap_dbs) {
         m->cap_dbs = m->cap_dbs ? 2 * m->cap_dbs : 16;

@@ -278,6 +278,17 @@ static bool dir_watch(struct watch *w, struct watch_dir *d)
     return false;
 }
 
+bool watch_hush(struct watch *w, struct database *db, bool on)
+{
+    struct entry *en = db->watch;
+    struct watch_dir *d = en ? en->dir : NULL;
+    if (!d || d->wd < 0 || (on && (d->listener || d->same || d->entry != en || en->next)))
+        return false;
+    if (inotify_add_watch(w->fd, d->path, on ? WATCH_MASK & ~(uint32_t)IN_MODIFY : WATCH_MASK) != d->wd)
+        watch_again(w, d);
+    return on;
+}
+
 /* The path may lead to another directory now: a watch stays with the one it was put on. */
 static void watch_again(struct watch *w, struct watch_dir *d)
 {

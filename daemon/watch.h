@@ -34,6 +34,9 @@ int watch_new(uv_loop_t *loop, struct scan *s, struct watch **ret, struct err *e
  * -wal as they were before anybody looked at the content; NULL: as they are now. */
 void watch_add(struct watch *w, struct database *db, const struct scan_mark mark[2]);
 void watch_remove(struct watch *w, struct database *db);
+/** watch_hush(w, db, on): db looks for its commits itself: no more events of writes in its directory, each of
+ * which its writers pay for, if it is the only one there; off: as before. Whether that is so now. */
+bool watch_hush(struct watch *w, struct database *db, bool on);
 /** watch_listen(w, path, l): all events of a directory, from now on. watch_deaf(w, l): no more.
  * watch_listening(l): whether there is a watch. */
 void watch_listen(struct watch *w, const char *path, struct watch_listener *l);
