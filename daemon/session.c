@@ -11,6 +11,7 @@
 #define SESSION_MAGIC 0x5e551011u
 #define SHM_BLOCK 32768
 #define ATTACH_BUSY_MS 2000
+#define SPIN_MS 20
 #define SPINS 100
 
 /* One connection and the two statements that take and end its guard. */
@@ -610,16 +611,18 @@ int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)
     int r = more_conn(s, &s->writer, e);
     if (r != 0)
         return r;
-    uint64_t end = clk_mono_ms() + timeout_ms;
+    uint64_t start = clk_mono_ms(), end = start + timeout_ms;
     for (;;) {
         int rc = sqlite3_exec(s->writer.db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
         if (rc == SQLITE_OK)
             return 0;
         if ((rc & 0xff) != SQLITE_BUSY)
             return sql_err(e, s, s->writer.db, rc, "take the write lock of");
-        if (clk_mono_ms() >= end)
+        uint64_t now = clk_mono_ms();
+        if (now >= end)
             return SESSION_BUSY;
-        pause_us(50);
+        if (now >= start + SPIN_MS) /* a writer that never pauses leaves a microsecond at a time */
+            pause_us(50);
     }
 }
 
