@@ -30,6 +30,7 @@ deps:
 	$(Q)$(call apt_install,$(DEPS))
 deps-test: deps
 	$(Q)$(call apt_install,$(DEPS_TEST))
+	$(Q)tests/tools/get_litestream_v3.sh
 deps-deb: deps
 	$(Q)$(call apt_install,$(DEPS_DEB))
 
