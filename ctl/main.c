@@ -48,6 +48,10 @@ static const struct ctl_verb verb[] = {
      "  --defaults                every key with its default\n"
      "  --sample                  a commented sample file\n"
      "  --man                     the key tables of walsup.ini(5)\n", cmd_config},
+    {"import-litestream", "FILE", "print a litestream.yml as configuration of walsup",
+     "What has no equivalent becomes a comment with the reason. $NAME and ${NAME} are\n"
+     "taken from the environment, as Litestream does.\n\n"
+     "  --no-expand-env           leave them as they are\n", cmd_import},
     {"version", "", "print the version", "", cmd_version},
     {"help", "[VERB]", "explain walsupctl or a verb", "", cmd_help},
 };
@@ -65,7 +69,7 @@ static void print_help(FILE *f)
     (void)fputs("Usage: walsupctl [-c FILE] [--socket PATH] VERB [ARGUMENTS]\n\n"
                 "Replicates SQLite databases with walsupd: show, steer, restore.\n\n", f);
     for (size_t i = 0; i < ARRAY_LEN(verb); i++)
-        (void)fprintf(f, "  %-8s %s\n", verb[i].name, verb[i].help);
+        (void)fprintf(f, "  %-18s %s\n", verb[i].name, verb[i].help);
     (void)fputs("\n  -c, --config FILE  configuration (" CTL_DEFAULT_CONFIG ")\n"
                 "  --socket PATH      control socket (as configured)\n"
                 "  --json             machine-readable output, with every verb\n"
