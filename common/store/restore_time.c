@@ -146,7 +146,7 @@ static int ltx_points(struct restore *r, size_t limit, struct restore_points *re
     for (size_t i = 0; i < n; i++)
         ret->at_level[f[i].level]++;
     p = calloc(ret->n + 1, sizeof *p);
-    ret->point = calloc(ret->n, sizeof *ret->point);
+    ret->point = calloc(ret->n + 1, sizeof *ret->point);
     if (!p || !ret->point)
         return err_set(e, ERR_NOMEM, "no memory for %zu points", ret->n);
     for (size_t i = 0; i < ret->n; i++)
@@ -179,7 +179,7 @@ static int v3_points_of(struct restore *r, size_t limit, struct restore_points *
     ret->v3 = true;
     ret->total = n;
     ret->n = limit && limit < n ? limit : n;
-    ret->point = calloc(ret->n, sizeof *ret->point);
+    ret->point = calloc(ret->n + 1, sizeof *ret->point);
     if (!ret->point)
         return err_set(e, ERR_NOMEM, "no memory for %zu points", ret->n);
     for (size_t i = 0; i < n; i++)
@@ -190,27 +190,30 @@ static int v3_points_of(struct restore *r, size_t limit, struct restore_points *
     return 0;
 }
 
+static int look(struct restore *r, size_t limit, struct restore_points *ret, struct err *e)
+{
+    int k = restore_list(r, e);
+    if (!k)
+        k = r->v3 ? v3_points_of(r, limit, ret, e) : ltx_points(r, limit, ret, e);
+    if (k < 0)
+        restore_points_done(ret);
+    return k;
+}
+
 int restore_points(uv_loop_t *loop, struct store *s, const struct restore_opts *opts, size_t limit,
                    struct restore_points *ret, struct err *e)
 {
     struct restore r = {.loop = loop, .store = s, .opts = opts};
     struct restore_points p = {.v3 = false};
-    int k;
     restore_init(&r);
-    for (bool again = false;; again = true) {
-        k = restore_list(&r, e);
-        if (!k)
-            k = r.v3 ? v3_points_of(&r, limit, &p, e) : ltx_points(&r, limit, &p, e);
-        if (!k || !r.round.vanished || again)
-            break;
-        restore_points_done(&p);
-    }
+    int k = look(&r, limit, &p, e);
+    if (k < 0 && r.round.vanished) /* compaction or retention came in between */
+        k = look(&r, limit, &p, e);
     restore_done(&r);
-    if (!k)
-        *ret = p;
-    else
-        restore_points_done(&p);
-    return k;
+    if (k < 0)
+        return k;
+    *ret = p;
+    return 0;
 }
 
 void restore_points_done(struct restore_points *p)
