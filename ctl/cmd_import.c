@@ -212,7 +212,7 @@ static void take_db(struct import *x, const yaml_node_t *node)
 {
     struct import_db d = {.line = (unsigned)node->start_mark.line + 1};
     cleanup_free struct import_pair *p = NULL;
-    size_t n = import_pairs(x->doc, node, &p);
+    size_t n = import_pairs(&x->doc, node, &p);
     for (size_t i = 0; i < n; i++)
         take_db_pair(x, &d, &p[i]);
     char *path = db_path(x, &d);
@@ -230,7 +230,7 @@ static void take_db(struct import *x, const yaml_node_t *node)
         if (!strcmp(p[i].key, "replica"))
             import_replica(x, &d, p[i].value);
         for (size_t k = 0; !strcmp(p[i].key, "replicas") && k < import_items(p[i].value); k++)
-            import_replica(x, &d, import_item(x->doc, p[i].value, k));
+            import_replica(x, &d, import_item(&x->doc, p[i].value, k));
     }
     if (above.len)
         buf_add(&x->notes, above.p, above.len);
@@ -249,7 +249,7 @@ static void take_logging(struct import *x, const yaml_node_t *node)
                                            {"warn", "warning"}, {"warning", "warning"},
                                            {"error", "error"}};
     cleanup_free struct import_pair *p = NULL;
-    size_t n = import_pairs(x->doc, node, &p);
+    size_t n = import_pairs(&x->doc, node, &p);
     for (size_t i = 0; i < n; i++) {
         const char *text = import_text(p[i].value);
         if (strcmp(p[i].key, "level") != 0)
@@ -279,7 +279,7 @@ static void take_top(struct import *x, const struct import_pair *p)
 static void build(struct import *x, struct buf *out)
 {
     cleanup_free struct import_pair *top = NULL;
-    size_t n = import_pairs(x->doc, yaml_document_get_root_node(x->doc), &top);
+    size_t n = import_pairs(&x->doc, yaml_document_get_root_node(&x->doc), &top);
     for (size_t i = 0; i < n; i++)
         take_top(x, &top[i]);
     if (x->dflt.sync_interval)
@@ -289,7 +289,7 @@ static void build(struct import *x, struct buf *out)
     import_take_notes(x, out);
     for (size_t i = 0; i < n; i++)
         for (size_t k = 0; !strcmp(top[i].key, "dbs") && k < import_items(top[i].value); k++)
-            take_db(x, import_item(x->doc, top[i].value, k));
+            take_db(x, import_item(&x->doc, top[i].value, k));
     buf_printf(out, "\n[walsup]\n%s", buf_str(&x->walsup));
     for (size_t i = 0; i < x->n_targets; i++)
         buf_printf(out, "\n[target %s]\n%s", x->target[i].name, buf_str(&x->target[i].body));
@@ -326,15 +326,13 @@ static int import(struct import *x, bool expand)
 {
     struct err e = {0};
     cleanup_buf struct buf text = BUF_INIT, expanded = BUF_INIT, unset = BUF_INIT, out = BUF_INIT;
-    yaml_document_t doc;
     if (fsx_read(x->file, MAX_FILE, &text, &e) < 0)
         return out_fail(x->c->json, &e);
     if (expand)
         import_expand(buf_str(&text), &expanded, &unset);
     struct buf *yaml = expand ? &expanded : &text;
-    if (import_load(x->file, yaml->p, yaml->len, &doc, &e) < 0)
+    if (import_load(x->file, yaml->p, yaml->len, &x->doc, &e) < 0)
         return out_fail(x->c->json, &e);
-    x->doc = &doc;
     for (const char *p = buf_str(&unset); *p; p += strcspn(p, "\n") + 1) {
         int n = (int)strcspn(p, "\n");
         buf_printf(&x->notes, "; $%.*s is not set: taken as empty, as Litestream does\n", n, p);
@@ -348,7 +346,7 @@ static int import(struct import *x, bool expand)
         (void)check(x, &out, &e);
         status = print(x, &out, &e);
     }
-    yaml_document_delete(&doc);
+    yaml_document_delete(&x->doc);
     return status;
 }
 

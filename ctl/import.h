@@ -80,7 +80,7 @@ struct import_target {
 struct import {
     struct ctl *c;
     const char *file;
-    yaml_document_t *doc;
+    yaml_document_t doc;
     struct import_settings dflt;
     struct buf notes;             /* comments above the section being written */
     struct buf walsup, dbs, warnings;

@@ -31,7 +31,7 @@ static const char **setting(struct import_settings *s, const char *key)
 static bool encrypts(struct import *x, const yaml_node_t *age)
 {
     cleanup_free struct import_pair *p = NULL;
-    size_t n = import_pairs(x->doc, age, &p);
+    size_t n = import_pairs(&x->doc, age, &p);
     for (size_t i = 0; i < n; i++)
         if (import_items(p[i].value) || import_text(p[i].value))
             return true;
@@ -283,7 +283,7 @@ void import_replica(struct import *x, struct import_db *d, const yaml_node_t *no
     struct import_settings s = x->dflt;
     struct from_url u = {.type = NULL};
     cleanup_free struct import_pair *p = NULL;
-    size_t n = import_pairs(x->doc, node, &p);
+    size_t n = import_pairs(&x->doc, node, &p);
     unsigned line = n ? p[0].line : node ? (unsigned)node->start_mark.line + 1 : d->line;
     bool ok = true;
     s.sync_interval = NULL; /* of [walsup] */
