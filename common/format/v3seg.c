@@ -141,7 +141,10 @@ static int choose_generation(const struct v3_file *f, size_t n, const char *gene
     }
     if (!known) {
         err_set(e, ERR_NOTFOUND, "there is no generation %s", generation);
-        return err_hint(e, "the newest object is of generation %s", n ? f[n - 1].generation : "-");
+        size_t newest = 0;
+        for (size_t i = 1; i < n; i++)
+            newest = f[i].mtime_ms > f[newest].mtime_ms ? i : newest;
+        return err_hint(e, "the newest object is of generation %s", f[newest].generation);
     }
     if (!best.there)
         return not_then(f, n, generation, until_ms, e);
