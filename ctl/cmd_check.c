@@ -1,6 +1,7 @@
 /* check: everything that can be found wrong before the daemon is started */
 #include "ctl/ctl.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -292,6 +293,92 @@ static void check_database(struct check *k, const struct conf_db *d)
          "replicate from", hint);
 }
 
+/* ---- a pattern ------------------------------------------------------------------------------ */
+
+struct walk {
+    const struct conf *conf;
+    const struct conf_db *d;
+    size_t databases, wal, unreadable;
+    char *not_wal; /* one of them */
+};
+
+static void walk_file(struct walk *w, const char *path)
+{
+    uint8_t h[100];
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0) {
+        w->unreadable++;
+        return;
+    }
+    if (conf_of_path(w->conf, path) != w->d || pread(fd, h, sizeof h, 0) != (ssize_t)sizeof h ||
+        memcmp(h, "SQLite format 3", 16) != 0)
+        return;
+    w->databases++;
+    if (h[18] == 2 && h[19] == 2)
+        w->wal++;
+    else if (!w->not_wal)
+        w->not_wal = util_strdup(path);
+}
+
+/* much as the daemon does, but links are not followed */
+static void walk_dir(struct walk *w, const char *dir, glob_at at)
+{
+    DIR *d = opendir(dir);
+    if (!d) {
+        w->unreadable++;
+        return;
+    }
+    for (const struct dirent *e; (e = readdir(d));) {
+        size_t n = strlen(e->d_name);
+        glob_at next = glob_step(w->d->glob, at, e->d_name, n);
+        if (!next || glob_aside(e->d_name, n) || !strcmp(e->d_name, ".") || !strcmp(e->d_name, ".."))
+            continue;
+        cleanup_free char *path = util_printf("%s/%s", dir[1] ? dir : "", e->d_name);
+        struct stat st;
+        if (lstat(path, &st) < 0 || conf_aside(w->conf, path))
+            continue;
+        if (S_ISDIR(st.st_mode) && glob_below(w->d->glob, next))
+            walk_dir(w, path, next);
+        else if (S_ISREG(st.st_mode) && glob_file(w->d->glob, next))
+            walk_file(w, path);
+    }
+    (void)closedir(d);
+}
+
+static void check_pattern(struct check *k, const struct conf *conf, const struct conf_db *d)
+{
+    struct walk w = {.conf = conf, .d = d};
+    struct err e;
+    char text[96];
+    const char *base = glob_base(d->glob);
+    if (!k->c->json)
+        printf("\ndatabases %s: %s\n", d->name, d->path);
+    if (access(base, R_OK | X_OK) < 0 && errno != ENOENT) {
+        (void)err_sys(&e, errno, "%s", base);
+        (void)err_hint(&e, "run the check as the user of the daemon or as root");
+        step_err(k, "directory", &e);
+        return;
+    }
+    if (access(base, F_OK) < 0) {
+        step(k, "directory", WARNING, "there is no such directory yet: walsupd waits for it",
+             "is the path right?");
+        return;
+    }
+    walk_dir(&w, base, glob_start(d->glob));
+    (void)snprintf(text, sizeof text, "%zu databases match now, %zu of them in WAL mode", w.databases,
+                   w.wal);
+    step(k, "files", w.databases ? OK : WARNING, text, w.databases ? "" : "is the pattern right?");
+    if (w.unreadable)
+        step(k, "access", WARNING, "some files or directories could not be read",
+             "run the check as the user of the daemon or as root");
+    if (w.not_wal) {
+        cleanup_free char *hint =
+            util_printf("walsup does not change it; do: sqlite3 %s 'PRAGMA journal_mode=WAL'", w.not_wal);
+        step(k, "journal mode", WARNING, "some databases are not in WAL mode and not replicated", hint);
+    }
+    free(w.not_wal);
+}
+
 /* ---- the verb ------------------------------------------------------------------------------- */
 
 static json_t *check_all(struct check *k, const struct conf *conf)
@@ -308,7 +395,10 @@ static json_t *check_all(struct check *k, const struct conf *conf)
     for (size_t i = 0; i < conf->n_dbs; i++) {
         k->steps = json_array();
         unsigned before = k->failed;
-        check_database(k, &conf->db[i]);
+        if (conf->db[i].glob)
+            check_pattern(k, conf, &conf->db[i]);
+        else
+            check_database(k, &conf->db[i]);
         (void)json_array_append_new(
             databases, json_pack("{s:s, s:s, s:b, s:o}", "name", conf->db[i].name, "path",
                                  conf->db[i].path, "ok", k->failed == before, "steps", k->steps));

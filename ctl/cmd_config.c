@@ -44,8 +44,9 @@ static json_t *databases_json(const struct conf *conf)
                                     d->replica[j].path, "sync-interval-ms",
                                     (json_int_t)d->replica[j].sync_interval_ms));
         (void)json_array_append_new(
-            all, json_pack("{s:s, s:s, s:I, s:I, s:I, s:o}", "name", d->name, "path", d->path,
-                           "checkpoint-pages", (json_int_t)d->checkpoint_pages, "wal-limit-bytes",
+            all, json_pack("{s:s, s:s, s:s?, s:I, s:I, s:I, s:o}", "name", d->name, "path", d->path,
+                           "name-template", d->name_template, "checkpoint-pages",
+                           (json_int_t)d->checkpoint_pages, "wal-limit-bytes",
                            (json_int_t)d->wal_limit_bytes, "spool-limit-bytes",
                            (json_int_t)d->spool_limit_bytes, "replicas", replicas));
     }

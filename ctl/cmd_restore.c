@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 
 #include "common/base/clk.h"
+#include "common/format/proto.h"
 #include "common/format/when.h"
 #include "ctl/from.h"
 
@@ -133,9 +134,9 @@ static json_t *result_json(const struct job *j, const struct from_replica *from,
     char txid[17], lineage[17], stamp[40];
     (void)snprintf(txid, sizeof txid, "%016llx", (unsigned long long)r->txid);
     (void)snprintf(lineage, sizeof lineage, "%016llx", (unsigned long long)r->lineage);
-    json_t *o = json_pack("{s:b, s:b, s:s, s:s, s:s?, s:s, s:s, s:s}", "restored",
+    json_t *o = json_pack("{s:b, s:b, s:s, s:o, s:s?, s:s, s:s, s:s}", "restored",
                           !j->opts.dry_run, "dry_run", (int)j->opts.dry_run, "database",
-                          j->from.db_name, "output", j->output_path, "target", from->name,
+                          j->from.db_name, "output", proto_text(j->output_path), "target", from->name,
                           "location", where, "txid", txid, "lineage", lineage);
     (void)json_object_update_new(
         o, json_pack("{s:I, s:I, s:I, s:i, s:I, s:s, s:s, s:o}", "timestamp_ms",
@@ -254,8 +255,8 @@ static void print_result(const struct job *j, const struct from_replica *from,
 static int nothing_done(const struct job *j, const char *why)
 {
     if (j->c->json)
-        return out_json(json_pack("{s:b, s:s, s:s, s:s}", "restored", 0, "database", j->from.db_name,
-                                  "output", j->output_path, "reason", why));
+        return out_json(json_pack("{s:b, s:s, s:o, s:s}", "restored", 0, "database", j->from.db_name,
+                                  "output", proto_text(j->output_path), "reason", why));
     printf("%s: %s, nothing to do\n", j->from.db_name, why);
     return 0;
 }

@@ -5,6 +5,7 @@
 #include "ctl/out.h"
 
 #define STATUS_TIMEOUT_MS 10000
+#define SHOW_AT_ONCE 50 /* databases; of more, only those that are not fine */
 
 enum exit_status { HEALTHY, DEGRADED, FAILED };
 
@@ -207,45 +208,87 @@ static enum exit_status exit_of(const json_t *reply)
     return !strcmp(state, "healthy") ? HEALTHY : !strcmp(state, "degraded") ? DEGRADED : FAILED;
 }
 
-static void print_status(const json_t *reply)
+/* "9990 replicating, 10 behind" */
+static void print_counts(const json_t *reply)
+{
+    const char *state;
+    json_t *n;
+    bool first = true;
+    json_object_foreach(json_object_get(reply, "counts"), state, n) {
+        printf(first ? "%lld " : ", %lld ", (long long)json_integer_value(n));
+        out_text(stdout, state);
+        first = false;
+    }
+    (void)fputc('\n', stdout);
+}
+
+static void print_watch(const json_t *reply)
+{
+    uint64_t scanned = num(json_object_get(reply, "watch"), "scanned_only");
+    if (!scanned)
+        return;
+    cleanup_free char *line =
+        util_printf("%llu directories have no inotify watch and are only scanned every few seconds "
+                    "(raise fs.inotify.max_user_watches).", (unsigned long long)scanned);
+    (void)fputc('\n', stdout);
+    out_wrapped(stdout, 0, line);
+}
+
+static void print_status(const json_t *reply, bool one)
 {
     static const enum out_tone tone[] = {OUT_GOOD, OUT_WARN, OUT_BAD};
     char up[32];
     size_t n = json_array_size(json_object_get(reply, "databases"));
     uint64_t now = num(reply, "now_ms"), started = num(reply, "started_ms");
+    uint64_t total = one ? n : MAX(num(reply, "total"), (uint64_t)n);
+    bool some = n < total;
     out_tone(stdout, tone[exit_of(reply)]);
     out_text(stdout, str(reply, "state"));
     out_tone(stdout, OUT_PLAIN);
-    printf(": %zu database%s, walsupd ", n, n == 1 ? "" : "s");
+    printf(": %llu database%s, walsupd ", (unsigned long long)total, total == 1 ? "" : "s");
     out_text(stdout, str(reply, "version"));
     printf(", pid %llu, up %s\n", (unsigned long long)num(reply, "pid"),
            out_short_duration(up, now > started ? now - started : 0));
-    if (!n) {
+    if (!total) {
         out_wrapped(stdout, 0, "Nothing is replicated: add a section [db NAME] to the "
                                "configuration, then walsupctl reload.");
         return;
     }
-    (void)fputc('\n', stdout);
-    print_table(reply);
+    if (some)
+        print_counts(reply);
+    if (n) {
+        (void)fputc('\n', stdout);
+        print_table(reply);
+    }
+    if (some)
+        printf(n ? "\nThe worst are shown; --all shows all.\n" : "--all shows all.\n");
+    print_watch(reply);
 }
 
 int cmd_status(struct ctl *c)
 {
-    int status;
+    static const struct option own[] = {{"all", no_argument, NULL, 'a'}, {NULL, 0, NULL, 0}};
+    int status, o;
+    bool all = false;
     struct err e = {0};
     json_t *reply = NULL;
-    if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 1, &status))
+    while ((o = ctl_option(c, own, &status)) >= 0)
+        all = true;
+    if (o == CTL_STOP || !ctl_operands(c, 0, 1, &status))
         return status;
     cleanup_free char *socket = NULL;
     if (!ctl_socket(c, &socket, &status))
         return status;
     json_t *parameters = json_object();
     if (optind < c->argc) {
-        const char *db = c->argv[optind];
-        cleanup_free char *path = strchr(db, '/') ? ctl_absolute(db) : util_strdup(db);
-        (void)json_object_set_new(parameters, "db", json_string(path));
+        cleanup_free char *name = ctl_db_name(c, c->argv[optind]);
+        (void)json_object_set_new(parameters, "db", proto_text(name));
+    } else if (!all && !c->json) {
+        (void)json_object_set_new(parameters, "limit", json_integer(SHOW_AT_ONCE));
     }
     if (client_call(socket, "Status", parameters, STATUS_TIMEOUT_MS, &reply, NULL, &e) < 0) {
+        if (optind < c->argc)
+            ctl_suggest(socket, c->argv[optind], &e);
         status = out_fail(c->json, &e);
         return e.code == ERR_NET || e.code == ERR_TIMEOUT ? (int)FAILED : status;
     }
@@ -254,34 +297,62 @@ int cmd_status(struct ctl *c)
         (void)out_json(reply);
         return status;
     }
-    print_status(reply);
+    print_status(reply, optind < c->argc);
     json_decref(reply);
     return status;
 }
 
 /* ---- list ----------------------------------------------------------------------------------- */
 
-static char *target_names(const struct conf *conf, const struct conf_db *d)
+static json_t *section_json(const struct conf *conf, const struct conf_db *d)
 {
-    cleanup_buf struct buf b = BUF_INIT;
-    for (size_t i = 0; i < d->n_replicas; i++)
-        buf_printf(&b, "%s%s", i ? ", " : "", conf->target[d->replica[i].target].name);
-    return util_strdup(buf_str(&b));
+    json_t *targets = json_array();
+    for (size_t j = 0; j < d->n_replicas; j++)
+        (void)json_array_append_new(targets,
+                                    json_string(conf->target[d->replica[j].target].name));
+    return json_pack("{s:s, s:s, s:s, s:b, s:o}", "name", d->name, "path", d->path, "section", d->name,
+                     "pattern", d->glob != NULL, "targets", targets);
 }
 
-static json_t *list_json(const struct conf *conf)
+/* Sections; those that stand for many are replaced by what the daemon has found for them, as far as it
+ * can be asked. */
+static json_t *list_json(struct ctl *c, const struct conf *conf, const char *socket)
 {
-    json_t *all = json_array();
-    for (size_t i = 0; i < conf->n_dbs; i++) {
-        const struct conf_db *d = &conf->db[i];
-        json_t *targets = json_array();
-        for (size_t j = 0; j < d->n_replicas; j++)
-            (void)json_array_append_new(targets,
-                                        json_string(conf->target[d->replica[j].target].name));
-        (void)json_array_append_new(all, json_pack("{s:s, s:s, s:o}", "name", d->name, "path",
-                                                   d->path, "targets", targets));
+    json_t *all = json_array(), *found = NULL, *d;
+    struct err e;
+    size_t k;
+    if (conf->n_patterns)
+        (void)client_call(socket, "List", NULL, STATUS_TIMEOUT_MS, &found, NULL, &e);
+    if (conf->n_patterns && !found && !c->json) {
+        (void)err_hint(&e, "only the patterns are listed, not what they stand for");
+        out_warning(&e);
     }
-    return json_pack("{s:o}", "databases", all);
+    for (size_t i = 0; i < conf->n_dbs; i++) {
+        const struct conf_db *section = &conf->db[i];
+        if (!section->glob || !found) {
+            (void)json_array_append_new(all, section_json(conf, section));
+            continue;
+        }
+        json_array_foreach(json_object_get(found, "databases"), k, d) {
+            if (strcmp(str(d, "section"), section->name) != 0)
+                continue;
+            (void)json_object_set_new(d, "pattern", json_false());
+            (void)json_array_append(all, d);
+        }
+    }
+    json_decref(found);
+    return all;
+}
+
+static char *target_names(const json_t *d)
+{
+    cleanup_buf struct buf b = BUF_INIT;
+    size_t i;
+    json_t *t;
+    json_array_foreach(json_object_get(d, "targets"), i, t) {
+        buf_printf(&b, "%s%s", i ? ", " : "", json_string_value(t) ? json_string_value(t) : "?");
+    }
+    return util_strdup(buf_str(&b));
 }
 
 int cmd_list(struct ctl *c)
@@ -290,22 +361,31 @@ int cmd_list(struct ctl *c)
     int status;
     struct conf *conf = NULL;
     struct out_table t = {.head = head};
+    size_t i;
+    json_t *d;
     if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 0, &status) ||
         !ctl_load(c, &conf, &status))
         return status;
-    if (c->json)
-        (void)out_json(list_json(conf));
-    else if (!conf->n_dbs)
-        printf("%s names no database: add a section [db NAME]\n", c->config);
-    for (size_t i = 0; i < conf->n_dbs && !c->json; i++) {
-        struct out_row *row = out_row(&t);
-        row->cell[0] = util_strdup(conf->db[i].name);
-        row->cell[1] = target_names(conf, &conf->db[i]);
-        row->cell[2] = util_strdup(conf->db[i].path);
-    }
-    if (t.n)
+    json_t *all = list_json(c, conf, c->socket ? c->socket : conf->socket);
+    if (c->json) {
+        (void)out_json(json_pack("{s:O}", "databases", all));
+    } else if (!json_array_size(all)) {
+        printf(conf->n_dbs ? "nothing matches the patterns in %s yet\n"
+                           : "%s names no database: add a section [db NAME]\n",
+               c->config);
+    } else {
+        json_array_foreach(all, i, d) {
+            struct out_row *row = out_row(&t);
+            row->cell[0] = json_is_true(json_object_get(d, "pattern"))
+                               ? util_printf("[db %s]", str(d, "name"))
+                               : util_strdup(str(d, "name"));
+            row->cell[1] = target_names(d);
+            row->cell[2] = util_strdup(str(d, "path"));
+        }
         out_table_print(&t);
+    }
     out_table_done(&t);
+    json_decref(all);
     (void)conf_free(conf);
     return 0;
 }

@@ -62,12 +62,14 @@ int cmd_sync(struct ctl *c)
     json_t *parameters =
         json_pack("{s:b, s:I}", "wait", (int)wait, "timeout_ms", (json_int_t)timeout_ms);
     if (optind < c->argc) {
-        const char *db = c->argv[optind];
-        cleanup_free char *path = strchr(db, '/') ? ctl_absolute(db) : util_strdup(db);
-        (void)json_object_set_new(parameters, "db", json_string(path));
+        cleanup_free char *name = ctl_db_name(c, c->argv[optind]);
+        (void)json_object_set_new(parameters, "db", proto_text(name));
     }
-    if (client_call(socket, "Sync", parameters, timeout_ms + ANSWER_MS, &reply, NULL, &e) < 0)
+    if (client_call(socket, "Sync", parameters, timeout_ms + ANSWER_MS, &reply, NULL, &e) < 0) {
+        if (optind < c->argc)
+            ctl_suggest(socket, c->argv[optind], &e);
         return out_fail(c->json, &e);
+    }
     if (c->json)
         return out_json(reply);
     print_synced(reply, wait);

@@ -3,11 +3,15 @@
 #include <ctype.h>
 #include <stdarg.h>
 
+#include "common/base/fsx.h"
+#include "common/format/name.h"
 #include "common/format/near.h"
+#include "ctl/client.h"
 #include "ctl/out.h"
 
 enum { OPT_HELP = 1000, OPT_SOCKET, OPT_JSON };
 #define MAX_OPTIONS 32
+#define LIST_TIMEOUT_MS 5000
 
 static const struct option common_option[] = {{"config", required_argument, NULL, 'c'},
                                               {"socket", required_argument, NULL, OPT_SOCKET},
@@ -183,20 +187,118 @@ char *ctl_absolute(const char *path)
     return util_printf("%s/%s", cwd && cwd[1] ? cwd : "", path);
 }
 
-const struct conf_db *ctl_find_db(struct ctl *c, const struct conf *conf, const char *name_or_path,
-                                  struct err *e)
+/* ---- databases ------------------------------------------------------------------------------ */
+
+/* the most likely of the names that somebody may have meant */
+struct nearest {
+    const char *text;
+    size_t distance;
+    char *name;
+};
+
+static const char *last_part(const char *s)
 {
-    const struct conf_db *d = conf_find_db(conf, name_or_path);
-    cleanup_free char *absolute = ctl_absolute(name_or_path);
-    cleanup_free char *real = d ? NULL : realpath(name_or_path, NULL);
-    d = d ? d : conf_find_db(conf, absolute);
-    d = d || !real ? d : conf_find_db(conf, real);
-    if (d)
-        return d;
-    (void)err_set(e, ERR_NOTFOUND, "there is no database '%s' in %s", name_or_path, c->config);
+    const char *slash = strrchr(s, '/');
+    return slash ? slash + 1 : s;
+}
+
+static void consider(struct nearest *n, const char *name)
+{
+    /* a whole name, or the end of one: most people type what the file is called */
+    size_t whole = near_distance(n->text, name);
+    const char *a = last_part(n->text), *b = last_part(name);
+    size_t part = near_distance(a, b);
+    size_t d = near_enough(n->text, whole) ? whole : near_enough(a, part) ? part + 2 : SIZE_MAX;
+    if (d >= n->distance)
+        return;
+    n->distance = d;
+    free(n->name);
+    n->name = util_strdup(name);
+}
+
+static int consider_spool(const char *entry, void *arg)
+{
+    cleanup_free char *name = name_of_dir(entry);
+    if (name && *name != '.')
+        consider(arg, name);
+    return 0;
+}
+
+static void hint_nearest(struct nearest *n, struct err *e)
+{
+    if (n->name)
+        (void)err_hint(e, "did you mean %s?", n->name);
+    free(TAKE_PTR(n->name));
+}
+
+static int unknown(struct ctl *c, const struct conf *conf, const char *text, struct err *e)
+{
+    const struct conf_db *d = conf_find_db(conf, text);
+    if (d && d->glob) {
+        (void)err_set(e, ERR_NOTFOUND, "[db %s] stands for every database that matches %s", text,
+                      d->path);
+        return err_hint(e, "name one of them, or give its path; walsupctl list shows them");
+    }
+    (void)err_set(e, ERR_NOTFOUND, "there is no database '%s' in %s", text, c->config);
     (void)err_hint(e, "walsupctl list shows the names and paths");
+    struct nearest n = {text, SIZE_MAX, NULL};
     for (size_t i = 0; i < conf->n_dbs; i++)
-        if (near_enough(name_or_path, near_distance(name_or_path, conf->db[i].name)))
-            (void)err_hint(e, "did you mean %s?", conf->db[i].name);
-    return NULL;
+        if (!conf->db[i].glob)
+            consider(&n, conf->db[i].name);
+    if (conf->n_patterns) { /* those that were replicated have left traces */
+        cleanup_free char *spools = util_printf("%s/db", conf->state_dir);
+        struct err ignored;
+        (void)fsx_list(spools, consider_spool, &n, &ignored);
+    }
+    hint_nearest(&n, e);
+    return -ERR_NOTFOUND;
+}
+
+static bool resolve(const struct conf *conf, const char *text, struct conf_found *ret)
+{
+    cleanup_free char *absolute = ctl_absolute(text);
+    cleanup_free char *real = realpath(text, NULL);
+    return conf_resolve(conf, text, ret) || conf_resolve(conf, absolute, ret) ||
+           (real && conf_resolve(conf, real, ret));
+}
+
+int ctl_resolve(struct ctl *c, const struct conf *conf, const char *text, struct conf_found *ret,
+                struct err *e)
+{
+    return resolve(conf, text, ret) ? 0 : unknown(c, conf, text, e);
+}
+
+char *ctl_db_name(struct ctl *c, const char *text)
+{
+    struct conf *conf = NULL;
+    struct conf_found found = {0};
+    struct err e;
+    char *name = NULL;
+    if (strchr(text, '/') && conf_load(c->config, &conf, NULL, &e) == 0 &&
+        resolve(conf, text, &found))
+        name = TAKE_PTR(found.name);
+    conf_found_done(&found);
+    (void)conf_free(conf);
+    if (name)
+        return name;
+    bool path = *text == '/' || !strncmp(text, "./", 2) || (strchr(text, '/') && !access(text, F_OK));
+    return path ? ctl_absolute(text) : util_strdup(text);
+}
+
+void ctl_suggest(const char *socket, const char *text, struct err *e)
+{
+    json_t *reply = NULL, *d;
+    struct err ignored;
+    struct nearest n = {text, SIZE_MAX, NULL};
+    size_t i;
+    if (e->code != ERR_NOTFOUND ||
+        client_call(socket, "List", NULL, LIST_TIMEOUT_MS, &reply, NULL, &ignored) < 0)
+        return;
+    json_array_foreach(json_object_get(reply, "databases"), i, d) {
+        const char *name = json_string_value(json_object_get(d, "name"));
+        if (name)
+            consider(&n, name);
+    }
+    hint_nearest(&n, e);
+    json_decref(reply);
 }

@@ -50,9 +50,16 @@ bool ctl_load(struct ctl *c, struct conf **ret, int *ret_status);
 bool ctl_socket(struct ctl *c, char **ret, int *ret_status);
 /** ctl_absolute(path): malloc'ed; a relative path is taken from the working directory. */
 char *ctl_absolute(const char *path);
-/** ctl_find_db(c, conf, name_or_path, e): NULL with e filled if there is none. */
-const struct conf_db *ctl_find_db(struct ctl *c, const struct conf *conf, const char *name_or_path,
-                                  struct err *e);
+/** ctl_resolve(c, conf, text, ret, e): the database with this name or path (also a relative one), of a
+ * section of its own or of a pattern's, whether or not the file is there. */
+int ctl_resolve(struct ctl *c, const struct conf *conf, const char *text, struct conf_found *ret,
+                struct err *e);
+/** ctl_db_name(c, text): what to call it to the daemon, malloc'ed: its name if the configuration can
+ * tell, else the text, or the absolute path that it is. */
+char *ctl_db_name(struct ctl *c, const char *text);
+/** ctl_suggest(socket, text, e): the daemon does not know `text`: put the nearest of its names into the
+ * hint. */
+void ctl_suggest(const char *socket, const char *text, struct err *e);
 /** ctl_verb_help(v): print what `walsupctl VERB --help` prints. */
 void ctl_verb_help(const struct ctl_verb *v);
 

@@ -20,7 +20,7 @@ static bool from_url(struct from *f, int *ret_status)
     if (!*f->db_name)
         f->db_name = f->url_target.bucket;
     f->replica = util_zalloc(sizeof *f->replica);
-    f->replica[0] = (struct from_replica){NULL, &f->url_target, ""};
+    f->replica[0] = (struct from_replica){NULL, &f->url_target, util_strdup("")};
     f->n = 1;
     return true;
 }
@@ -34,22 +34,23 @@ static bool from_conf(struct from *f, int *ret_status)
     }
     if (!ctl_load(f->c, &f->conf, ret_status))
         return false;
-    const struct conf_db *d = ctl_find_db(f->c, f->conf, f->c->argv[optind], &e);
-    if (!d) {
+    if (ctl_resolve(f->c, f->conf, f->c->argv[optind], &f->found, &e) < 0) {
         *ret_status = out_fail(f->c->json, &e);
         return false;
     }
-    f->db_name = d->name;
-    f->db_path = d->path;
+    const struct conf_db *d = f->found.db;
+    f->db_name = f->found.name;
+    f->db_path = f->found.path;
     f->replica = util_zalloc(d->n_replicas * sizeof *f->replica);
     for (size_t i = 0; i < d->n_replicas; i++) {
         const struct conf_target *t = &f->conf->target[d->replica[i].target];
         if (!f->target || !strcmp(f->target, t->name))
-            f->replica[f->n++] = (struct from_replica){t->name, t, d->replica[i].path};
+            f->replica[f->n++] = (struct from_replica){
+                t->name, t, conf_replica_path(d, &d->replica[i], f->found.path)};
     }
     if (f->n)
         return true;
-    (void)err_set(&e, ERR_NOTFOUND, "database '%s' is not replicated to a target '%s'", d->name,
+    (void)err_set(&e, ERR_NOTFOUND, "database '%s' is not replicated to a target '%s'", f->db_name,
                   f->target);
     (void)err_hint(&e, "its targets are shown by walsupctl list");
     *ret_status = out_fail(f->c->json, &e);
@@ -73,8 +74,11 @@ void from_done(struct from *f)
     (void)uv_loop_close(&f->loop);
     if (f->url)
         conf_target_done(&f->url_target);
-    (void)conf_free(f->conf);
+    for (size_t i = 0; i < f->n; i++)
+        free(f->replica[i].replica);
     free(f->replica);
+    conf_found_done(&f->found);
+    (void)conf_free(f->conf);
 }
 
 /* ---- stores --------------------------------------------------------------------------------- */

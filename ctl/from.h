@@ -10,7 +10,7 @@
 struct from_replica {
     const char *name; /* of the target; NULL: --url */
     const struct conf_target *target;
-    const char *replica;
+    char *replica;
 };
 
 struct from {
@@ -24,6 +24,7 @@ struct from {
     struct out_progress progress;
     /* private */
     struct conf *conf;
+    struct conf_found found;
     struct conf_target url_target;
 };
 

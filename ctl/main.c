@@ -10,6 +10,7 @@ static int cmd_help(struct ctl *c);
 
 static const struct ctl_verb verb[] = {
     {"status", "[DB]", "show what is replicated, how far behind it is and what is wrong",
+     "  --all                     every database, also if there are very many\n\n"
      "Exit status: 0 healthy, 1 degraded, 2 failed or not running.\n", cmd_status},
     {"list", "", "list the configured databases, with or without the daemon", "", cmd_list},
     {"restore", "DB [-o FILE]", "bring a database back from a replica, checked",

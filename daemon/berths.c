@@ -2,13 +2,15 @@
 
 #include "daemon/database.h"
 
+#define LOADS_MAX 32
+
 struct list {
     struct berth *first, *last; /* oldest first */
 };
 
 struct berths {
-    unsigned max, taken, asked, waiting;
-    struct list in, line;
+    unsigned max, taken, asked, waiting, loading;
+    struct list in, line, load_line;
 };
 
 static void append(struct list *l, struct berth *x)
@@ -64,14 +66,19 @@ static void ask(struct berths *b)
     }
 }
 
+/* Everybody for whom there is room, not only the first: one call may stand for several that left. */
+static void serve(struct berths *b)
+{
+    unsigned room = b->max > b->taken ? b->max - b->taken : 0;
+    for (struct berth *x = b->line.first; x && room; x = x->next, room--)
+        database_berth_free(owner(x));
+}
+
 void berths_resize(struct berths *b, unsigned max)
 {
     b->max = MAX(max, 1u);
     ask(b);
-    for (struct berth *x = b->line.first, *next; x; x = next) {
-        next = x->next;
-        database_berth_free(owner(x));
-    }
+    serve(b);
 }
 
 bool berths_enter(struct berths *b, struct database *db)
@@ -79,8 +86,10 @@ bool berths_enter(struct berths *b, struct database *db)
     struct berth *x = &db->berth;
     if (!b || x->where == BERTH_HAS)
         return true;
-    bool first = !b->line.first || b->line.first == x;
-    if (b->taken < b->max && first) {
+    unsigned ahead = 0;
+    for (struct berth *y = b->line.first; y && y != x && ahead < b->max - MIN(b->taken, b->max); y = y->next)
+        ahead++;
+    if (b->taken + ahead < b->max) {
         if (x->where == BERTH_WAITS) {
             unlink_from(&b->line, x);
             b->waiting--;
@@ -118,6 +127,11 @@ void berths_leave(struct berths *b, struct database *db)
     struct berth *x = &db->berth;
     if (!b || x->where == BERTH_NONE)
         return;
+    if (x->where == BERTH_LOADS) {
+        unlink_from(&b->load_line, x);
+        x->where = BERTH_NONE;
+        return;
+    }
     bool had = x->where == BERTH_HAS;
     unlink_from(had ? &b->in : &b->line, x);
     if (had) {
@@ -128,8 +142,33 @@ void berths_leave(struct berths *b, struct database *db)
     }
     x->where = BERTH_NONE;
     x->asked = false;
-    if (b->line.first && b->taken < b->max)
-        database_berth_free(owner(b->line.first));
+    serve(b);
+}
+
+bool berths_load(struct berths *b, struct database *db)
+{
+    struct berth *x = &db->berth;
+    if (!b)
+        return true;
+    if (b->loading < LOADS_MAX) {
+        berths_leave(b, db); /* the line */
+        b->loading++;
+        return true;
+    }
+    if (x->where == BERTH_NONE) {
+        x->where = BERTH_LOADS;
+        append(&b->load_line, x);
+    }
+    return false;
+}
+
+void berths_loaded(struct berths *b)
+{
+    if (!b)
+        return;
+    b->loading--;
+    if (b->load_line.first)
+        database_berth_free(owner(b->load_line.first));
 }
 
 unsigned berths_taken(const struct berths *b)

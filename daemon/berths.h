@@ -11,7 +11,7 @@ struct berths;
 
 /* embedded in a database; zero: has none */
 struct berth {
-    enum { BERTH_NONE, BERTH_WAITS, BERTH_HAS } where;
+    enum { BERTH_NONE, BERTH_WAITS, BERTH_HAS, BERTH_LOADS } where;
     bool asked; /* to leave */
     struct berth *prev, *next;
 };
@@ -28,6 +28,10 @@ bool berths_enter(struct berths *b, struct database *db);
 void berths_touch(struct berths *b, struct database *db);
 /** berths_leave(b, db): gives the berth back, or the place in the line. */
 void berths_leave(struct berths *b, struct database *db);
+/** berths_load(b, db), berths_loaded(b): at start everybody reads his spool directory: only so many at
+ * once, the others are told when it is their turn, as with a berth. b NULL: always true. */
+bool berths_load(struct berths *b, struct database *db);
+void berths_loaded(struct berths *b);
 unsigned berths_taken(const struct berths *b);
 
 #endif

@@ -182,11 +182,12 @@ static void call_status(struct client *cl, json_t *p)
     const char *name = NULL;
     struct database *db;
     struct err e;
-    if (unpack(p, &e, "{s?:s}", "db", &name) < 0 ||
+    json_int_t limit = -1;
+    if (unpack(p, &e, "{s?:s, s?:I}", "db", &name, "limit", &limit) < 0 ||
         find_db(cl->server->m, name, &db, &e) < 0)
         reply_err(cl, &e);
     else
-        reply_ok(cl, status_json(cl->server->m, db));
+        reply_ok(cl, status_json(cl->server->m, db, limit < 0 ? SIZE_MAX : (size_t)limit));
 }
 
 static void call_list(struct client *cl, json_t *p)
@@ -202,8 +203,10 @@ static void call_list(struct client *cl, json_t *p)
         json_t *targets = json_array();
         for (size_t k = 0; k < m->db[i]->n_up; k++)
             json_array_append_new(targets, json_string(m->db[i]->up[k]->target));
-        json_array_append_new(list, json_pack("{s:s, s:s, s:o}", "name", m->db[i]->name, "path",
-                                              m->db[i]->path, "targets", targets));
+        const struct manager_db *of = m->db[i]->owner;
+        json_array_append_new(list, json_pack("{s:s, s:o, s:s, s:o}", "name", m->db[i]->name, "path",
+                                              proto_text(m->db[i]->path), "section", of->conf->name,
+                                              "targets", targets));
     }
     reply_ok(cl, json_pack("{s:o}", "databases", list));
 }
@@ -247,7 +250,7 @@ struct sync_call {
     size_t n, left;
     bool all; /* of every database: those that cannot be replicated now are left out */
     struct err err;
-    struct {
+    struct sync_one {
         struct database_sync w;
         json_t *result;
         bool asked; /* and not answered yet */
@@ -267,12 +270,10 @@ static json_t *sync_result(const struct database *db, const struct database_sync
 static void on_sync(struct database_sync *w, const struct err *e)
 {
     struct sync_call *s = w->data;
-    for (size_t i = 0; i < s->n; i++)
-        if (&s->one[i].w == w) {
-            s->one[i].asked = false;
-            if (e->code == ERR_OK)
-                s->one[i].result = sync_result(w->db, w);
-        }
+    struct sync_one *one = CONTAINER_OF(w, struct sync_one, w);
+    one->asked = false;
+    if (e->code == ERR_OK)
+        one->result = sync_result(w->db, w);
     bool left_out = s->all && (e->code == ERR_NOTFOUND || e->code == ERR_UNSUPPORTED);
     if (e->code != ERR_OK && !left_out && s->err.code == ERR_OK)
         s->err = *e;
@@ -338,8 +339,9 @@ static void call_sync(struct client *cl, json_t *p)
 static const char interface_text[] =
     "# walsup's control interface; version 1\n"
     "interface io.walsup\n\n"
-    "# state of one database or all of them\n"
-    "method Status(db: ?string) -> (version: string, state: string, databases: []object)\n"
+    "# state of one database or all of them; of more than limit, the worst that are not fine\n"
+    "method Status(db: ?string, limit: ?int) -> (version: string, state: string, total: int, counts: "
+    "object, databases: []object)\n"
     "method List() -> (databases: []object)\n"
     "# capture now; with wait also upload now and answer when every replica has it\n"
     "method Sync(db: ?string, wait: ?bool, timeout_ms: ?int) -> (databases: []object)\n"

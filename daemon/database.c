@@ -10,10 +10,14 @@
 #define SETTLE_MS 1000       /* quiet for so long: copy the WAL into the database */
 #define SETTLE_AGAIN_MS 30000
 #define LOOK_MS 10 /* between two captures: look after the WAL, keep the guard recent */
+#define BUSY_GAP_MS 30 /* writes that come closer than that for BUSY_MS: its own look is cheaper than events */
+#define BUSY_MS 500
+#define HUSH_END_MS 200
 #define PEEK_MAX_MS 64
 #define ASSIST_MS 10 /* an application's checkpoint may wait for our guard with the write lock held */
 #define FILE_CHECK_MS 100
 #define AGED_MS 60   /* a file time so old can be told from any later one (source_attach.c) */
+#define SMALL_BYTES (16u << 20) /* cheaper to compare than to checkpoint, when there is no time */
 #define LEAVE_MS 500 /* asked to leave: how long it may take to leave with a proof */
 #define NEVER UINT64_MAX
 
@@ -119,7 +123,7 @@ static void after_load(struct database *db, const struct database_run *run)
     } else {
         db->number_deadline_ms = clk_mono_ms() + NUMBER_WAIT_MS;
     }
-    if (st->damaged)
+    if (st->damage)
         log_line(LOG_ERROR, "%s: the spool was damaged and is rebuilt: %s", db->name, st->damage);
     for (size_t i = 0; i < st->n; i++)
         database_file_add(db, &st->file[i]);
@@ -258,6 +262,12 @@ static void settle_later(struct database *db)
 
 static void maybe_closed(struct database *db);
 
+static void set_hush(struct database *db, bool on)
+{
+    if (db->hush && on != db->hushed)
+        db->hushed = db->hush(db, on);
+}
+
 static void take_run(struct database *db, const struct database_run *run)
 {
     const struct source_result *r = &run->result;
@@ -281,6 +291,7 @@ static void take_run(struct database *db, const struct database_run *run)
     if (r->pinned || (run->job.settle && !r->drained))
         settle_later(db);
     if (run->job.detach || r->state != SOURCE_ATTACHED) {
+        set_hush(db, false);
         db->leave_at_ms = 0;
         berths_leave(db->berths, db);
     }
@@ -293,6 +304,8 @@ static void work_done(uv_work_t *w, int status)
     struct database *db = run->db;
     db->run = NULL;
     db->last_run_ms = clk_mono_ms();
+    if (run->job.load)
+        berths_loaded(db->berths);
     if (db->closing) {
         db->detached = db->detached || run->job.detach;
         maybe_closed(db);
@@ -373,22 +386,44 @@ static void assist(struct database *db, uint64_t now, struct source_job *job, ui
     *ret_at = MIN(*ret_at, at);
 }
 
+static bool leaves_in_a_hurry(const struct database *db)
+{
+    return db->leave_at_ms && (uint64_t)db->seen.pages * db->seen.page_size <= SMALL_BYTES;
+}
+
+/* Every write that makes an event is paid for by the writer: a busy one is looked after by the clock. */
+static void look_for_writes(struct database *db, uint64_t now, uint64_t *ret_at)
+{
+    if (source_news(db->source)) {
+        db->dirty = true;
+        db->last_event_ms = now;
+    } else if (now >= db->last_event_ms + HUSH_END_MS) {
+        set_hush(db, false);
+        db->dirty = true; /* what was written before the events are back */
+        db->last_event_ms = now;
+        return;
+    }
+    db->assist_until_ms = now + SETTLE_MS;
+    db->assist_peek_ms = 0;
+    *ret_at = MIN(*ret_at, now + LOOK_MS);
+}
+
 /* What an attached database needs; the flags of job, or the time of the next look. */
 static void decide_attached(struct database *db, uint64_t now, struct source_job *job, uint64_t *ret_at)
 {
     uint64_t due;
     bool asked = db->force || database_sync_wants_capture(db);
+    if (db->hushed)
+        look_for_writes(db, now, ret_at);
     if (db->dirty && !asked && !news(db, now, ret_at)) {
         /* not visible yet */
     } else if (asked || (db->dirty && capture_due(db, now, &due))) {
         job->capture = true;
     } else if (db->dirty) {
         *ret_at = MIN(*ret_at, due);
-        uint64_t look = db->last_run_ms + LOOK_MS; /* the WAL must not grow unseen meanwhile */
-        if (look <= now)
-            db->look = true;
-        else
-            *ret_at = MIN(*ret_at, look);
+        if (source_wants_look(db->source)) /* the WAL must not grow unseen meanwhile */
+            db->look = db->last_run_ms + LOOK_MS <= now;
+        *ret_at = MIN(*ret_at, now + LOOK_MS);
     }
     assist(db, now, job, ret_at);
     if (db->file_check_ms && db->seen.drained && !db->dirty) {
@@ -397,7 +432,7 @@ static void decide_attached(struct database *db, uint64_t now, struct source_job
         else
             *ret_at = MIN(*ret_at, db->file_check_ms);
     }
-    if (!db->seen.drained && (!db->dirty || db->leave_at_ms)) {
+    if (!db->seen.drained && (!db->dirty || db->leave_at_ms) && !leaves_in_a_hurry(db)) {
         uint64_t settle = MAX(db->last_event_ms + (db->leave_at_ms ? 0 : SETTLE_MS), db->settle_after_ms);
         if (settle <= now)
             job->settle = job->capture = true;
@@ -418,8 +453,8 @@ static bool leaves(struct database *db, uint64_t now, uint64_t *ret_at)
                 db->file_check_ms;
     uint64_t aged = db->settled_ms + AGED_MS;
     if (db->leave_at_ms) {
-        bool ready = !busy && db->seen.drained;
-        uint64_t at = ready ? MIN(aged, db->leave_at_ms) : db->leave_at_ms;
+        bool hurry = leaves_in_a_hurry(db), ready = !busy && (db->seen.drained || hurry);
+        uint64_t at = !ready ? db->leave_at_ms : hurry ? now : MIN(aged, db->leave_at_ms);
         *ret_at = MIN(*ret_at, at);
         return at <= now;
     }
@@ -444,7 +479,7 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     *job = (struct source_job){.next_txid = db->renumber, .drop_snapshot = db->drop_snapshot,
                                .snapshot = db->snapshot_wanted};
     bool quiet = asleep && !db->dirty && !db->force && !db->waiting;
-    database_files_to_drop(db, quiet || db->low_space, job);
+    database_files_to_drop(db, db->low_space, job);
     if (db->flushing && !db->force)
         /* nothing new any more */;
     else if (attached)
@@ -456,8 +491,9 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     bool needed = job->capture || job->assist || job->settle || job->snapshot || db->look ||
                   (!attached && !asleep && !db->flushing);
     if (attached && !db->flushing && (!needed || db->leave_at_ms) && leaves(db, now, ret_at)) {
-        *job = (struct source_job){.detach = true, .drop_snapshot = db->drop_snapshot};
-        database_files_to_drop(db, true, job);
+        *job = (struct source_job){.detach = true, .hurry = leaves_in_a_hurry(db),
+                                   .drop_snapshot = db->drop_snapshot};
+        database_files_to_drop(db, !db->leave_at_ms, job);
         return true;
     }
     job->stay_away = !needed && !attached;
@@ -482,7 +518,8 @@ void database_poke(struct database *db)
             return;
         }
         job = (struct source_job){.load = true, .doze = true};
-        start_job(db, &job);
+        if (berths_load(db->berths, db))
+            start_job(db, &job);
         return;
     }
     if (!number(db)) {
@@ -540,6 +577,10 @@ void database_event(struct database *db, enum database_event ev)
         db->leave_at_ms = 0;
     switch (ev) {
     case DATABASE_WAL:
+        if (now > db->last_event_ms + BUSY_GAP_MS)
+            db->busy_since_ms = now;
+        else if (db->state == SOURCE_ATTACHED && now >= db->busy_since_ms + BUSY_MS)
+            set_hush(db, true);
         db->last_event_ms = now;
         db->peek_ms = 0;
         db->settle_wait_ms = db->settle_after_ms = 0;

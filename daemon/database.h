@@ -84,6 +84,9 @@ struct database {
     uint64_t loaded_txid, loaded_lineage;
     uint64_t renumber; /* lowest TXID that is free in every replica that was listed */
     bool dirty, look, force, snapshot_wanted;
+    uint64_t busy_since_ms; /* writes have been coming in without a pause since */
+    bool hushed;            /* so that it looks for them itself, and gets no events of them */
+    bool (*hush)(struct database *db, bool on); /* the watcher's; NULL: never */
     uint64_t peek_ms; /* how long to wait before looking for the commit again */
     uint64_t last_event_ms, last_run_ms, last_capture_ms, last_assist_ms;
     uint64_t settle_wait_ms, settle_after_ms; /* the next settling job; rarer while it fails */

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <sqlite3.h>
 #include <sys/file.h>
@@ -138,6 +139,7 @@ int main(int argc, char **argv)
         (void)fprintf(stderr, "walsupd: unexpected argument %s\n%s", argv[optind], usage);
         return err_exit_status(ERR_USAGE);
     }
+    (void)mallopt(M_ARENA_MAX, 2); /* one a thread would keep what each of them needed once */
     struct conf *conf = NULL;
     struct err e;
     cleanup_buf struct buf errors = BUF_INIT;

@@ -5,9 +5,11 @@
 
 #include <uv.h>
 
+#include "common/base/map.h"
 #include "common/format/conf.h"
 #include "common/store/store.h"
 #include "daemon/database.h"
+#include "daemon/discover.h"
 #include "daemon/notify.h"
 #include "daemon/watch.h"
 
@@ -20,15 +22,49 @@ struct manager_target {
     struct store *store;
 };
 
+struct manager_file_id {
+    uint64_t dev, ino;
+};
+
+/* A database, and what the manager knows of it; the owner of the database. */
+struct manager_db {
+    struct manager *m;
+    struct database *db;
+    const struct conf_db *conf; /* its section, of m->conf */
+    struct discover_file *file; /* NULL: not found by a pattern, or not there any more */
+    size_t at;                  /* in m->db */
+    struct manager_file_id id;  /* of the file it was begun with, key of m->by_id; zero: no file then */
+    uint64_t lineage;           /* of that file; another one means another file */
+    bool begun;      /* watched and running; else it waits for another one to be closed, or is a second
+                        name of another one's file */
+    bool refused;    /* the latter */
+    bool counted;    /* READY waits for it */
+    bool leaving;    /* its file, found by a pattern, is gone */
+    bool told;       /* that */
+    uint64_t gone_ms;
+    struct manager_db *next; /* of m->leaving, or m->waiting */
+};
+
 struct manager {
     uv_loop_t *loop;
     char *conf_path;
     struct conf *conf;
     struct manager_target **target;
     size_t n_targets;
-    struct database **db;
-    size_t n_dbs;
+    struct database **db; /* as configured, then as found, until one goes */
+    size_t n_dbs, cap_dbs;
+    struct map by_name, by_path; /* of db */
+    struct map by_id;            /* struct manager_db */
+    struct manager_db *leaving, *waiting;
+    size_t n_refused;
+    size_t not_ready; /* of db, what READY waits for */
+    bool settled;     /* the patterns have found what there was at start */
+    struct map overlaps; /* pairs of sections whose patterns match the same, as said */
+    unsigned ticks;
+    bool stuck;
+    struct scan *scanner;
     struct watch *watch;
+    struct discover *discover;
     struct berths *berths;
     struct ctlserver *ctl;
     struct notify *notify;
@@ -36,11 +72,12 @@ struct manager {
     uv_signal_t sigterm, sigint, sighup;
     int64_t started_ms;
     bool ready;
+    bool was_asleep; /* no database was attached at the last tick */
     bool stopping, closing;
     uint64_t stopping_ms;
     int exit_status;
     unsigned open; /* things that closing waits for */
-    size_t retired; /* databases on their way out after a reload */
+    size_t retired; /* databases on their way out */
     struct manager_target **old_target; /* stores to close once those are gone */
     size_t n_old;
 };
@@ -63,6 +100,37 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
 void manager_stop(struct manager *m);
 /** manager_find(m, name_or_path): NULL if there is none. */
 struct database *manager_find(const struct manager *m, const char *name_or_path);
+/** manager_targets_open(m, conf, ret, e): the stores of a configuration; those that stay are shared with
+ * m->target. */
+int manager_targets_open(struct manager *m, const struct conf *conf, struct manager_target ***ret,
+                         struct err *e);
+void manager_target_free(struct manager_target *t);
+/** manager_close_old(m): the stores that nobody uses any more. */
+void manager_close_old(struct manager *m);
+
+/* manager_db.c */
+/** manager_add(m, c, path, file): a database of section c, at path; begun unless another one with its
+ * name or path is still being closed. NULL: the name is taken, which was said. */
+struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const char *path,
+                               struct discover_file *file);
+/** manager_retire(m, e): close its database and forget it. */
+void manager_retire(struct manager *m, struct manager_db *e);
+/** manager_same_shape(e, conf, c, target): it can go on under section c of conf with new figures only.
+ * manager_refigure(e, conf, c, target): and does; false: nothing was new. */
+bool manager_same_shape(const struct manager_db *e, const struct conf *conf, const struct conf_db *c,
+                        struct manager_target *const *target);
+bool manager_refigure(struct manager_db *e, const struct conf *conf, const struct conf_db *c,
+                      struct manager_target *const *target);
+/** manager_maybe_ready(m): tell systemd once everything is there or its trouble known. */
+void manager_maybe_ready(struct manager *m);
+/** manager_db_tick(m): files that are gone, second names. Every second or so. */
+void manager_db_tick(struct manager *m);
+/** manager_begin_waiting(m): begin what waited for others to be closed. */
+void manager_begin_waiting(struct manager *m);
+/** manager_retired(m): a database was closed (manager.c). */
+void manager_retired(struct manager *m);
+extern const struct discover_calls manager_discover_calls;
+
 /** manager_free(m): after the loop has ended; returns the exit status. */
 int manager_free(struct manager *m);
 

@@ -168,6 +168,8 @@ static int block_get(struct pagemap *m, uint32_t no, struct block **ret, struct 
     return 0;
 }
 
+static int write_blocks(struct pagemap *m, struct err *e);
+
 /* ---- entries ----------------------------------------------------------------------------------- */
 
 int pagemap_get(struct pagemap *m, uint32_t pgno, uint64_t *ret, struct err *e)
@@ -193,7 +195,7 @@ static int put(struct pagemap *m, uint32_t pgno, uint64_t sum, struct err *e)
     set_sum(m, m->sum ^ old ^ sum);
     m->n_dirty += !b->dirty;
     b->dirty = true;
-    return m->fresh && m->n_dirty >= CACHE_BLOCKS ? pagemap_flush(m, e) : 0;
+    return m->fresh && m->n_dirty >= CACHE_BLOCKS ? write_blocks(m, e) : 0;
 }
 
 int pagemap_put(struct pagemap *m, uint32_t pgno, uint64_t sum, struct err *e)
@@ -211,6 +213,15 @@ int pagemap_commit(struct pagemap *m, uint64_t txid, uint32_t pages, struct err 
     m->s.pages = pages;
     m->s.txid = txid;
     return 0;
+}
+
+void pagemap_adopt(struct pagemap *m, uint64_t txid, uint32_t pages, uint64_t checksum)
+{
+    m->s.txid = txid;
+    m->s.pages = pages;
+    /* every entry has the flag, so it is left in the sum when their number is odd */
+    bool odd = (pages - (pages >= ltx_lock_pgno(m->s.page_size))) & 1;
+    set_sum(m, (checksum & ~LTX_CHECKSUM_FLAG) | (odd ? LTX_CHECKSUM_FLAG : 0));
 }
 
 static int redo(struct pagemap *m, const uint8_t *p, size_t n, struct err *e)
@@ -310,7 +321,7 @@ static int write_at(const struct pagemap *m, const void *p, size_t n, uint64_t o
 }
 
 /* In ascending order, neighbours together. */
-int pagemap_flush(struct pagemap *m, struct err *e)
+static int write_blocks(struct pagemap *m, struct err *e)
 {
     if (!m->n_dirty)
         return 0;
@@ -383,25 +394,39 @@ static int sync_file(const struct pagemap *m, struct err *e)
     return fdatasync(m->fd) < 0 ? err_sys(e, errno, "fsync %s", m->path) : 0;
 }
 
+/* The new file at its path, with the descriptor kept. */
+static int install(struct pagemap *m, unsigned flags, struct err *e)
+{
+    int fd = fcntl(m->fd, F_DUPFD_CLOEXEC, 3);
+    if (fd < 0)
+        return err_sys(e, errno, "duplicate a descriptor");
+    int r = fsx_tmp_publish(&m->tmp, FSX_REPLACE | flags, e);
+    m->fd = fd;
+    m->fresh = false;
+    return r;
+}
+
+int pagemap_flush(struct pagemap *m, struct err *e)
+{
+    int r = write_blocks(m, e);
+    if (r == 0 && m->fresh)
+        r = write_header(m, e);
+    if (r == 0 && m->fresh)
+        r = install(m, FSX_NOSYNC, e);
+    return r;
+}
+
 int pagemap_sync(struct pagemap *m, struct err *e)
 {
     if (!m->fresh && !m->n_dirty && m->s.durable == m->s.txid)
         return 0;
-    int r = pagemap_flush(m, e);
+    int r = write_blocks(m, e);
     if (r == 0 && !m->fresh)
         r = sync_file(m, e); /* the entries first: the header vouches for them */
     if (r == 0)
         r = write_header(m, e);
-    if (r == 0 && !m->fresh)
-        r = sync_file(m, e);
-    if (r == 0 && m->fresh) {
-        int fd = fcntl(m->fd, F_DUPFD_CLOEXEC, 3);
-        if (fd < 0)
-            return err_sys(e, errno, "duplicate a descriptor");
-        r = fsx_tmp_publish(&m->tmp, FSX_REPLACE, e);
-        m->fd = fd;
-        m->fresh = false;
-    }
+    if (r == 0)
+        r = m->fresh ? install(m, 0, e) : sync_file(m, e);
     if (r < 0)
         return r;
     m->s.durable = m->s.txid;

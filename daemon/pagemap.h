@@ -34,7 +34,7 @@ enum pagemap_outcome { PAGEMAP_NONE = 1 /* there is no map */ };
  * is that of the header's TXID. NONE if there is no file. */
 int pagemap_open(const char *dir, struct pagemap **ret, struct err *e);
 /** pagemap_create(dir, page_size, lineage, ret, e): a new, empty map, in a temporary file until
- * pagemap_sync() puts it in the place of the old one. */
+ * pagemap_flush() or pagemap_sync() puts it in the place of the old one. */
 int pagemap_create(const char *dir, uint32_t page_size, uint64_t lineage, struct pagemap **ret,
                    struct err *e);
 /** pagemap_close(m): what was not flushed is forgotten. NULL is fine; returns NULL. */
@@ -50,11 +50,14 @@ int pagemap_put(struct pagemap *m, uint32_t pgno, uint64_t sum, struct err *e);
 int pagemap_commit(struct pagemap *m, uint64_t txid, uint32_t pages, struct err *e);
 /** pagemap_redo(m, path, e): put and commit the pages of an LTX file of the spool. */
 int pagemap_redo(struct pagemap *m, const char *path, struct err *e);
+/** pagemap_adopt(m, txid, pages, checksum): the entries are known to be those of this TXID: no redo. */
+void pagemap_adopt(struct pagemap *m, uint64_t txid, uint32_t pages, uint64_t checksum);
 /** pagemap_check(m, recount, e): read every entry and compare the sum with the checksum; with `recount`
  * (after a redo over entries that were newer already) the sum becomes the checksum instead. */
 int pagemap_check(struct pagemap *m, bool recount, struct err *e);
 
-/** pagemap_flush(m, e): hand the changes to the operating system. */
+/** pagemap_flush(m, e): hand the changes to the operating system; a new map takes the place of the old
+ * one. Its blocks may be lost at a power cut, which is noticed: they were never anything else. */
 int pagemap_flush(struct pagemap *m, struct err *e);
 /** pagemap_sync(m, e): flush, make durable, and say so in the header: the spool files up to the map's
  * TXID are not needed for a redo any more. */

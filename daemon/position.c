@@ -7,7 +7,7 @@
 #include "common/base/fsx.h"
 #include "common/format/crc64.h"
 
-#define FORMAT_VERSION 2
+#define FORMAT_VERSION 3
 #define MAX_BYTES 512
 
 static int64_t ns(const struct statx_timestamp *t)
@@ -50,6 +50,15 @@ bool position_same_wal(const struct position *p, const struct position *now)
            p->wal_mtime_ns == now->wal_mtime_ns;
 }
 
+uint64_t position_boot(void)
+{
+    static _Atomic uint64_t boot;
+    cleanup_buf struct buf b = BUF_INIT;
+    if (!boot && fsx_read("/proc/sys/kernel/random/boot_id", 64, &b, NULL) == 0)
+        boot = crc64(0, b.p, b.len) | 1;
+    return boot;
+}
+
 static char *position_path(const char *dir)
 {
     return util_printf("%s/position", dir);
@@ -69,11 +78,11 @@ bool position_read(const char *dir, struct position *ret)
     if (sscanf(text,
                "%u %" SCNx64 " %" SCNx64 " %" SCNx32 " %" SCNx32 " %" SCNu32 " %" SCNx32 " %" SCNx32
                " %" SCNu32 " %" SCNu64 " %" SCNd64 " %d %" SCNu64 " %" SCNd64 " %" SCNd64 " %" SCNu64
-               " %" SCNu64 " %" SCNd64 " %" SCNx64 "%n",
+               " %" SCNu64 " %" SCNd64 " %" SCNx64 " %" SCNx64 "%n",
                &version, &p.txid, &p.lineage, &p.pos.salt[0], &p.pos.salt[1], &p.pos.frame,
                &p.pos.cksum[0], &p.pos.cksum[1], &p.pos.pages, &p.ino, &p.birth_ns, &drained, &p.size,
                &p.mtime_ns, &p.ctime_ns, &p.wal_ino, &p.wal_size, &p.wal_mtime_ns, &p.checksum,
-               &used) != 19 ||
+               &p.boot, &used) != 20 ||
         version != FORMAT_VERSION || sscanf(text + used, " %" SCNx64, &crc) != 1 ||
         crc != crc64(0, text, (size_t)used))
         return false;
@@ -88,10 +97,11 @@ int position_write(const char *dir, const struct position *p, bool sync, struct 
     int n = snprintf(text, sizeof text,
                      "%u %016" PRIx64 " %016" PRIx64 " %08" PRIx32 " %08" PRIx32 " %" PRIu32
                      " %08" PRIx32 " %08" PRIx32 " %" PRIu32 " %" PRIu64 " %" PRId64 " %d %" PRIu64
-                     " %" PRId64 " %" PRId64 " %" PRIu64 " %" PRIu64 " %" PRId64 " %016" PRIx64,
+                     " %" PRId64 " %" PRId64 " %" PRIu64 " %" PRIu64 " %" PRId64 " %016" PRIx64
+                     " %016" PRIx64,
                      FORMAT_VERSION, p->txid, p->lineage, p->pos.salt[0], p->pos.salt[1],
                      p->pos.frame, p->pos.cksum[0], p->pos.cksum[1], p->pos.pages, p->ino, p->birth_ns,
-                     p->drained ? 1 : 0, p->size, p->mtime_ns, p->ctime_ns, p->wal_ino, p->wal_size, p->wal_mtime_ns, p->checksum);
+                     p->drained ? 1 : 0, p->size, p->mtime_ns, p->ctime_ns, p->wal_ino, p->wal_size, p->wal_mtime_ns, p->checksum, p->boot);
     n += snprintf(text + n, sizeof text - (size_t)n, " %016" PRIx64 "\n",
                   crc64(0, text, (size_t)n));
     cleanup_free char *path = position_path(dir);

@@ -21,7 +21,8 @@ struct position {
     int64_t mtime_ns, ctime_ns;
     uint64_t wal_ino, wal_size; /* and the -wal like this; wal_ino 0: there was none */
     int64_t wal_mtime_ns;
-    uint64_t checksum; /* of the database at that TXID; 0: not known */
+    uint64_t checksum; /* of the database at that TXID, which the page map has reached; 0: it has not */
+    uint64_t boot;     /* which boot of the machine wrote this; 0: not known */
 };
 
 /** position_look(p, path): take identity, size and times of the database file, and of its -wal; false if
@@ -32,6 +33,9 @@ bool position_look(struct position *p, const char *path);
 bool position_same_file(const struct position *p, const struct position *now);
 bool position_same_content(const struct position *p, const struct position *now);
 bool position_same_wal(const struct position *p, const struct position *now);
+
+/** position_boot(): of this boot; 0 if the kernel does not tell. Any thread. */
+uint64_t position_boot(void);
 
 /** position_read(dir, ret): false if there is none or it is damaged. */
 bool position_read(const char *dir, struct position *ret);

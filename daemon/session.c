@@ -284,6 +284,13 @@ static int first_guard(struct session *s, struct err *e)
 static void shim_install(struct session *s);
 static void shim_remove(struct session *s);
 
+/* Replaced meanwhile: a connection may have the old file with the new one's WAL. What it would read was
+ * never committed, and a checkpoint would put the new frames into the file that is gone. */
+static int unmoved(const struct session *s)
+{
+    return session_moved(s) ? SESSION_BUSY : 0;
+}
+
 static int open_all(struct session *s, struct err *e)
 {
     struct stat st;
@@ -305,21 +312,39 @@ static int open_all(struct session *s, struct err *e)
         r = conn_prepare(s, &s->guard[0], e);
     if (r == 0)
         r = first_guard(s, e);
+    return r != 0 ? r : unmoved(s);
+}
+
+/* The other connections are opened when they are needed first: each costs more than a short wake-up. */
+static int more_conn(struct session *s, struct conn *c, struct err *e)
+{
+    if (c->db)
+        return 0;
+    int r = conn_add(s, c, e);
     if (r == 0)
-        r = conn_add(s, &s->guard[1], e);
-    if (r == 0)
-        r = conn_add(s, &s->ckpt, e);
+        r = unmoved(s);
+    if (r != 0)
+        conn_close(c);
+    return r;
+}
+
+static int ckpt_ready(struct session *s, struct err *e)
+{
+    if (s->ckpt.db)
+        return 0;
+    int r = more_conn(s, &s->ckpt, e);
     if (r != 0)
         return r;
     /* a connection that never read has no WAL open: its checkpoint would silently do nothing */
     int rc = read_begin(&s->ckpt);
-    if ((rc & 0xff) == SQLITE_BUSY)
-        return SESSION_BUSY;
-    if (rc != SQLITE_OK)
-        return sql_err(e, s, s->ckpt.db, rc, "read");
-    read_end(&s->ckpt);
-    shim_install(s);
-    return 0;
+    if (rc == SQLITE_OK) {
+        read_end(&s->ckpt);
+        shim_install(s);
+        return 0;
+    }
+    r = (rc & 0xff) == SQLITE_BUSY ? SESSION_BUSY : sql_err(e, s, s->ckpt.db, rc, "read");
+    conn_close(&s->ckpt);
+    return r;
 }
 
 int session_open(const char *path, struct session **ret, struct err *e)
@@ -367,13 +392,21 @@ uint32_t session_page_size(const struct session *s)
 
 int session_stat(const struct session *s, struct stat *ret)
 {
-    return stat(s->path, ret);
+    struct stat st;
+    if (stat(s->path, &st) < 0)
+        return -1;
+    if (st.st_dev != s->dev || st.st_ino != s->ino) {
+        errno = ESTALE;
+        return -1;
+    }
+    *ret = st;
+    return 0;
 }
 
 bool session_moved(const struct session *s)
 {
     struct stat st;
-    return session_stat(s, &st) < 0 || st.st_dev != s->dev || st.st_ino != s->ino;
+    return session_stat(s, &st) < 0;
 }
 
 /* ---- the wal-index ---------------------------------------------------------------------------- */
@@ -472,7 +505,8 @@ int session_peek(struct session *s, struct session_index *ret)
 int session_guard_next(struct session *s, struct err *e)
 {
     struct conn *c = &s->guard[!s->held];
-    for (int tries = 0;; tries++) {
+    int r = more_conn(s, c, e);
+    for (int tries = 0; r == 0; tries++) {
         int rc = read_begin(c);
         if (rc == SQLITE_OK) {
             s->both = true;
@@ -484,6 +518,16 @@ int session_guard_next(struct session *s, struct err *e)
             return SESSION_BUSY;
         pause_us(500);
     }
+    return r;
+}
+
+int session_guard_again(struct session *s, struct session_index *ret, struct err *e)
+{
+    int r = session_index(s, ret, e);
+    if (r < 0)
+        return r;
+    read_end(&s->guard[s->held]);
+    return first_guard(s, e);
 }
 
 void session_guard_switch(struct session *s)
@@ -533,7 +577,8 @@ static void shim_remove(struct session *s)
 
 void session_hold_checkpoints(struct session *s, bool on)
 {
-    if (on == s->shim.holding)
+    struct err e;
+    if (on == s->shim.holding || ckpt_ready(s, &e) != 0)
         return;
     int rc = s->shim.real->xShmLock(db_file(&s->ckpt), WAL_CKPT_LOCK, 1,
                                     (on ? SQLITE_SHM_LOCK : SQLITE_SHM_UNLOCK) | SQLITE_SHM_EXCLUSIVE);
@@ -548,6 +593,9 @@ bool session_holds_checkpoints(const struct session *s)
 int session_passive(struct session *s, bool *ret_all, struct err *e)
 {
     int log = -1, done = -1;
+    int r = ckpt_ready(s, e);
+    if (r != 0)
+        return r;
     int rc = sqlite3_wal_checkpoint_v2(s->ckpt.db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
     if ((rc & 0xff) == SQLITE_BUSY)
         return SESSION_BUSY;
@@ -559,13 +607,9 @@ int session_passive(struct session *s, bool *ret_all, struct err *e)
 
 int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)
 {
-    if (!s->writer.db) {
-        int r = conn_add(s, &s->writer, e);
-        if (r < 0) {
-            conn_close(&s->writer);
-            return r;
-        }
-    }
+    int r = more_conn(s, &s->writer, e);
+    if (r != 0)
+        return r;
     uint64_t end = clk_mono_ms() + timeout_ms;
     for (;;) {
         int rc = sqlite3_exec(s->writer.db, "BEGIN IMMEDIATE", NULL, NULL, NULL);

@@ -53,6 +53,9 @@ int session_peek(struct session *s, struct session_index *ret);
 /** session_guard_next(s, e): begin the second guard beside the one held. BUSY: the old one is still
  * held, nothing else happened. */
 int session_guard_next(struct session *s, struct err *e);
+/** session_guard_again(s, ret, e): right after session_open, while nothing relies on the guard yet: end it,
+ * begin it again; it sees at least *ret. BUSY as there. */
+int session_guard_again(struct session *s, struct session_index *ret, struct err *e);
 /** session_guard_switch(s): end the older guard; the newer one stays. Only after session_guard_next. */
 void session_guard_switch(struct session *s);
 /** session_guard_undo(s): end the newer guard again instead. */
@@ -83,7 +86,8 @@ int session_db_read(struct session *s, uint32_t pgno, uint32_t n_pages, uint8_t 
 
 const char *session_path(const struct session *s);
 uint32_t session_page_size(const struct session *s);
-/** session_stat(s, ret): stat of the database file by its path; -1 and errno on failure. */
+/** session_stat(s, ret): stat of the database file by its path; -1 and errno on failure, ESTALE when
+ * another file is there: what is noted about a file must be about the one that is open. */
 int session_stat(const struct session *s, struct stat *ret);
 /** session_moved(s): the path no longer leads to the file that is open (replaced or removed). */
 bool session_moved(const struct session *s);

@@ -164,7 +164,10 @@ static int capture_job(struct source *s, struct source_result *ret, struct err *
         return source_start_over(s, ret, "the WAL changed without us (locks lost, or -shm replaced)", e);
     else if (r != 0)
         return r;
-    return source_handover(s, e);
+    /* a guard that is recent enough needs no successor: with the second connection that is opened for it,
+     * it would be the dearer part of a short wake-up */
+    bool recent = !session_holds_checkpoints(s->session) && !source_guard_is_old(s);
+    return recent ? 0 : source_handover(s, e);
 }
 
 static int attached_job(struct source *s, const struct source_job *job, struct source_result *ret,
@@ -246,6 +249,11 @@ static int check_room(const struct source *s, struct source_result *ret, struct 
 static int run(struct source *s, const struct source_job *job, struct source_result *ret,
                struct err *e)
 {
+    if (!job->load) { /* the loop thread has its copy */
+        free(s->spool.file);
+        s->spool.file = NULL;
+        s->spool.n = 0;
+    }
     if (!s->loaded || job->load) {
         int r = load(s, e);
         if (r == 0 && job->load && job->doze && source_asleep(s))
@@ -307,9 +315,11 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
 {
     *ret = (struct source_result){.state = SOURCE_LOADED};
     if (job->detach) {
-        source_detach(s, ret);
+        source_detach(s, job, ret);
         if (job->drop_last)
             (void)drop(s, job, ret, &ret->err);
+        if (job->drop_snapshot)
+            (void)spool_drop_snapshot(s->dir, job->drop_snapshot, NULL);
         source_close_session(s);
         describe(s, ret);
         return;

@@ -37,6 +37,7 @@ struct source_job {
     bool assist;          /* somebody else checkpoints: make sure that our guard is not in the way */
     bool snapshot;        /* also make a base (TXID 1..now) */
     bool detach;          /* close the database, leaving a proof of where it stood; nothing else */
+    bool hurry;           /* with detach: no checkpoint first; at worst the pages are compared next time */
     bool doze;            /* do not attach if nothing happened since the last proof */
     bool stay_away;       /* do not attach at all: only drops and numbering */
     uint64_t next_txid;   /* with local state missing: the first TXID to use (0 = as it stands) */
@@ -88,6 +89,9 @@ bool source_news(struct source *s);
 /** source_in_the_way(s): whether an application's checkpoint may be waiting for our guard: a job with
  * `assist` moves it. Shared memory only, like source_news. */
 bool source_in_the_way(struct source *s);
+/** source_wants_look(s): a job that only looks would have something to do: much is not captured, the WAL is long
+ * enough for a checkpoint, or the guard is old. Shared memory only, like source_news. */
+bool source_wants_look(struct source *s);
 /** source_spool(s): what `load` found; valid until the next run. */
 const struct spool_state *source_spool(const struct source *s);
 /** source_reconf(s, c): new settings; only while idle; path and dir must be the same. */

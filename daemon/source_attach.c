@@ -15,11 +15,13 @@ static struct pagemap *map_to_compare(struct source *s, const struct session_ind
     const struct pagemap_state *m = pagemap_state(s->map);
     if (m->page_size != x->page_size || m->lineage != s->lineage || m->txid != s->txid)
         return NULL;
-    if (pagemap_check(s->map, false, &e) < 0) {
-        source_map_drop(s, ret, &e);
-        return NULL;
-    }
-    return s->map;
+    if (pagemap_check(s->map, false, &e) == 0)
+        return s->map;
+    source_map_redo(s);
+    if (s->map && pagemap_check(s->map, false, &e) == 0)
+        return s->map;
+    source_map_drop(s, ret, &e);
+    return NULL;
 }
 
 /* One attempt, under the guard held: into a new map, which takes the place of the old one. */
@@ -166,6 +168,12 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
             return r;
     }
     s->pos = (struct capture_pos){.valid = false};
+    r = session_guard_again(s->session, &s->guard_at, e);
+    if (r != 0) {
+        source_close_session(s);
+        ret->state = SOURCE_BUSY;
+        return r;
+    }
     r = resume(s, ret, e);
     return r < 0 ? r : 0;
 }
@@ -177,6 +185,12 @@ void source_check_identity(struct source *s, struct source_result *ret)
     source_forget_out(s);
     source_close_session(s);
     another_file(s, ret, "was replaced or removed");
+}
+
+/* What is noted is about the file that is open, not about one that has just taken its name. */
+static bool look(struct source *s, struct position *p)
+{
+    return position_look(p, s->path) && !session_moved(s->session);
 }
 
 bool source_tampered(struct source *s)
@@ -198,7 +212,7 @@ void source_stand_still(struct source *s)
 {
     struct session_index x;
     if (!s->session || !s->pos.valid || !s->pos.restartable || session_index(s->session, &x, NULL) < 0 ||
-        x.n != x.b || capture_behind(&s->pos, &x) || !position_look(&s->still.file, s->path)) {
+        x.n != x.b || capture_behind(&s->pos, &x) || !look(s, &s->still.file)) {
         s->still.valid = false;
         return;
     }
@@ -219,8 +233,9 @@ void source_record(struct source *s)
          old->restartable == now->restartable))
         return;
     struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
-                         .checksum = s->map ? pagemap_state(s->map)->checksum : 0};
-    if (!position_look(&p, s->path))
+                         .checksum = s->map ? pagemap_state(s->map)->checksum : 0,
+                         .boot = position_boot()};
+    if (!look(s, &p))
         return;
     if (position_write(s->dir, &p, false, NULL) == 0)
         s->recorded = s->pos;
@@ -244,14 +259,14 @@ static bool old_enough(int64_t time_ns)
 
 /* Everything captured, copied, the guard in slot 0, and the files' last change old enough to be told from
  * a later one. */
-static bool prove(struct source *s, struct position *p)
+static bool prove(struct source *s, bool hurry, struct position *p)
 {
     struct session_index x;
     for (int i = 0; i < 2; i++) {
-        if (!position_look(p, s->path) || session_index(s->session, &x, NULL) < 0 ||
+        if (!look(s, p) || session_index(s->session, &x, NULL) < 0 ||
             x.n != x.b || capture_behind(&s->pos, &x) || !capture_same_wal(&s->pos, &x))
             return false;
-        if (!i && !(old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns)))
+        if (!i && !hurry && !(old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns)))
             (void)usleep(2 * SETTLED_US + 5000);
     }
     return old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns);
@@ -264,13 +279,12 @@ static void detach_unproven(struct source *s, struct source_result *ret)
     struct session_index x;
     bool all = source_capture_all(s, &e) == 0 && source_publish(s, ret, &e) == 0 &&
                session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x);
-    source_map_sync(s, ret);
     source_record(s);
     if (all)
         ret->state = SOURCE_ASLEEP;
 }
 
-void source_detach(struct source *s, struct source_result *ret)
+void source_detach(struct source *s, const struct source_job *job, struct source_result *ret)
 {
     struct err e;
     bool done = false, pinned;
@@ -283,6 +297,10 @@ void source_detach(struct source *s, struct source_result *ret)
     struct session_index x;
     bool drained = session_index(s->session, &x, &e) == 0 && x.n == x.b &&
                    !capture_behind(&s->pos, &x) && s->pos.restartable;
+    if (!drained && job->hurry) {
+        detach_unproven(s, ret);
+        return;
+    }
     if (!drained) {
         int r = source_cycle(s, &done, &pinned, &e);
         if (source_publish(s, ret, &e) < 0)
@@ -292,11 +310,11 @@ void source_detach(struct source *s, struct source_result *ret)
             return;
         }
     }
-    source_map_sync(s, ret);
     struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
-                         .checksum = s->map ? pagemap_state(s->map)->checksum : 0};
-    p.drained = prove(s, &p);
-    if (session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x) &&
+                         .checksum = s->map ? pagemap_state(s->map)->checksum : 0,
+                         .boot = position_boot()};
+    p.drained = prove(s, job->hurry, &p);
+    if (!session_moved(s->session) && session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x) &&
         position_write(s->dir, &p, false, NULL) == 0)
         ret->state = SOURCE_ASLEEP;
 }

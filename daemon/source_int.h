@@ -88,8 +88,8 @@ bool source_tampered(struct source *s);
 void source_stand_still(struct source *s);
 /** source_record(s): what a later process needs to know to go on from here. */
 void source_record(struct source *s);
-/** source_detach(s, ret): so that the next attach can prove that nothing was missed. */
-void source_detach(struct source *s, struct source_result *ret);
+/** source_detach(s, job, ret): so that the next attach can prove that nothing was missed. */
+void source_detach(struct source *s, const struct source_job *job, struct source_result *ret);
 
 /* source_base.c */
 int source_snapshot(struct source *s, struct source_result *ret, struct err *e);
@@ -98,6 +98,8 @@ int source_snapshot(struct source *s, struct source_result *ret, struct err *e);
 /** source_map_load(s): the map of `published`, redone from the spool if need be, while nothing waits to
  * be published. Afterwards s->map, or no_map. */
 void source_map_load(struct source *s);
+/** source_map_redo(s): the same from what is durable, whatever the last record says. */
+void source_map_redo(struct source *s);
 /** source_map_forget(s): s->map is ahead of what was published, or failed: the file, with the spool, is the
  * truth. */
 void source_map_forget(struct source *s);

@@ -1,5 +1,6 @@
 #include "daemon/source_int.h"
 
+#define LARGE_PAGES 4096       /* a new map of a smaller database is not worth two fsyncs at once */
 #define REDO_BYTES (64u << 20) /* so much of the spool may have to be read again after a crash */
 
 void source_map_forget(struct source *s)
@@ -32,17 +33,19 @@ static int redo(struct source *s, struct pagemap *m, struct err *e)
     return from < s->published ? pagemap_check(m, true, e) : 0;
 }
 
-/* A record of the same TXID knows the checksum as well. */
-static int cross_check(struct source *s, const struct pagemap *m, struct err *e)
+/* What the last process of this boot handed to the operating system is there, whatever became of the
+ * process, and its record tells what it comes to. */
+static bool adopt(struct source *s, struct pagemap *m)
 {
     struct position p;
     if (!position_read(s->dir, &p) || p.txid != s->published || p.lineage != s->lineage || !p.checksum ||
-        p.checksum == pagemap_state(m)->checksum)
-        return 0;
-    return err_set(e, ERR_CORRUPT, "the page map of %s has another checksum than the last record", s->path);
+        !p.boot || p.boot != position_boot())
+        return false;
+    pagemap_adopt(m, p.txid, p.pos.pages, p.checksum);
+    return true;
 }
 
-void source_map_load(struct source *s)
+static void load(struct source *s, bool trust_record)
 {
     struct err e;
     struct pagemap *m = NULL;
@@ -54,15 +57,25 @@ void source_map_load(struct source *s)
     const struct pagemap_state *st = pagemap_state(m);
     int r = -1;
     if (st->lineage == s->lineage && st->txid <= s->published && s->published - st->txid <= SOURCE_REDO_MAX)
-        r = redo(s, m, &e);
-    if (r == 0)
-        r = cross_check(s, m, &e);
+        r = trust_record && adopt(s, m) ? 0 : redo(s, m, &e);
     if (r != 0) {
         (void)pagemap_close(m);
         return; /* replaced by the next full capture or survey */
     }
     s->map = m;
     s->no_map = false;
+}
+
+void source_map_load(struct source *s)
+{
+    load(s, true);
+}
+
+void source_map_redo(struct source *s)
+{
+    source_map_forget(s);
+    s->no_map = false;
+    load(s, false);
 }
 
 void source_map_published(struct source *s, struct source_result *ret)
@@ -73,7 +86,8 @@ void source_map_published(struct source *s, struct source_result *ret)
         return;
     }
     const struct pagemap_state *st = pagemap_state(s->map);
-    if (!st->durable || s->bytes_since_sync >= REDO_BYTES || st->txid - st->durable >= SOURCE_REDO_MAX / 2)
+    bool first = !st->durable && st->pages >= LARGE_PAGES;
+    if (first || s->bytes_since_sync >= REDO_BYTES || st->txid - st->durable >= SOURCE_REDO_MAX / 2)
         source_map_sync(s, ret);
     else if (pagemap_flush(s->map, &e) < 0)
         source_map_drop(s, ret, &e);

@@ -32,6 +32,25 @@ bool source_news(struct source *s)
     return capture_behind(&s->pos, &x) > 0;
 }
 
+/* An attempt that found writers at work is repeated when the WAL has grown by half again: each one costs
+ * two fsyncs. */
+static uint64_t next_cycle(const struct source *s, const struct session_index *x)
+{
+    bool same = x->salt[0] == s->tried_at.salt[0] && x->salt[1] == s->tried_at.salt[1];
+    return same ? s->tried_at.n + MAX(s->conf.checkpoint_pages, (uint64_t)s->tried_at.n / 2)
+                : s->conf.checkpoint_pages;
+}
+
+bool source_wants_look(struct source *s)
+{
+    struct session_index x;
+    if (!s->session || !s->pos.valid || session_peek(s->session, &x) < 0)
+        return true;
+    return capture_behind(&s->pos, &x) * wal_frame_size(x.page_size) >= EAGER_BYTES ||
+           x.n * wal_frame_size(x.page_size) >= s->conf.wal_limit_bytes || x.n >= next_cycle(s, &x) ||
+           x.n - MIN(x.n, s->last_look.n) >= s->conf.checkpoint_pages / 2 || source_guard_is_old(s);
+}
+
 /* ---- frames ----------------------------------------------------------------------------------- */
 
 /* One more file of WAL frames: 0, or an outcome of capture_range; "full" when there is no room. */
@@ -236,12 +255,7 @@ int source_look_after_wal(struct source *s, const struct source_job *job,
     uint64_t bytes = x.n * wal_frame_size(x.page_size);
     if (bytes >= s->conf.wal_limit_bytes)
         return barrier(s, bytes, e);
-    /* An attempt that found writers at work is repeated when the WAL has grown by half again: each one
-     * costs two fsyncs. */
-    bool same = x.salt[0] == s->tried_at.salt[0] && x.salt[1] == s->tried_at.salt[1];
-    uint64_t next = same ? s->tried_at.n + MAX(s->conf.checkpoint_pages, (uint64_t)s->tried_at.n / 2)
-                         : s->conf.checkpoint_pages;
-    if (x.n < next && !job->settle)
+    if (x.n < next_cycle(s, &x) && !job->settle)
         return 0;
     bool done = false;
     r = source_cycle(s, &done, &ret->pinned, e);

@@ -25,6 +25,7 @@ char *spool_snapshot_path(const char *dir, uint64_t txid)
 void spool_state_done(struct spool_state *st)
 {
     free(st->file);
+    free(st->damage);
     *st = (struct spool_state){.file = NULL};
 }
 
@@ -149,8 +150,8 @@ static int check_files(const char *dir, struct spool_state *st, struct err *e)
         int r = check_file(dir, &st->file[i], &h, &fe);
         if (r == -ERR_CORRUPT) {
             keep_from = i + 1;
-            st->damaged = true;
-            (void)snprintf(st->damage, sizeof st->damage, "%s", fe.msg);
+            free(st->damage);
+            st->damage = util_strdup(fe.msg);
             /* even a damaged name is taken: its TXID must not be given out again */
             if (!st->has_tip)
                 st->tip = (struct ltx_header){

@@ -29,8 +29,7 @@ struct spool_state {
     bool has_tip;
     struct ltx_header tip; /* newest header known: of the last file, or the tip file */
     uint64_t tip_checksum; /* of the database at that TXID; 0: not known */
-    bool damaged;          /* files were dropped because they failed their checksum */
-    char damage[256];
+    char *damage;          /* why files were dropped; NULL: none was damaged */
 };
 
 /** spool_open(dir, ret, e): create the directories, sweep temporary files and old snapshots, read what is

@@ -4,6 +4,7 @@
 #include <sqlite3.h>
 
 #include "common/base/clk.h"
+#include "common/format/proto.h"
 
 /* A replica counts as late when it lacks something for longer than this beyond its interval. */
 #define LATE_MS 5000
@@ -114,6 +115,9 @@ static json_t *replica_json(const struct uploader *u)
 
 static const char *detail(const struct database *db)
 {
+    const struct manager_db *e = db->owner;
+    if (e->leaving)
+        return "the file is gone; what is pending is uploaded, then it is not replicated any more";
     if (db->seen.pinned)
         return "a reader of the application keeps the WAL from being checkpointed";
     switch (db->state) {
@@ -163,10 +167,12 @@ static json_t *counters_json(const struct source_counters *c)
 static json_t *database_json(const struct database *db)
 {
     const struct database_seen *s = &db->seen;
+    const struct manager_db *e = db->owner;
     json_t *d = json_object();
     json_t *replicas = json_array();
     json_object_set_new(d, "name", json_string(db->name));
-    json_object_set_new(d, "path", json_string(db->path));
+    json_object_set_new(d, "path", proto_text(db->path));
+    json_object_set_new(d, "section", json_string(e->conf->name));
     json_object_set_new(d, "state", json_string(status_state(db)));
     json_object_set_new(d, "detail", json_string(detail(db)));
     json_object_set_new(d, "since_ms", json_time(db->since_ms));
@@ -185,16 +191,56 @@ static json_t *database_json(const struct database *db)
     return d;
 }
 
-json_t *status_json(const struct manager *m, const struct database *only)
+static json_t *watch_json(const struct manager *m)
+{
+    const struct watch_counters *w = watch_counters(m->watch);
+    const struct discover_counters *d = discover_counters(m->discover);
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "directories", (json_int_t)w->directories,
+                     "scanned_only", (json_int_t)w->scanned, "events", (json_int_t)w->events,
+                     "overflows", (json_int_t)w->overflows, "found", (json_int_t)d->files, "lists",
+                     (json_int_t)d->lists);
+}
+
+static json_t *counts_json(const struct manager *m, enum status_health *ret_worst)
+{
+    json_t *counts = json_object();
+    *ret_worst = STATUS_HEALTHY;
+    for (size_t i = 0; i < m->n_dbs; i++) {
+        const char *state = status_state(m->db[i]);
+        json_t *n = json_object_get(counts, state);
+        if (n)
+            json_integer_set(n, json_integer_value(n) + 1);
+        else
+            json_object_set_new(counts, state, json_integer(1));
+        *ret_worst = MAX(*ret_worst, status_health(m->db[i]));
+    }
+    return counts;
+}
+
+/* all of them as they come; or those that need attention, until there are `limit` */
+static json_t *databases_json(const struct manager *m, size_t limit)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; limit >= m->n_dbs && i < m->n_dbs; i++)
+        json_array_append_new(list, database_json(m->db[i]));
+    if (limit < m->n_dbs)
+        for (enum status_health h = STATUS_FAILED; h != STATUS_HEALTHY; h--)
+            for (size_t i = 0; i < m->n_dbs && json_array_size(list) < limit; i++)
+                if (status_health(m->db[i]) == h)
+                    json_array_append_new(list, database_json(m->db[i]));
+    return list;
+}
+
+json_t *status_json(const struct manager *m, const struct database *only, size_t limit)
 {
     static const char *const health[] = {"healthy", "degraded", "failed"};
-    enum status_health worst = STATUS_HEALTHY;
-    json_t *list = json_array();
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        if (only && m->db[i] != only)
-            continue;
-        worst = MAX(worst, status_health(m->db[i]));
-        json_array_append_new(list, database_json(m->db[i]));
+    enum status_health worst;
+    json_t *counts = counts_json(m, &worst), *list;
+    if (only) {
+        worst = status_health(only);
+        list = json_pack("[o]", database_json(only));
+    } else {
+        list = databases_json(m, limit);
     }
     json_t *j = json_object();
     json_object_set_new(j, "version", json_string(WALSUP_VERSION));
@@ -203,6 +249,9 @@ json_t *status_json(const struct manager *m, const struct database *only)
     json_object_set_new(j, "now_ms", json_integer(clk_real_ms()));
     json_object_set_new(j, "sqlite_version", json_string(sqlite3_libversion()));
     json_object_set_new(j, "state", json_string(health[worst]));
+    json_object_set_new(j, "total", json_integer((json_int_t)m->n_dbs));
+    json_object_set_new(j, "counts", counts);
+    json_object_set_new(j, "watch", watch_json(m));
     json_object_set_new(j, "databases", list);
     return j;
 }

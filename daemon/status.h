@@ -14,8 +14,9 @@ const char *status_state(const struct database *db);
 enum status_health status_health(const struct database *db);
 /** status_lag_ms(u): age of the oldest commit that this replica lacks; 0 if it has everything. */
 uint64_t status_lag_ms(const struct uploader *u);
-/** status_json(m, db): the reply of io.walsup.Status; db NULL: all of them. New reference. */
-json_t *status_json(const struct manager *m, const struct database *db);
+/** status_json(m, db, limit): the reply of io.walsup.Status; db NULL: all of them, or if there are more
+ * than `limit`, the worst of those that are not fine. New reference. */
+json_t *status_json(const struct manager *m, const struct database *db, size_t limit);
 /** status_line(m, buf, n): one line for systemd. */
 void status_line(const struct manager *m, char *buf, size_t n);
 

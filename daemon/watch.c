@@ -7,40 +7,49 @@
 #include <sys/inotify.h>
 
 #include "common/base/log.h"
+#include "common/base/map.h"
 
 #define WATCH_MASK                                                                       \
     (IN_MODIFY | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB | IN_DELETE_SELF | \
      IN_MOVE_SELF | IN_ONLYDIR)
 
 #define PAUSE_MS 8
+#define PAIRS 256 /* databases in one job of the safety scan */
 
-struct dir;
-
-/* One database in a directory, by the name of its file. */
+/* One database in a directory, by the path of its file. */
 struct entry {
     struct database *db;
-    struct dir *dir;
-    char *base;
-    size_t base_len;
-    struct entry *next;
+    struct watch_dir *dir;
+    char *path; /* key of by_file */
+    struct scan_mark mark, wal_mark;
+    struct entry *prev, *next;         /* of the directory */
+    struct entry *prev_all, *next_all; /* of the watch */
 };
 
-struct dir {
-    char *path;
-    int wd; /* -1: no watch at present */
+struct watch_dir {
+    char *path; /* key of by_path */
+    int wd;     /* -1: no watch at present; else key of by_wd */
     bool told;
     struct entry *entry;
-    struct dir *next;
+    struct watch_listener *listener;
+    struct watch_dir *same; /* another path to the same directory */
+    struct watch_dir *prev, *next;
 };
 
 struct watch {
     uv_loop_t *loop;
+    struct scan *scan;
     int fd;
     uv_poll_t poll;
     uv_timer_t pause;
     unsigned open; /* handles */
-    struct dir *dir;
+    struct watch_dir *dir;
+    struct map by_path, by_wd, by_file;
+    struct entry *entry, *cursor; /* all of them; where the safety scan goes on */
     struct watch_counters count;
+    uint64_t told_unwatched;
+    void (*overflow)(void *arg);
+    void *overflow_arg;
     void (*closed)(void *arg);
     void *closed_arg;
 };
@@ -50,27 +59,139 @@ const struct watch_counters *watch_counters(const struct watch *w)
     return &w->count;
 }
 
-/* ---- events ------------------------------------------------------------------------------------ */
-
-static void everything(struct watch *w, enum database_event ev)
+void watch_on_overflow(struct watch *w, void (*fn)(void *arg), void *arg)
 {
-    for (struct dir *d = w->dir; d; d = d->next)
-        for (struct entry *en = d->entry; en; en = en->next)
-            database_event(en->db, ev);
+    w->overflow = fn;
+    w->overflow_arg = arg;
 }
 
-static void on_name(struct dir *d, const char *name, uint32_t mask)
+static void watch_again(struct watch *w, struct watch_dir *d);
+
+/* ---- the safety scan --------------------------------------------------------------------------- */
+
+static bool on_pairs(struct scan_job *j)
 {
-    for (struct entry *en = d->entry; en; en = en->next) {
-        if (strncmp(name, en->base, en->base_len) != 0)
+    struct watch *w = j->data;
+    for (; j->n_used < j->n_pairs && !scan_due(w->scan); j->n_used++) {
+        const struct scan_pair *p = &j->pair[j->n_used];
+        struct entry *en = map_get_str(&w->by_file, p->path); /* it may be gone meanwhile */
+        if (!en)
             continue;
-        const char *rest = name + en->base_len;
-        bool names = mask & (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB);
-        if (!*rest)
-            database_event(en->db, names ? DATABASE_NAME : DATABASE_FILE);
-        else if (!strcmp(rest, "-wal"))
+        bool file = !scan_mark_same(&en->mark, &p->db) && (en->mark.ino || p->db.ino);
+        bool wal = !scan_mark_same(&en->wal_mark, &p->wal) && (en->wal_mark.ino || p->wal.ino);
+        if (en->mark.ino != p->db.ino)
+            watch_again(w, en->dir);
+        en->mark = p->db;
+        en->wal_mark = p->wal;
+        if (wal)
             database_event(en->db, DATABASE_WAL);
+        else if (file)
+            database_event(en->db, DATABASE_NAME);
     }
+    return j->n_used == j->n_pairs;
+}
+
+static struct scan_job *pairs_job(struct watch *w)
+{
+    struct scan_job *j = util_zalloc(sizeof *j);
+    j->kind = SCAN_PAIRS;
+    j->done = on_pairs;
+    j->data = w;
+    j->pair = util_zalloc(PAIRS * sizeof *j->pair);
+    return j;
+}
+
+/* adds en to the job, which is sent off when it is full */
+static void add_pair(struct watch *w, struct scan_job **j, const struct entry *en)
+{
+    if (!*j)
+        *j = pairs_job(w);
+    (*j)->pair[(*j)->n_pairs++].path = util_strdup(en->path);
+    if ((*j)->n_pairs == PAIRS)
+        scan_add(w->scan, TAKE_PTR(*j));
+}
+
+static void look_at_some(struct watch *w, size_t n)
+{
+    struct scan_job *j = NULL;
+    for (size_t i = 0; i < MIN(n, w->by_file.n); i++) {
+        w->cursor = w->cursor ? w->cursor : w->entry;
+        if (!w->cursor)
+            break;
+        add_pair(w, &j, w->cursor);
+        w->cursor = w->cursor->next_all;
+    }
+    if (j)
+        scan_add(w->scan, j);
+}
+
+/* ---- events ------------------------------------------------------------------------------------ */
+
+static void whole_dir(struct watch_dir *d)
+{
+    for (struct entry *en = d->entry; en; en = en->next)
+        database_event(en->db, DATABASE_NAME);
+    for (struct watch_listener *l = d->listener; l; l = l->next)
+        l->event(l, NULL, 0);
+}
+
+static struct entry *find_entry(struct watch *w, const char *dir, const char *name, size_t n)
+{
+    char path[PATH_MAX + NAME_MAX + 2];
+    size_t dir_len = strlen(dir);
+    if (dir_len + n + 2 > sizeof path)
+        return NULL;
+    memcpy(path, dir, dir_len);
+    dir_len -= dir_len == 1; /* of "/" itself */
+    path[dir_len] = '/';
+    memcpy(path + dir_len + 1, name, n);
+    return map_get(&w->by_file, path, dir_len + 1 + n);
+}
+
+static void on_name(struct watch *w, struct watch_dir *d, const char *name, uint32_t mask)
+{
+    size_t n = strlen(name);
+    struct entry *en = d->entry ? find_entry(w, d->path, name, n) : NULL;
+    bool names = mask & (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB);
+    if (en)
+        database_event(en->db, names ? DATABASE_NAME : DATABASE_FILE);
+    /* SQLite gives a -wal that it opens to the database's owner, so a changed attribute of one tells only
+     * that somebody opened it: ourselves, mostly */
+    else if (d->entry && n > 4 && mask & ~(uint32_t)IN_ATTRIB && !memcmp(name + n - 4, "-wal", 4) &&
+             (en = find_entry(w, d->path, name, n - 4)))
+        database_event(en->db, DATABASE_WAL);
+    for (struct watch_listener *l = d->listener; l; l = l->next)
+        l->event(l, name, mask);
+}
+
+static void set_wd(struct watch *w, struct watch_dir *d, int wd)
+{
+    struct watch_dir *other = map_get(&w->by_wd, &wd, sizeof wd);
+    d->wd = wd;
+    d->same = other;
+    map_put(&w->by_wd, &d->wd, sizeof d->wd, d);
+    w->count.unwatched--;
+}
+
+/* false: other paths lead to that directory, and its watch stays */
+static bool clear_wd(struct watch *w, struct watch_dir *d)
+{
+    int wd = d->wd;
+    struct watch_dir *first = map_remove(&w->by_wd, &wd, sizeof wd);
+    if (first == d) {
+        first = d->same;
+    } else {
+        struct watch_dir *p = first;
+        while (p->same != d)
+            p = p->same;
+        p->same = d->same;
+    }
+    if (first)
+        map_put(&w->by_wd, &first->wd, sizeof first->wd, first);
+    d->same = NULL;
+    d->wd = -1;
+    w->count.unwatched++;
+    return !first;
 }
 
 static void on_event(struct watch *w, const struct inotify_event *ev)
@@ -79,23 +200,23 @@ static void on_event(struct watch *w, const struct inotify_event *ev)
     if (ev->mask & IN_Q_OVERFLOW) {
         w->count.overflows++;
         log_line(LOG_NOTICE, "inotify queue overflow: every database is looked at once");
-        everything(w, DATABASE_NAME);
+        look_at_some(w, SIZE_MAX);
+        if (w->overflow)
+            w->overflow(w->overflow_arg);
         return;
     }
-    for (struct dir *d = w->dir; d; d = d->next) {
-        if (d->wd != ev->wd)
-            continue;
-        if (ev->mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT)) {
-            if (d->wd >= 0 && !(ev->mask & IN_IGNORED))
-                (void)inotify_rm_watch(w->fd, d->wd);
-            d->wd = -1;
-            w->count.watches--;
-            for (struct entry *en = d->entry; en; en = en->next)
-                database_event(en->db, DATABASE_NAME);
+    bool lost = ev->mask & (IN_IGNORED | IN_DELETE_SELF | IN_MOVE_SELF | IN_UNMOUNT);
+    struct watch_dir *d = map_get(&w->by_wd, &ev->wd, sizeof ev->wd);
+    while (d) {
+        struct watch_dir *next = d->same;
+        if (lost) {
+            if (clear_wd(w, d) && !(ev->mask & IN_IGNORED))
+                (void)inotify_rm_watch(w->fd, ev->wd);
+            whole_dir(d);
         } else if (ev->len) {
-            on_name(d, ev->name, ev->mask);
+            on_name(w, d, ev->name, ev->mask);
         }
-        return;
+        d = next;
     }
 }
 
@@ -132,77 +253,205 @@ static void on_readable(uv_poll_t *p, int status, int events)
 
 /* ---- directories ------------------------------------------------------------------------------- */
 
-static bool dir_watch(struct watch *w, struct dir *d)
+/* false with errno */
+static bool dir_watch(struct watch *w, struct watch_dir *d)
 {
-    d->wd = inotify_add_watch(w->fd, d->path, WATCH_MASK);
-    if (d->wd >= 0) {
-        w->count.watches++;
+    int wd = inotify_add_watch(w->fd, d->path, WATCH_MASK);
+    if (wd >= 0) {
+        set_wd(w, d, wd);
         d->told = false;
         return true;
     }
-    if (!d->told) {
+    int errnum = errno;
+    if (errnum == ENOSPC && !w->told_unwatched) {
+        w->told_unwatched = 1;
+        log_line(LOG_WARN,
+                 "no inotify watch left for %s: databases there are found, and their changes seen, "
+                 "by scans every few seconds only (raise fs.inotify.max_user_watches)",
+                 d->path);
+    } else if (errnum != ENOSPC && !d->told && !d->listener) { /* else it was just removed */
         d->told = true;
-        if (errno == ENOSPC)
-            log_line(LOG_WARN,
-                     "no inotify watch left for %s: its databases are only scanned every now and "
-                     "then (raise fs.inotify.max_user_watches)",
-                     d->path);
-        else
-            log_line(LOG_WARN, "cannot watch %s: %s (tried again with every scan)", d->path,
-                     strerror(errno));
+        log_line(LOG_WARN, "cannot watch %s: %s (tried again with every scan)", d->path,
+                 strerror(errnum));
     }
+    errno = errnum;
     return false;
 }
 
-void watch_rescan(struct watch *w)
+bool watch_hush(struct watch *w, struct database *db, bool on)
 {
-    for (struct dir *d = w->dir; d; d = d->next)
-        if (d->wd < 0 && dir_watch(w, d))
-            for (struct entry *en = d->entry; en; en = en->next)
-                database_event(en->db, DATABASE_NAME);
-    w->count.unwatched = 0;
-    for (struct dir *d = w->dir; d; d = d->next)
-        w->count.unwatched += d->wd < 0;
+    struct entry *en = db->watch;
+    struct watch_dir *d = en ? en->dir : NULL;
+    if (!d || d->wd < 0 || (on && (d->listener || d->same || d->entry != en || en->next)))
+        return false;
+    if (inotify_add_watch(w->fd, d->path, on ? WATCH_MASK & ~(uint32_t)IN_MODIFY : WATCH_MASK) != d->wd)
+        watch_again(w, d);
+    return on;
 }
 
+/* The path may lead to another directory now: a watch stays with the one it was put on. */
+static void watch_again(struct watch *w, struct watch_dir *d)
+{
+    int old = d->wd, wd = inotify_add_watch(w->fd, d->path, WATCH_MASK);
+    if (old < 0 || wd == old)
+        return;
+    if (clear_wd(w, d))
+        (void)inotify_rm_watch(w->fd, old);
+    if (wd >= 0)
+        set_wd(w, d, wd);
+    whole_dir(d);
+}
+
+void watch_look(struct watch *w, uint64_t ms, uint64_t interval_ms)
+{
+    struct scan_job *j = NULL;
+    bool full = false; /* the limit is reached: no need to try for the rest */
+    size_t scanned = 0;
+    if (w->count.unwatched)
+        for (struct watch_dir *d = w->dir; d; d = d->next) {
+            if (d->wd >= 0)
+                continue;
+            if (!full && dir_watch(w, d)) {
+                whole_dir(d);
+                continue;
+            }
+            full = full || errno == ENOSPC;
+            scanned += full;
+            for (const struct entry *en = d->entry; en; en = en->next)
+                add_pair(w, &j, en);
+        }
+    if (j)
+        scan_add(w->scan, j);
+    if (scanned != w->told_unwatched && (scanned || w->told_unwatched))
+        log_line(scanned ? LOG_WARN : LOG_NOTICE,
+                 scanned ? "%zu directories have no inotify watch and are only scanned "
+                           "(fs.inotify.max_user_watches)"
+                         : "every directory has its inotify watch again (%zu without)",
+                 scanned);
+    w->told_unwatched = w->count.scanned = scanned;
+    size_t n = w->by_file.n;
+    look_at_some(w, ms >= interval_ms ? n : (size_t)(n * ms / interval_ms) + 1);
+}
+
+static struct watch_dir *dir_get(struct watch *w, const char *path)
+{
+    struct watch_dir *d = map_get_str(&w->by_path, path);
+    if (d)
+        return d;
+    d = util_zalloc(sizeof *d);
+    d->path = util_strdup(path);
+    d->wd = -1;
+    d->next = w->dir;
+    if (d->next)
+        d->next->prev = d;
+    w->dir = d;
+    map_put_str(&w->by_path, d->path, d);
+    w->count.directories++;
+    w->count.unwatched++;
+    return d;
+}
+
+static void dir_free(struct watch_dir *d)
+{
+    free(d->path);
+    free(d);
+}
+
+static void dir_put(struct watch *w, struct watch_dir *d)
+{
+    if (d->entry || d->listener)
+        return;
+    int wd = d->wd;
+    if (wd >= 0 && clear_wd(w, d))
+        (void)inotify_rm_watch(w->fd, wd);
+    w->count.directories--;
+    w->count.unwatched--;
+    (void)map_remove_str(&w->by_path, d->path);
+    if (d->prev)
+        d->prev->next = d->next;
+    else
+        w->dir = d->next;
+    if (d->next)
+        d->next->prev = d->prev;
+    dir_free(d);
+}
+
+void watch_listen(struct watch *w, const char *path, struct watch_listener *l)
+{
+    struct watch_dir *d = dir_get(w, path);
+    l->dir = d;
+    l->prev = NULL;
+    l->next = d->listener;
+    if (l->next)
+        l->next->prev = l;
+    d->listener = l;
+    if (d->wd < 0)
+        (void)dir_watch(w, d);
+}
+
+void watch_deaf(struct watch *w, struct watch_listener *l)
+{
+    struct watch_dir *d = l->dir;
+    if (!d)
+        return;
+    if (l->prev)
+        l->prev->next = l->next;
+    else
+        d->listener = l->next;
+    if (l->next)
+        l->next->prev = l->prev;
+    l->dir = NULL;
+    if (d->entry)
+        watch_again(w, d);
+    dir_put(w, d);
+}
+
+bool watch_listening(const struct watch_listener *l)
+{
+    return l->dir && l->dir->wd >= 0;
+}
+
+/* ---- databases --------------------------------------------------------------------------------- */
+
 /* The WAL lies beside the file that a symbolic link leads to. */
-static void split(const char *path, char **ret_dir, char **ret_base)
+static void split(const char *path, char **ret_dir, char **ret_path)
 {
     char real[PATH_MAX];
     cleanup_free char *a = util_strdup(realpath(path, real) ? real : path);
     cleanup_free char *b = util_strdup(a);
-    *ret_base = util_strdup(basename(a));
-    const char *d = dirname(b);
+    const char *base = basename(a), *d = dirname(b);
     *ret_dir = util_strdup(realpath(d, real) ? real : d);
+    *ret_path = util_printf("%s/%s", (*ret_dir)[1] ? *ret_dir : "", base);
 }
 
-void watch_add(struct watch *w, struct database *db)
+void watch_add(struct watch *w, struct database *db, const struct scan_mark mark[2])
 {
     struct entry *en = util_zalloc(sizeof *en);
     cleanup_free char *path = NULL;
-    split(db->path, &path, &en->base);
-    en->base_len = strlen(en->base);
+    split(db->path, &path, &en->path);
     en->db = db;
-    struct dir *d = w->dir;
-    while (d && strcmp(d->path, path) != 0)
-        d = d->next;
-    if (!d) {
-        d = util_zalloc(sizeof *d);
-        d->path = TAKE_PTR(path);
-        d->next = w->dir;
-        w->dir = d;
-        (void)dir_watch(w, d);
+    if (mark) {
+        en->mark = mark[0];
+        en->wal_mark = mark[1];
+    } else {
+        cleanup_free char *wal = util_printf("%s-wal", en->path);
+        (void)scan_mark_of(en->path, &en->mark);
+        (void)scan_mark_of(wal, &en->wal_mark);
     }
+    struct watch_dir *d = dir_get(w, path);
     en->dir = d;
     en->next = d->entry;
+    if (en->next)
+        en->next->prev = en;
     d->entry = en;
+    en->next_all = w->entry;
+    if (en->next_all)
+        en->next_all->prev_all = en;
+    w->entry = en;
+    map_put_str(&w->by_file, en->path, en);
     db->watch = en;
-}
-
-static void dir_free(struct dir *d)
-{
-    free(d->path);
-    free(d);
+    if (d->wd < 0)
+        (void)dir_watch(w, d);
 }
 
 void watch_remove(struct watch *w, struct database *db)
@@ -211,31 +460,31 @@ void watch_remove(struct watch *w, struct database *db)
     if (!en)
         return;
     db->watch = NULL;
-    struct dir *d = en->dir;
-    for (struct entry **p = &d->entry; *p; p = &(*p)->next)
-        if (*p == en) {
-            *p = en->next;
-            break;
-        }
-    free(en->base);
+    struct watch_dir *d = en->dir;
+    if (en->prev)
+        en->prev->next = en->next;
+    else
+        d->entry = en->next;
+    if (en->next)
+        en->next->prev = en->prev;
+    if (en->prev_all)
+        en->prev_all->next_all = en->next_all;
+    else
+        w->entry = en->next_all;
+    if (en->next_all)
+        en->next_all->prev_all = en->prev_all;
+    if (w->cursor == en)
+        w->cursor = en->next_all;
+    if (map_get_str(&w->by_file, en->path) == en)
+        (void)map_remove_str(&w->by_file, en->path);
+    free(en->path);
     free(en);
-    if (d->entry)
-        return;
-    for (struct dir **p = &w->dir; *p; p = &(*p)->next)
-        if (*p == d) {
-            *p = d->next;
-            break;
-        }
-    if (d->wd >= 0) {
-        (void)inotify_rm_watch(w->fd, d->wd);
-        w->count.watches--;
-    }
-    dir_free(d);
+    dir_put(w, d);
 }
 
 /* ---- start and end ----------------------------------------------------------------------------- */
 
-int watch_new(uv_loop_t *loop, struct watch **ret, struct err *e)
+int watch_new(uv_loop_t *loop, struct scan *s, struct watch **ret, struct err *e)
 {
     int fd = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
     if (fd < 0) {
@@ -244,6 +493,7 @@ int watch_new(uv_loop_t *loop, struct watch **ret, struct err *e)
     }
     struct watch *w = util_zalloc(sizeof *w);
     w->loop = loop;
+    w->scan = s;
     w->fd = fd;
     (void)uv_poll_init(loop, &w->poll, fd);
     (void)uv_timer_init(loop, &w->pause);
@@ -260,18 +510,19 @@ static void on_handle_closed(uv_handle_t *h)
     if (--w->open)
         return;
     (void)close(w->fd);
-    for (struct dir *d = w->dir; d;) {
-        struct dir *next = d->next;
-        for (struct entry *en = d->entry; en;) {
-            struct entry *en_next = en->next;
-            en->db->watch = NULL;
-            free(en->base);
-            free(en);
-            en = en_next;
-        }
-        dir_free(d);
-        d = next;
+    for (struct entry *en = w->entry, *next; en; en = next) {
+        next = en->next_all;
+        en->db->watch = NULL;
+        free(en->path);
+        free(en);
     }
+    for (struct watch_dir *d = w->dir, *next; d; d = next) {
+        next = d->next;
+        dir_free(d);
+    }
+    map_free(&w->by_path);
+    map_free(&w->by_wd);
+    map_free(&w->by_file);
     void (*closed)(void *) = w->closed;
     void *arg = w->closed_arg;
     free(w);

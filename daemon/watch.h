@@ -1,5 +1,11 @@
-/* watch.h - inotify: one watch per directory that holds databases, events by file name.
- * Loop thread only. A directory that does not exist is tried again by watch_rescan(). */
+/* watch.h - inotify: one watch per directory, events by file name; and below it the safety scan, which
+ * looks at every watched database now and then, in case nothing announced a change. Loop thread only.
+ *
+ * What the safety scan promises: within two times `interval` of watch_look() a database whose file or
+ * -wal is not what it was when it was looked at before (inode, size or time of the last write) has got
+ * database_event(), whatever inotify said; the first comparison is with how things were at
+ * watch_add(). It is a stat of two files on the scan thread, nothing else. walsup's own writes (its
+ * checkpoints) are seen as well. */
 #ifndef WALSUP_WATCH_H
 #define WALSUP_WATCH_H
 
@@ -7,22 +13,48 @@
 
 #include "common/base/err.h"
 #include "daemon/database.h"
+#include "daemon/scan.h"
 
 struct watch;
+struct watch_dir;
 
-/** watch_new(loop, ret, e). */
-int watch_new(uv_loop_t *loop, struct watch **ret, struct err *e);
-/** watch_add(w, db): events of db's files go to database_event(). Never fails for good: if no watch can be
- * had (directory missing, limit reached) the slow scan covers it, and the log says so once. */
-void watch_add(struct watch *w, struct database *db);
+/* Somebody who wants all events of a directory. */
+struct watch_listener {
+    /* name NULL: the directory itself went away, or its watch began or ended: look at all of it.
+     * Must not add or remove listeners or databases. */
+    void (*event)(struct watch_listener *l, const char *name, uint32_t mask);
+    struct watch_dir *dir; /* the watch's, as the next ones */
+    struct watch_listener *prev, *next;
+};
+
+/** watch_new(loop, scan, ret, e). */
+int watch_new(uv_loop_t *loop, struct scan *s, struct watch **ret, struct err *e);
+/** watch_add(w, db, mark): events of db's files go to database_event(). Never fails for good: if no watch
+ * can be had (directory missing, limit reached) scans cover it, and the log says so once. mark: db and
+ * -wal as they were before anybody looked at the content; NULL: as they are now. */
+void watch_add(struct watch *w, struct database *db, const struct scan_mark mark[2]);
 void watch_remove(struct watch *w, struct database *db);
-/** watch_rescan(w): try again for the directories that have no watch. */
-void watch_rescan(struct watch *w);
+/** watch_hush(w, db, on): db looks for its commits itself: no more events of writes in its directory, each of
+ * which its writers pay for, if it is the only one there; off: as before. Whether that is so now. */
+bool watch_hush(struct watch *w, struct database *db, bool on);
+/** watch_listen(w, path, l): all events of a directory, from now on. watch_deaf(w, l): no more.
+ * watch_listening(l): whether there is a watch. */
+void watch_listen(struct watch *w, const char *path, struct watch_listener *l);
+void watch_deaf(struct watch *w, struct watch_listener *l);
+bool watch_listening(const struct watch_listener *l);
+/** watch_look(w, ms, interval_ms): to be called every `ms`: try again for the directories that have no
+ * watch, look at their databases, and at as many of the others as it takes to look at each once in
+ * `interval_ms`. */
+void watch_look(struct watch *w, uint64_t ms, uint64_t interval_ms);
+/** watch_on_overflow(w, fn, arg): fn is called when events were lost. */
+void watch_on_overflow(struct watch *w, void (*fn)(void *arg), void *arg);
 /** watch_close(w, closed, arg): free w, then call closed. */
 void watch_close(struct watch *w, void (*closed)(void *arg), void *arg);
 
 struct watch_counters {
-    uint64_t events, overflows, watches, unwatched;
+    uint64_t events, overflows;
+    uint64_t directories, unwatched; /* unwatched: those without a watch, for whatever reason */
+    uint64_t scanned;                /* those without a watch because there are no more to be had */
 };
 const struct watch_counters *watch_counters(const struct watch *w);
 

@@ -64,3 +64,10 @@ N ?= 10000
 EXPLICIT ?=
 bench-many: programs
 	$(Q)WALSUP_OUT=$(OUT) BENCH_N=$(N) BENCH_EXPLICIT=$(EXPLICIT) tests/bench/bench_many.py
+
+include tests/engines.mk
+
+# What it costs to find the thread again after a stop, a kill, a checkpoint by somebody else.
+.PHONY: bench-resync
+bench-resync: programs
+	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_resync.py

@@ -1,4 +1,5 @@
 #include "common/base/err.h"
+#include "common/base/util.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -30,7 +31,7 @@ int err_set(struct err *e, enum err_code code, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
-    memcpy(e->msg, msg, sizeof msg);
+    memcpy(e->msg, util_plain(msg), sizeof msg);
     e->code = code;
     e->hint[0] = '\0';
     return -(int)code;
@@ -79,7 +80,7 @@ int err_wrap(struct err *e, const char *fmt, ...)
     va_end(ap);
     if (n >= 0 && (size_t)n < sizeof msg)
         (void)snprintf(msg + n, sizeof msg - (size_t)n, ": %s", e->msg);
-    memcpy(e->msg, msg, sizeof msg);
+    memcpy(e->msg, util_plain(msg), sizeof msg);
     return -(int)e->code;
 }
 
@@ -92,7 +93,7 @@ int err_hint(struct err *e, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(hint, sizeof hint, fmt, ap);
     va_end(ap);
-    memcpy(e->hint, hint, sizeof hint);
+    memcpy(e->hint, util_plain(hint), sizeof hint);
     return -(int)e->code;
 }
 

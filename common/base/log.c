@@ -35,6 +35,8 @@ static void emit(enum log_level level, char *line, size_t cap, size_t n)
     for (size_t i = 0; i < n; i++)
         if (line[i] == '\n' || line[i] == '\r')
             line[i] = ' ';
+    line[n] = '\0';
+    (void)util_plain(line);
     line[n] = '\n';
     char prefix[8];
     int p = getenv("JOURNAL_STREAM") ? snprintf(prefix, sizeof prefix, "<%d>", (int)level) : 0;

@@ -131,3 +131,29 @@ void util_hex(char *out, const uint8_t *p, size_t n)
     }
     out[2 * n] = '\0';
 }
+
+/* how many bytes the character at p has, 0 if it is none of UTF-8's */
+static size_t utf8_bytes(const uint8_t *p)
+{
+    size_t n = *p < 0x80 ? 1 : *p >= 0xc2 && *p < 0xe0 ? 2 : *p >= 0xe0 && *p < 0xf0 ? 3
+               : *p >= 0xf0 && *p < 0xf5               ? 4
+                                                       : 0;
+    for (size_t i = 1; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    if ((*p == 0xe0 && p[1] < 0xa0) || (*p == 0xed && p[1] > 0x9f) ||
+        (*p == 0xf0 && p[1] < 0x90) || (*p == 0xf4 && p[1] > 0x8f))
+        return 0;
+    return n;
+}
+
+char *util_plain(char *s)
+{
+    for (uint8_t *p = (uint8_t *)s; *p;) {
+        size_t n = utf8_bytes(p);
+        if (!n || (*p < ' ' && *p != '\n') || *p == 0x7f)
+            *p = '?';
+        p += n ? n : 1;
+    }
+    return s;
+}

@@ -108,6 +108,9 @@ const char *util_duration(char buf[static 32], uint64_t ms);
 /** util_rfc3339(buf, ms): UTC time of `ms` since 1970, e.g. 2026-01-01T00:00:00.12Z; trailing
  * zeros of the fraction dropped, as Litestream's metadata wants it. Returns buf. */
 const char *util_rfc3339(char buf[static 40], int64_t ms);
+/** util_plain(s): in place, whatever a terminal, a log or JSON could not take becomes '?': control
+ * characters but newlines, and bytes that are no UTF-8. For file names in messages. Returns s. */
+char *util_plain(char *s);
 /** util_hex(out, p, n): 2n lower-case hex digits and a NUL into out. */
 void util_hex(char *out, const uint8_t *p, size_t n);
 

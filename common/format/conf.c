@@ -481,7 +481,12 @@ struct conf *conf_free(struct conf *c)
         free(c->db[i].replica);
         free(c->db[i].name);
         free(c->db[i].path);
+        free(c->db[i].name_template);
+        (void)glob_free(c->db[i].glob);
     }
+    map_free(&c->by_name);
+    map_free(&c->by_path);
+    free(c->pattern);
     for (size_t i = 0; i < c->raw->n; i++)
         section_free(c->raw->section[i]);
     for (size_t i = 0; i < c->n_files; i++)

@@ -6,6 +6,8 @@
 
 #include "common/base/buf.h"
 #include "common/base/err.h"
+#include "common/base/map.h"
+#include "common/format/glob.h"
 #include "common/format/ltx.h"
 
 enum conf_target_type { CONF_S3, CONF_FILE };
@@ -41,13 +43,17 @@ struct conf_target {
 struct conf_replica {
     size_t target; /* index into conf.target */
     uint64_t sync_interval_ms;
-    char *path; /* replica path below the target's path; normally the database's name */
+    char *path; /* replica path below the target's path; normally the database's name. Of a section
+                   with a pattern: a template (name.h) */
 };
 
 struct conf_db {
     char *name;
     struct conf_origin origin;
-    char *path; /* absolute */
+    char *path; /* absolute; maybe a pattern */
+    struct glob *glob;   /* NULL: one database. Else the section stands for every database whose path
+                            matches, and its settings are theirs */
+    char *name_template; /* with a pattern: what they are called (name.h) */
     uint64_t checkpoint_pages;     /* WAL length that starts a checkpoint cycle */
     uint64_t wal_limit_bytes;      /* WAL size that justifies the barrier */
     uint64_t spool_limit_bytes;    /* what may wait for the replicas */
@@ -67,6 +73,9 @@ struct conf {
     size_t n_targets;
     struct conf_db *db;
     size_t n_dbs;
+    struct conf_db **pattern; /* those of db that have one, in order */
+    size_t n_patterns;
+    struct map by_name, by_path; /* of db; by_path without the patterns; private */
     char **file; /* every file read, in order */
     size_t n_files;
     struct conf_raw *raw; /* what was written where, for conf_dump; private */
@@ -87,9 +96,29 @@ int conf_parse_url(const char *url, struct conf_target *ret, struct err *e);
 struct conf *conf_free(struct conf *c);
 void conf_target_done(struct conf_target *t);
 
-/** conf_find_db(c, name_or_path): NULL if there is none. Names win over paths. */
+/* A database: one of a section of its own, or one that a pattern stands for. */
+struct conf_found {
+    const struct conf_db *db; /* of the conf */
+    char *name, *path;
+};
+
+/** conf_find_db(c, name_or_path): the section, NULL if there is none. Names win over paths. */
 const struct conf_db *conf_find_db(const struct conf *c, const char *name_or_path);
 const struct conf_target *conf_find_target(const struct conf *c, const char *name);
+/** conf_of_path(c, path): the section that the file at an absolute, canonical path belongs to: its own;
+ * else the first whose pattern matches. NULL if there is none. */
+const struct conf_db *conf_of_path(const struct conf *c, const char *path);
+/** conf_aside(c, path): whether a path is, or lies in, a directory of walsup's own (a target, the
+ * state directory), where patterns find nothing. */
+bool conf_aside(const struct conf *c, const char *path);
+/** conf_name_of(d, path), conf_replica_path(d, r, path): of the database at path, which belongs to d;
+ * malloc'ed. */
+char *conf_name_of(const struct conf_db *d, const char *path);
+char *conf_replica_path(const struct conf_db *d, const struct conf_replica *r, const char *path);
+/** conf_resolve(c, text, ret): the database with this name, else the one at this absolute path, whether
+ * or not there is such a file. False if there is none. */
+bool conf_resolve(const struct conf *c, const char *text, struct conf_found *ret);
+void conf_found_done(struct conf_found *f);
 
 /** conf_dump(c, out): the effective configuration as INI, secrets masked, origin of each value as
  * a comment. conf_sample(out): the commented sample file. conf_defaults(out): every key with its

@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 
+#include "common/format/name.h"
 #include "common/format/near.h"
 
 static const char *text_of(const struct conf_section *s, enum conf_key_id key)
@@ -370,7 +371,11 @@ static void add_replica(struct conf_ctx *x, struct conf_db *d, const struct conf
     const char *path = text_of(over, CONF_REPLICA_path);
     struct err e = {0};
     r.sync_interval_ms = conf_effective(c->raw, over, s, "sync-interval", NULL);
-    r.path = path ? conf_prefix_clean(path, &e) : util_strdup(s->name);
+    r.path = path                ? conf_prefix_clean(path, &e)
+             : d->name_template ? util_strdup(d->name_template)
+                                : util_strdup(s->name);
+    if (r.path && path && d->name_template && name_check(r.path, &e) < 0)
+        free(TAKE_PTR(r.path));
     if (r.path && !*r.path) {
         (void)err_set(&e, ERR_CONFIG, "it is empty");
         free(TAKE_PTR(r.path));
@@ -378,7 +383,7 @@ static void add_replica(struct conf_ctx *x, struct conf_db *d, const struct conf
     if (!r.path) {
         (void)err_wrap(&e, "path = %s", path);
         problem_err(x, origin_of(over, CONF_REPLICA_path), &e);
-        r.path = util_strdup(s->name);
+        r.path = util_strdup(d->name_template ? d->name_template : s->name);
     }
     d->replica = util_realloc(d->replica, (d->n_replicas + 1) * sizeof *d->replica);
     d->replica[d->n_replicas++] = r;
@@ -411,6 +416,23 @@ static void build_replicas(struct conf_ctx *x, struct conf_db *d, const struct c
     }
 }
 
+static void build_pattern(struct conf_ctx *x, struct conf_db *d, const struct conf_section *s,
+                          const struct conf_origin *at)
+{
+    const char *name = text_of(s, CONF_DB_name);
+    struct err e = {0};
+    if (glob_new(d->path, &d->glob, &e) < 0) {
+        (void)err_wrap(&e, "path = %s", d->path);
+        problem_err(x, at, &e);
+    }
+    if (name && name_check(name, &e) < 0) {
+        (void)err_wrap(&e, "name = %s", name);
+        problem_err(x, origin_of(s, CONF_DB_name), &e);
+        name = NULL;
+    }
+    d->name_template = util_strdup(name ? name : NAME_TEMPLATE);
+}
+
 static void build_db(struct conf_ctx *x, const struct conf_section *s)
 {
     struct conf *c = x->c;
@@ -422,15 +444,17 @@ static void build_db(struct conf_ctx *x, const struct conf_section *s)
     d->spool_limit_bytes = conf_effective(c->raw, NULL, s, "spool-limit", NULL);
     if (path && !path->bad) {
         d->path = util_strdup(path->text);
-        if (strpbrk(d->path, "*?["))
-            conf_problem(x, &path->origin, "not supported yet: one section per database",
-                         "path = %s is a pattern", d->path);
+        if (glob_is(d->path))
+            build_pattern(x, d, s, &path->origin);
         else if (!strcmp(d->path, "/"))
             conf_problem(x, &path->origin, "name the database file", "path = / is a directory");
     } else if (!path) {
         conf_problem(x, &s->origin, "add path = /PATH/OF/THE/DATABASE", "[db %s] has no path",
                      s->name);
     }
+    if (conf_get(s, CONF_DB_name) && path && !path->bad && !d->name_template)
+        conf_problem(x, origin_of(s, CONF_DB_name), "remove the line",
+                     "name is for patterns: this database is called %s", s->name);
     build_replicas(x, d, s);
 }
 
@@ -443,7 +467,7 @@ static void check_replica_sections(struct conf_ctx *x)
             continue;
         const char *at = strchr(s->name, '@');
         cleanup_free char *db = strndup(s->name, (size_t)(at - s->name));
-        const struct conf_db *d = db ? conf_find_db(x->c, db) : NULL;
+        const struct conf_db *d = db ? map_get_str(&x->c->by_name, db) : NULL;
         if (!d) {
             conf_problem(x, &s->origin, "write [replica DATABASE@TARGET]",
                          "there is no database '%s'", db ? db : "");
@@ -462,85 +486,7 @@ static void check_replica_sections(struct conf_ctx *x)
     }
 }
 
-/* ---- what must not coincide ----------------------------------------------------------------- */
-
-struct place {
-    char *where;
-    const struct conf_db *db;
-    const char *target; /* NULL: the database file */
-};
-
-/* '/' sorts before everything, so that what lies below a place follows it directly */
-static int by_place(const void *pa, const void *pb)
-{
-    const struct place *a = pa, *b = pb;
-    const unsigned char *p = (const unsigned char *)a->where, *q = (const unsigned char *)b->where;
-    while (*p && *p == *q) {
-        p++;
-        q++;
-    }
-    int x = *p == '/' ? 1 : *p ? *p + 1 : 0, y = *q == '/' ? 1 : *q ? *q + 1 : 0;
-    if (x != y)
-        return x - y;
-    return a->db < b->db ? -1 : a->db > b->db; /* databases in the order they were written */
-}
-
-static void check_places(struct conf_ctx *x, struct place *p, size_t n)
-{
-    const struct place *top = NULL;
-    qsort(p, n, sizeof *p, by_place);
-    for (size_t i = 0; i < n; i++) {
-        size_t len = top ? strlen(top->where) : 0;
-        if (!top || strncmp(top->where, p[i].where, len) != 0 ||
-            (p[i].where[len] && (p[i].where[len] != '/' || !p[i].target))) {
-            top = &p[i];
-            continue;
-        }
-        if (p[i].db != top->db && !strcmp(p[i].db->name, top->db->name))
-            continue; /* a duplicate section, reported as that */
-        if (!p[i].target)
-            conf_problem(x, &p[i].db->origin, "keep one of the sections",
-                         "[db %s] and [db %s] (%s:%u) are the same file %s", p[i].db->name,
-                         top->db->name, top->db->origin.file, top->db->origin.line, p[i].where);
-        else
-            conf_problem(x, &p[i].db->origin, "give one of them another path in its [replica] "
-                         "section",
-                         "the replicas %s@%s and %s@%s (%s:%u) %s %s", p[i].db->name, p[i].target,
-                         top->db->name, top->target, top->db->origin.file, top->db->origin.line,
-                         p[i].where[len] ? "lie one inside the other at" : "have the same place",
-                         p[i].where);
-    }
-    for (size_t i = 0; i < n; i++)
-        free(p[i].where);
-}
-
-static void check_all_places(struct conf_ctx *x)
-{
-    struct conf *c = x->c;
-    size_t n = 0, n_replicas = 0;
-    for (size_t i = 0; i < c->n_dbs; i++)
-        n_replicas += c->db[i].n_replicas;
-    struct place *p = util_alloc(MAX(c->n_dbs, n_replicas) * sizeof *p);
-    for (size_t i = 0; i < c->n_dbs; i++)
-        if (c->db[i].path)
-            p[n++] = (struct place){util_strdup(c->db[i].path), &c->db[i], NULL};
-    check_places(x, p, n);
-    n = 0;
-    for (size_t i = 0; i < c->n_dbs; i++)
-        for (size_t j = 0; j < c->db[i].n_replicas; j++) {
-            const struct conf_replica *r = &c->db[i].replica[j];
-            const struct conf_target *t = &c->target[r->target];
-            if (!t->path || (t->type == CONF_S3 && !t->bucket))
-                continue; /* that was reported */
-            char *where = t->type == CONF_FILE
-                              ? util_printf("%s/%s", t->path, r->path)
-                              : util_printf("%s/%s%s%s/%s", t->endpoint, t->bucket,
-                                            *t->path ? "/" : "", t->path, r->path);
-            p[n++] = (struct place){where, &c->db[i], t->name};
-        }
-    check_places(x, p, n);
-    free(p);
-}
+/* ---- all of it ------------------------------------------------------------------------------ */
 
 void conf_build(struct conf_ctx *x)
 {
@@ -556,25 +502,7 @@ void conf_build(struct conf_ctx *x)
     for (size_t i = 0; i < raw->n; i++)
         if (raw->section[i]->kind == CONF_DB)
             build_db(x, raw->section[i]);
+    conf_index(c);
     check_replica_sections(x);
-    check_all_places(x);
-}
-
-const struct conf_target *conf_find_target(const struct conf *c, const char *name)
-{
-    for (size_t i = 0; i < c->n_targets; i++)
-        if (!strcmp(c->target[i].name, name))
-            return &c->target[i];
-    return NULL;
-}
-
-const struct conf_db *conf_find_db(const struct conf *c, const char *name_or_path)
-{
-    for (size_t i = 0; i < c->n_dbs; i++)
-        if (!strcmp(c->db[i].name, name_or_path))
-            return &c->db[i];
-    for (size_t i = 0; i < c->n_dbs; i++)
-        if (c->db[i].path && !strcmp(c->db[i].path, name_or_path))
-            return &c->db[i];
-    return NULL;
+    conf_check_places(x);
 }

@@ -1,5 +1,5 @@
 /* conf_int.h - what conf.c (lines to sections), conf_value.c (texts to values), conf_build.c
- * (sections to struct conf), conf_url.c and conf_text.c share. Nobody else includes this. */
+ * and conf_places.c (sections to struct conf), conf_find.c, conf_url.c and conf_text.c share. Nobody else includes this. */
 #ifndef WALSUP_CONF_INT_H
 #define WALSUP_CONF_INT_H
 
@@ -84,6 +84,10 @@ void conf_limit_text(const struct conf_key *k, uint64_t v, char buf[static 32]);
 uint64_t conf_default(enum conf_key_id key);
 /** conf_build(x): fill x->c from x->c->raw, reporting everything that does not fit. */
 void conf_build(struct conf_ctx *x);
+/** conf_index(c): make the databases findable, once they are all there. */
+void conf_index(struct conf *c);
+/** conf_check_places(x): report files and replica paths that two sections claim. */
+void conf_check_places(struct conf_ctx *x);
 /** conf_effective(raw, replica, db, key, ret_origin): the value of an inheritable key, from the
  * first of replica, db (each may be NULL), [walsup], default. */
 uint64_t conf_effective(const struct conf_raw *raw, const struct conf_section *replica,

@@ -177,3 +177,10 @@ int proto_reply_parse(json_t *msg, json_t **ret_parameters, bool *ret_continues,
         *ret_continues = continues != 0;
     return 0;
 }
+
+json_t *proto_text(const char *s)
+{
+    json_t *j = json_string(s);
+    cleanup_free char *plain = j ? NULL : util_strdup(s);
+    return j ? j : json_string(util_plain(plain));
+}

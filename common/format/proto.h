@@ -37,6 +37,8 @@ void proto_add(struct buf *b, json_t *msg);
 json_t *proto_make_call(const char *method, json_t *parameters, bool more);
 json_t *proto_make_reply(json_t *parameters, bool continues);
 json_t *proto_make_error(const struct err *e);
+/** proto_text(s): a JSON string of any bytes, a file name for one: what JSON cannot hold becomes '?'. */
+json_t *proto_text(const char *s);
 /** proto_reply_parse(msg, ret_parameters, ret_continues, e): a reply's parameters (new reference), or
  * the error it carries, turned back into e. */
 int proto_reply_parse(json_t *msg, json_t **ret_parameters, bool *ret_continues, struct err *e);

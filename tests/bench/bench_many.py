@@ -9,6 +9,7 @@ a directory and with an S3 server over HTTP. Prints a table, writes build/bench-
   BENCH_IDLE        seconds of rest that are measured (30)
   BENCH_LOAD        seconds of load (20)
   BENCH_RATE        commits per second, over all databases at random (200)
+  BENCH_EACH        1: one commit in every database, instead of at random for BENCH_LOAD seconds
   BENCH_RESTORES    databases restored and compared at the end (100)
   BENCH_DIR         where the files go (a directory in /tmp, removed afterwards)
   BENCH_ONLY        some of file,s3,litestream,litestream03
@@ -44,6 +45,7 @@ EXPLICIT = os.environ.get("BENCH_EXPLICIT", "") not in ("", "0")
 IDLE = float(os.environ.get("BENCH_IDLE", "30"))
 LOAD = float(os.environ.get("BENCH_LOAD", "20"))
 RATE = float(os.environ.get("BENCH_RATE", "200"))
+EACH = os.environ.get("BENCH_EACH", "") not in ("", "0")
 RESTORES = int(os.environ.get("BENCH_RESTORES", "100"))
 V05, V03 = os.environ.get("LITESTREAM_BIN"), os.environ.get("LITESTREAM_V03_BIN")
 ONLY = [x for x in os.environ.get("BENCH_ONLY", "file,s3,litestream,litestream03").split(",") if x]
@@ -292,16 +294,17 @@ def load(side):
     known which object has which commit"""
     seen, cons, took, late = Arrivals(side), {}, [], 0
     most = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200) // 4
+    order = random.sample(range(N), N) if EACH else []
     cpu, t0, i = side.cpu(), time.monotonic(), 0
     try:
-        while time.monotonic() - t0 < LOAD:
+        while i < N if EACH else time.monotonic() - t0 < LOAD:
             pause = t0 + i / RATE - time.monotonic()
             if pause > 0:
                 time.sleep(pause)
             else:
                 late += pause < -0.1
-            db = random.randrange(N)
-            for _ in range(100):
+            db = order[i] if EACH else random.randrange(N)
+            for _ in range(0 if EACH else 100):
                 if db not in seen.waiting:
                     break
                 db = random.randrange(N)
@@ -405,7 +408,7 @@ def measure(kind, base):
         r["restart"]["requests"] = since(side, before)
         step(f"{IDLE:g} s of rest")
         r["idle_again"] = idle(side)
-        step(f"{RATE:g} commits/s for {LOAD:g} s")
+        step(f"{RATE:g} commits/s, " + (f"one in each of {N}" if EACH else f"for {LOAD:g} s"))
         r["load"] = load(side)
         side.sync()
         step(f"{min(RESTORES, N)} restores")

@@ -14,6 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 
 from pathlib import Path
@@ -168,7 +169,7 @@ class World:
         return next(x for x in d["databases"] if x["name"] == name)
 
     def restore(self, name, target, out=None, *args):
-        out = out or self.path / f"restored-{name}-{target}.db"
+        out = out or self.path / f"restored-{name.replace('/', '-')}-{target}.db"
         for side in ("", "-wal", "-shm"):
             Path(f"{out}{side}").unlink(missing_ok=True)
         self.ctl("restore", name, "--target", target, "-o", out, *args)
@@ -187,7 +188,7 @@ class World:
 
 def image(path):
     """the database as an ordinary reader sees it, page by page"""
-    con = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    con = sqlite3.connect(f"file:{urllib.parse.quote(os.fsencode(path))}?mode=ro", uri=True)
     try:
         con.execute("begin")
         con.execute("select count(*) from sqlite_master").fetchone()

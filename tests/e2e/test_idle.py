@@ -193,3 +193,42 @@ def test_below_the_room_to_be_left_free_nothing_is_written(world):
     world.sync(timeout=60)
     pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
     integrity(world.restore("a", "local"))
+
+
+def test_a_busy_writer_makes_no_events_and_loses_nothing(world):
+    """it is looked after by the clock; as soon as it pauses, events are back"""
+    con = make_db(world.path / "a.db", rows=50)
+    con.execute("pragma synchronous=off")
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    world.sync()
+
+    def events():
+        return world.status()["watch"]["events"]
+
+    end = time.monotonic() + 2.5
+    n = 0
+    while time.monotonic() < end:
+        con.execute("insert or replace into t(a,b) values(?,randomblob(900))", (n % 50,))
+        con.commit()
+        n += 1
+    before = events()
+    end = time.monotonic() + 1
+    while time.monotonic() < end:
+        con.execute("insert or replace into t(a,b) values(?,randomblob(900))", (n % 50,))
+        con.commit()
+        n += 1
+    assert events() - before <= 2, "its writes still make events"
+    con.execute("insert into t(b) values('the last one')")
+    con.commit()
+    world.sync()
+    pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
+    for k in range(3):  # quiet again: a single commit arrives by its event, long before any scan
+        time.sleep(0.5)  # the pause is the input
+        con.execute("insert into t(b) values('alone')")
+        con.commit()
+        t0 = time.monotonic()
+        want = con.execute("select count(*) from t").fetchone()[0]
+        world.poll("it is there", lambda: sqlite3.connect(world.restore("a", "local")).execute(
+            "select count(*) from t").fetchone()[0] == want, timeout=5)
+    assert world.status("a")["counters"]["continuity_lost"] == 0

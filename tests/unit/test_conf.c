@@ -279,12 +279,85 @@ static void targets(void **state)
     conf_free(c);
 }
 
+#define GLOB FILE_T "[db t]\npath = /srv/t/**/*.db\ntarget = f\n"
+
+static void resolved(const struct conf *c, const char *text, const char *section, const char *name,
+                     const char *path)
+{
+    struct conf_found f = {0};
+    if (!conf_resolve(c, text, &f))
+        fail_msg("%s is nobody's", text);
+    assert_string_equal(f.db->name, section);
+    assert_string_equal(f.name, name);
+    assert_string_equal(f.path, path);
+    conf_found_done(&f);
+}
+
+static void sections_that_stand_for_many_databases(void **state)
+{
+    (void)state;
+    struct conf_found f = {0};
+    struct conf *c = good(GLOB "[db one]\npath = /srv/t/one.db\ntarget = f\n"
+                               "[db later]\npath = /srv/**\ntarget = f\nname = all/{path}/x\n"
+                               "[replica later@f]\npath = r/{path}\n");
+    assert_int_equal(c->n_patterns, 2);
+    resolved(c, "t/x/a.db", "t", "t/x/a.db", "/srv/t/x/a.db");
+    resolved(c, "/srv/t/x/a b.db", "t", "t/x/a%20b.db", "/srv/t/x/a b.db");
+    resolved(c, "t/x/a%20b.db", "t", "t/x/a%20b.db", "/srv/t/x/a b.db");
+    resolved(c, "/srv/t/one.db", "one", "one", "/srv/t/one.db"); /* its own section wins */
+    assert_false(conf_resolve(c, "t/one.db", &f));
+    assert_false(conf_resolve(c, "all/t/x/a.db/x", &f)); /* the first pattern wins */
+    resolved(c, "/srv/y", "later", "all/y/x", "/srv/y");
+    resolved(c, "all/u/v/x", "later", "all/u/v/x", "/srv/u/v");
+    assert_false(conf_resolve(c, "t", &f)); /* stands for many */
+    assert_false(conf_resolve(c, "t/x.txt", &f));
+    assert_false(conf_resolve(c, "t/../x.db", &f));
+    assert_false(conf_resolve(c, "/srv/t/x.db-wal", &f));
+    const struct conf_db *d = conf_find_db(c, "later");
+    cleanup_free char *place = conf_replica_path(d, &d->replica[0], "/srv/t/a b");
+    assert_string_equal(place, "r/t/a%20b");
+    assert_null(conf_find_db(c, "/srv/t/**/*.db"));
+    conf_free(c);
+
+    /* a target or the state directory inside of what a pattern covers */
+    c = good("[walsup]\nstate-dir = /srv/state\n[target f]\ntype = file\npath = /srv/backup\n"
+             "[db t]\npath = /srv/**\ntarget = f\n");
+    assert_null(conf_of_path(c, "/srv/backup/t/a/ltx/0/x.ltx"));
+    assert_null(conf_of_path(c, "/srv/state/db/x"));
+    assert_non_null(conf_of_path(c, "/srv/backups"));
+    conf_free(c);
+
+    bad(1, FILE_T "[db t]\npath = /srv/[a.db\ntarget = f\n", "x.ini:5:", "'[' without ']'", NULL);
+    bad(1, GLOB "name = {section}\n", "x.ini:7:", "all databases would have the same name", NULL);
+    bad(1, GLOB "name = x{path}\n", "does not stand alone", NULL);
+    bad(1, GLOB "[replica t@f]\npath = here\n", "x.ini:8:", "without {path}", NULL);
+    bad(1, GLOB "[db u]\npath = /x/*\ntarget = f\nname = t/{path}\n", "have the same place",
+        "/backup/t", NULL);
+    bad(1, GLOB "[db u]\npath = /x\ntarget = f\n[replica u@f]\npath = t/x\n",
+        "lie one inside the other", NULL);
+    conf_free(good(GLOB "[db u]\npath = /x/*\ntarget = f\nname = {path}\n"));
+}
+
+static void ten_thousand_sections(void **state)
+{
+    (void)state;
+    cleanup_buf struct buf b = BUF_INIT;
+    buf_add_str(&b, FILE_T);
+    for (int i = 0; i < 10000; i++)
+        buf_printf(&b, "[db d%d]\npath = /srv/%d.db\ntarget = f\n[replica d%d@f]\npath = r/%d\n", i, i,
+                   i, i);
+    struct conf *c = good(buf_str(&b));
+    assert_int_equal(c->n_dbs, 10000);
+    assert_string_equal(conf_find_db(c, "/srv/9999.db")->name, "d9999");
+    assert_string_equal(conf_find_db(c, "d5000")->replica[0].path, "r/5000");
+    conf_free(c);
+}
+
 static void databases(void **state)
 {
     (void)state;
     bad(2, "[db a]\n", "[db a] has no path", "[db a] has no target", NULL);
-    bad(1, FILE_T "[db a]\npath = /srv/*.db\ntarget = f\n",
-        "not supported yet: one section per database", NULL);
+    bad(1, FILE_T DB "f\nname = x/{path}\n", "name is for patterns: this database is called a", NULL);
     bad(1, FILE_T DB "f, f\n", "target 'f' appears twice", NULL);
     bad(1, FILE_T DB "g\n", "there is no target 'g'", NULL);
     bad(1, FILE_T DB "f\n[replica b@f]\n", "there is no database 'b'", NULL);
@@ -436,6 +509,8 @@ int main(void)
         cmocka_unit_test(values),
         cmocka_unit_test(targets),
         cmocka_unit_test(databases),
+        cmocka_unit_test(sections_that_stand_for_many_databases),
+        cmocka_unit_test(ten_thousand_sections),
         cmocka_unit_test(two_databases_on_one_replica_path),
         cmocka_unit_test(the_dump_hides_secrets_and_loads_again),
         cmocka_unit_test(sample_defaults_and_manual),

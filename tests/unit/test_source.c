@@ -300,6 +300,30 @@ static void many_rows(struct src *c)
     capture(c);
 }
 
+/* The proof of a detach is about the file that was captured, not about one that took its name. */
+static void replaced_just_before_the_detach(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    good(&c, &(struct source_job){.capture = true, .settle = true});
+    assert_true(c.r.drained);
+    cleanup_free char *other = util_printf("%s/b.db", c.t.dir);
+    cleanup_free char *cmd = util_printf("cd '%s' && rm a.db-wal a.db-shm && mv b.db a.db", c.t.dir);
+    assert_int_equal(sqlite3_close(c.t.app), SQLITE_OK);
+    c.t.app = app_open(other);
+    ex(c.t.app, "pragma journal_mode=wal; create table t(a, b)");
+    assert_int_equal(sqlite3_close(c.t.app), SQLITE_OK);
+    assert_int_equal(system(cmd), 0);
+    (void)usleep(100000); /* old enough for a proof */
+    run(&c, &(struct source_job){.detach = true});
+    c.t.app = app_open(c.t.path);
+    ex(c.t.app, "insert into t values(8, 8)");
+    capture(&c);
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
 static void checkpointed_while_walsup_was_away_costs_the_difference(void **state)
 {
     (void)state;
@@ -559,6 +583,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_base_equals_the_database_at_its_txid),
         cmocka_unit_test(a_base_whose_last_file_is_not_published_is_taken_back),
         cmocka_unit_test(another_database_under_the_name_is_another_history),
+        cmocka_unit_test(replaced_just_before_the_detach),
         cmocka_unit_test(checkpointed_while_walsup_was_away_costs_the_difference),
         cmocka_unit_test(nothing_changed_while_continuity_could_not_be_proven),
         cmocka_unit_test(a_map_that_is_behind_is_redone_from_the_spool),

@@ -1,0 +1,499 @@
+/* manager_db.c - which databases there are: from sections, from patterns; one name, one path and one
+ * file each. */
+#include "daemon/manager.h"
+
+#include <sys/stat.h>
+
+#include "common/base/clk.h"
+#include "common/base/log.h"
+#include "common/format/name.h"
+#include "daemon/status.h"
+
+#define GONE_MS 1500 /* a file that is away for so long was not just replaced */
+
+struct database *manager_find(const struct manager *m, const char *name_or_path)
+{
+    struct database *db = map_get_str(&m->by_name, name_or_path);
+    return db ? db : map_get_str(&m->by_path, name_or_path);
+}
+
+/* ---- READY ------------------------------------------------------------------------------------- */
+
+void manager_maybe_ready(struct manager *m)
+{
+    if (m->ready || m->not_ready || !m->settled)
+        return;
+    m->ready = true;
+    char line[200];
+    status_line(m, line, sizeof line);
+    notify_status(m->notify, "%s", line);
+    notify_ready(m->notify);
+    log_line(LOG_NOTICE, "ready: %s", line);
+}
+
+static void uncount(struct manager_db *e)
+{
+    if (!e->counted)
+        return;
+    e->counted = false;
+    e->m->not_ready--;
+}
+
+/* ---- settings ---------------------------------------------------------------------------------- */
+
+static char *database_dir(const struct conf *conf, const char *name)
+{
+    cleanup_free char *entry = name_dir(name);
+    return util_printf("%s/db/%s", conf->state_dir, entry);
+}
+
+static struct source_conf source_conf_of(const struct conf *conf, const struct conf_db *c,
+                                         const char *path, const char *dir)
+{
+    return (struct source_conf){
+        .path = path,
+        .dir = dir,
+        .encoding = c->n_replicas ? conf->target[c->replica[0].target].ltx_encoding : LTX_BLOCK,
+        .checkpoint_pages = c->checkpoint_pages,
+        .wal_limit_bytes = c->wal_limit_bytes,
+        .min_free_bytes = conf->min_free_bytes,
+    };
+}
+
+static struct database_conf database_conf_of(const struct conf *conf, const struct conf_db *c)
+{
+    return (struct database_conf){
+        .scan_ms = conf->scan_interval_ms,
+        .idle_ms = conf->idle_timeout_ms,
+        .spool_limit_bytes = c->spool_limit_bytes,
+    };
+}
+
+static struct database_replica *replicas_of(const struct conf_db *c, const char *path,
+                                            struct manager_target *const *target)
+{
+    struct database_replica *r = util_zalloc(c->n_replicas * sizeof *r);
+    for (size_t i = 0; i < c->n_replicas; i++)
+        r[i] = (struct database_replica){
+            .target = target[c->replica[i].target]->name,
+            .path = conf_replica_path(c, &c->replica[i], path),
+            .store = target[c->replica[i].target]->store,
+            .interval_ms = c->replica[i].sync_interval_ms,
+        };
+    return r;
+}
+
+static void replicas_free(struct database_replica *r, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        free((char *)(uintptr_t)r[i].path);
+    free(r);
+}
+
+bool manager_same_shape(const struct manager_db *e, const struct conf *conf, const struct conf_db *c,
+                        struct manager_target *const *target)
+{
+    const struct database *db = e->db;
+    cleanup_free char *name = conf_name_of(c, db->path);
+    cleanup_free char *dir = database_dir(conf, name);
+    if ((!c->glob && strcmp(db->path, c->path) != 0) || strcmp(db->name, name) != 0 || strcmp(db->dir, dir) != 0 ||
+        db->n_up != c->n_replicas)
+        return false;
+    for (size_t i = 0; i < db->n_up; i++) {
+        cleanup_free char *place = conf_replica_path(c, &c->replica[i], db->path);
+        if (db->up[i]->store != target[c->replica[i].target]->store ||
+            strcmp(db->up[i]->target, target[c->replica[i].target]->name) != 0 ||
+            strcmp(db->up[i]->replica, place) != 0)
+            return false;
+    }
+    return true;
+}
+
+bool manager_refigure(struct manager_db *e, const struct conf *conf, const struct conf_db *c,
+                      struct manager_target *const *target)
+{
+    struct database *db = e->db;
+    struct source_conf sc = source_conf_of(conf, c, db->path, db->dir);
+    struct database_conf dc = database_conf_of(conf, c);
+    bool same = db->conf.scan_ms == dc.scan_ms && db->conf.idle_ms == dc.idle_ms &&
+                db->conf.spool_limit_bytes == dc.spool_limit_bytes &&
+                db->source_conf.min_free_bytes == sc.min_free_bytes &&
+                db->source_conf.encoding == sc.encoding &&
+                db->source_conf.checkpoint_pages == sc.checkpoint_pages &&
+                db->source_conf.wal_limit_bytes == sc.wal_limit_bytes;
+    for (size_t i = 0; i < db->n_up; i++)
+        same = same && db->up[i]->interval_ms == c->replica[i].sync_interval_ms;
+    if (same)
+        return false;
+    struct database_replica *r = replicas_of(c, db->path, target);
+    database_reconf(db, &sc, &dc, r, c->n_replicas);
+    replicas_free(r, c->n_replicas);
+    return true;
+}
+
+/* ---- one file, one database -------------------------------------------------------------------- */
+
+/* The database that already has the file, if it really still is that file. */
+static const struct manager_db *same_file(struct manager *m, const struct manager_file_id *id)
+{
+    struct manager_db *other = map_get(&m->by_id, id, sizeof *id);
+    struct stat st;
+    if (!other)
+        return NULL;
+    if (stat(other->db->path, &st) == 0 && st.st_dev == id->dev && st.st_ino == id->ino)
+        return other;
+    (void)map_remove(&m->by_id, id, sizeof *id); /* that one was replaced or is gone */
+    other->id.dev = other->id.ino = 0;
+    return NULL;
+}
+
+/* Two names for one file, by links: there would be two replicas of one database, and its -wal lies
+ * beside one of the names only. */
+static void second_name(struct err *e, const char *path, const struct manager_db *other)
+{
+    err_set(e, ERR_EXISTS, "%s is the same file as %s, which is replicated as %s", path,
+            other->db->path, other->db->name);
+    err_hint(e, "remove one of the two, or the link");
+}
+
+/* The file is not the one it was begun with: it came later, or was replaced. */
+static void identify(struct manager_db *e)
+{
+    struct manager *m = e->m;
+    struct stat st;
+    e->lineage = e->db->seen.lineage;
+    if (stat(e->db->path, &st) < 0)
+        return;
+    const struct manager_file_id id = {st.st_dev, st.st_ino};
+    const struct manager_db *other = same_file(m, &id);
+    if (map_get(&m->by_id, &e->id, sizeof e->id) == e)
+        (void)map_remove(&m->by_id, &e->id, sizeof e->id);
+    e->id = id;
+    if (!other || other == e) {
+        map_put(&m->by_id, &e->id, sizeof e->id, e);
+        return;
+    }
+    struct err err; /* too late to refuse it */
+    second_name(&err, e->db->path, other);
+    log_err(LOG_WARN, &err, "%s", e->db->name);
+}
+
+static void on_changed(struct database *db, void *owner)
+{
+    struct manager_db *e = owner;
+    if (e->begun && db->seen.lineage != e->lineage)
+        identify(e);
+    if (!e->counted || !db->attached_once)
+        return;
+    for (size_t r = 0; r < db->n_up; r++)
+        if (!db->up[r]->known && !db->up[r]->retry.failures)
+            return; /* every target has answered, or is reported */
+    uncount(e);
+    manager_maybe_ready(e->m);
+}
+
+static void refuse(struct manager_db *e, const struct manager_db *other)
+{
+    struct database *db = e->db;
+    if (!db->err)
+        db->err = util_zalloc(sizeof *db->err);
+    second_name(db->err, db->path, other);
+    if (!e->refused) {
+        log_err(LOG_WARN, db->err, "%s: not replicated", db->name);
+        e->m->n_refused++;
+    }
+    e->refused = true;
+    db->attached_once = true;
+    if (!db->retry.failures)
+        (void)retry_failed(&db->retry, ERR_EXISTS);
+    uncount(e);
+}
+
+static void begin(struct manager_db *e)
+{
+    struct manager *m = e->m;
+    struct stat st;
+    if (!e->file && stat(e->db->path, &st) == 0) {
+        e->id.dev = st.st_dev;
+        e->id.ino = st.st_ino;
+    }
+    const struct manager_db *other = e->id.ino ? same_file(m, &e->id) : NULL;
+    if (other && other != e) {
+        refuse(e, other);
+        return;
+    }
+    if (e->refused) {
+        m->n_refused--;
+        e->refused = false;
+        retry_ok(&e->db->retry);
+        free(TAKE_PTR(e->db->err));
+        e->db->attached_once = false;
+    }
+    if (e->id.ino)
+        map_put(&m->by_id, &e->id, sizeof e->id, e);
+    e->begun = true;
+    watch_add(m->watch, e->db, e->file ? e->file->mark : NULL);
+    database_start(e->db);
+}
+
+/* ---- life -------------------------------------------------------------------------------------- */
+
+static void say_same_name(const struct conf_db *c, const char *path, const struct database *same)
+{
+    log_line(LOG_WARN, "[db %s]: %s would be called %s, as %s is: not replicated", c->name, path,
+             same->name, same->path);
+}
+
+static bool hush(struct database *db, bool on)
+{
+    const struct manager_db *e = db->owner;
+    return watch_hush(e->m->watch, db, on);
+}
+
+struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const char *path,
+                               struct discover_file *file)
+{
+    cleanup_free char *name = conf_name_of(c, path);
+    const struct database *same = map_get_str(&m->by_name, name);
+    if (same) {
+        say_same_name(c, path, same);
+        return NULL;
+    }
+    cleanup_free char *dir = database_dir(m->conf, name);
+    struct source_conf sc = source_conf_of(m->conf, c, path, dir);
+    struct database_replica *r = replicas_of(c, path, m->target);
+    struct manager_db *e = util_zalloc(sizeof *e);
+    e->m = m;
+    e->conf = c;
+    e->file = file;
+    if (file) {
+        e->id.dev = file->dev;
+        e->id.ino = file->ino;
+    }
+    struct database_conf dc = database_conf_of(m->conf, c);
+    e->db = database_new(m->loop, name, &sc, &dc, r, c->n_replicas);
+    e->db->berths = m->berths;
+    e->db->owner = e;
+    e->db->changed = on_changed;
+    e->db->hush = hush;
+    replicas_free(r, c->n_replicas);
+    if (m->n_dbs == m->cap_dbs) {
+        m->cap_dbs = m->cap_dbs ? 2 * m->cap_dbs : 16;
+        m->db = util_realloc(m->db, m->cap_dbs * sizeof(struct database *));
+    }
+    e->at = m->n_dbs;
+    m->db[m->n_dbs++] = e->db;
+    map_put_str(&m->by_name, e->db->name, e->db);
+    if (!map_get_str(&m->by_path, path))
+        map_put_str(&m->by_path, e->db->path, e->db);
+    e->counted = !m->ready;
+    m->not_ready += e->counted;
+    if (m->retired && !file) { /* what has its name or file may still be on its way out */
+        e->next = m->waiting;
+        m->waiting = e;
+    } else {
+        begin(e);
+    }
+    return e;
+}
+
+static void unlink_from(struct manager_db **list, const struct manager_db *e)
+{
+    for (; *list; list = &(*list)->next)
+        if (*list == e) {
+            *list = e->next;
+            return;
+        }
+}
+
+static void on_closed(struct database *db, void *arg)
+{
+    struct manager_db *e = arg;
+    struct manager *m = e->m;
+    (void)db;
+    free(e);
+    manager_retired(m);
+}
+
+void manager_retire(struct manager *m, struct manager_db *e)
+{
+    struct database *db = e->db;
+    uncount(e);
+    m->n_refused -= e->refused;
+    unlink_from(&m->leaving, e);
+    unlink_from(&m->waiting, e);
+    if (e->file)
+        e->file->user = NULL;
+    if (map_get_str(&m->by_name, db->name) == db)
+        (void)map_remove_str(&m->by_name, db->name);
+    if (map_get_str(&m->by_path, db->path) == db)
+        (void)map_remove_str(&m->by_path, db->path);
+    if (map_get(&m->by_id, &e->id, sizeof e->id) == e)
+        (void)map_remove(&m->by_id, &e->id, sizeof e->id);
+    m->db[e->at] = m->db[--m->n_dbs];
+    ((struct manager_db *)m->db[e->at]->owner)->at = e->at;
+    m->retired++;
+    watch_remove(m->watch, db);
+    database_close(db, on_closed, e);
+}
+
+/* ---- what the patterns find -------------------------------------------------------------------- */
+
+/* said once for each pair of sections */
+static void overlap(struct manager *m, const char *first, const char *second, const char *path)
+{
+    cleanup_free char *pair = util_printf("%s %s", first, second);
+    if (map_get_str(&m->overlaps, pair))
+        return;
+    log_line(LOG_WARN,
+             "the patterns of [db %s] and [db %s] both match %s and maybe more: such databases belong "
+             "to [db %s], which comes first",
+             first, second, path, first);
+    char *key = TAKE_PTR(pair);
+    map_put_str(&m->overlaps, key, key);
+}
+
+static bool is_second_name(struct manager *m, struct discover_file *f)
+{
+    const struct manager_file_id id = {f->dev, f->ino};
+    const struct manager_db *other = same_file(m, &id);
+    struct err e;
+    if (!other)
+        return false;
+    second_name(&e, f->path, other);
+    if (!f->told)
+        log_err(LOG_WARN, &e, "[db %s]: not replicated", f->section);
+    f->told = true;
+    return true;
+}
+
+static enum discover_answer on_found(void *owner, struct discover_file *f)
+{
+    struct manager *m = owner;
+    const struct conf_db *c = conf_of_path(m->conf, f->path);
+    if (m->stopping || !c)
+        return DISCOVER_FOREIGN;
+    if (strcmp(c->name, f->section) != 0) {
+        if (c->glob)
+            overlap(m, c->name, f->section, f->path);
+        return DISCOVER_FOREIGN;
+    }
+    struct database *db = map_get_str(&m->by_path, f->path);
+    if (db) { /* it was away for a moment */
+        struct manager_db *e = db->owner;
+        if (e->file)
+            return DISCOVER_LATER;
+        unlink_from(&m->leaving, e);
+        e->leaving = false;
+        e->file = f;
+        f->user = e;
+        database_event(db, DATABASE_NAME);
+        log_line(e->told ? LOG_NOTICE : LOG_DEBUG, "%s: %s is back", db->name, db->path);
+        e->told = false;
+        return DISCOVER_TAKEN;
+    }
+    if (m->retired) /* maybe the one with this name; that must have let go of its spool first */
+        return DISCOVER_LATER;
+    cleanup_free char *name = conf_name_of(c, f->path);
+    if (strlen(name) > NAME_BYTES) {
+        if (!f->told)
+            log_line(LOG_WARN,
+                     "[db %s]: %s is not replicated: its name would have %zu bytes, and %d is what a "
+                     "bucket can take",
+                     c->name, f->path, strlen(name), NAME_BYTES);
+        f->told = true;
+        return DISCOVER_FOREIGN;
+    }
+    if (is_second_name(m, f))
+        return DISCOVER_LATER;
+    const struct database *same = map_get_str(&m->by_name, name);
+    if (same) {
+        if (!f->told)
+            say_same_name(c, f->path, same);
+        f->told = true;
+        return DISCOVER_LATER;
+    }
+    struct manager_db *e = manager_add(m, c, f->path, f);
+    if (!e)
+        return DISCOVER_LATER;
+    f->user = e;
+    log_line(m->settled ? LOG_NOTICE : LOG_DEBUG, "%s: found at %s", e->db->name, f->path);
+    return DISCOVER_TAKEN;
+}
+
+static void on_gone(void *owner, struct discover_file *f)
+{
+    struct manager *m = owner;
+    struct manager_db *e = f->user;
+    e->file = NULL;
+    f->user = NULL;
+    e->gone_ms = clk_mono_ms();
+    e->leaving = true;
+    e->next = m->leaving;
+    m->leaving = e;
+    database_event(e->db, DATABASE_NAME);
+}
+
+static void on_settled(void *owner)
+{
+    struct manager *m = owner;
+    m->settled = true;
+    const struct discover_counters *n = discover_counters(m->discover);
+    if (m->conf->n_patterns)
+        log_line(LOG_NOTICE, "patterns: %llu databases in %llu directories",
+                 (unsigned long long)n->files, (unsigned long long)n->directories);
+    manager_maybe_ready(m);
+}
+
+const struct discover_calls manager_discover_calls = {on_found, on_gone, on_settled};
+
+/* Uploads what there was; its replica and, if that fails for ever, its spool stay. */
+static bool leave(struct manager *m, struct manager_db *e)
+{
+    struct database *db = e->db;
+    uint64_t files = 0;
+    if (clk_mono_ms() < e->gone_ms + GONE_MS || discover_listing(m->discover) ||
+        (e->begun && db->run))
+        return false;
+    for (size_t i = 0; i < db->n_up && e->begun; i++) {
+        uint64_t n;
+        (void)uploader_pending(db->up[i], &n);
+        if (!db->up[i]->needs_base) /* which cannot be made any more */
+            files += n + (db->up[i]->flight != NULL);
+    }
+    if (!e->told)
+        log_line(LOG_NOTICE, "%s: %s is gone: no longer replicated; its replica stays%s", db->name,
+                 db->path, files ? ", and what is pending is still uploaded" : "");
+    e->told = true;
+    if (files)
+        return false;
+    manager_retire(m, e);
+    return true;
+}
+
+void manager_db_tick(struct manager *m)
+{
+    for (struct manager_db *e = m->leaving, *next; e; e = next) {
+        next = e->next;
+        (void)leave(m, e);
+    }
+    if (!m->n_refused || m->closing)
+        return;
+    for (size_t i = 0; i < m->n_dbs; i++) {
+        struct manager_db *e = m->db[i]->owner;
+        if (e->refused)
+            begin(e);
+    }
+}
+
+/* begin what had to wait for others to be closed */
+void manager_begin_waiting(struct manager *m)
+{
+    struct manager_db *e = m->waiting;
+    m->waiting = NULL;
+    while (e) {
+        struct manager_db *next = e->next;
+        begin(e);
+        e = next;
+    }
+}

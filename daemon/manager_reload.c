@@ -1,0 +1,192 @@
+/* manager_reload.c - targets, and from one configuration to the next. */
+#include "daemon/manager.h"
+
+#include "common/base/log.h"
+
+void manager_diff_done(struct manager_diff *d)
+{
+    buf_free(&d->added);
+    buf_free(&d->removed);
+    buf_free(&d->changed);
+}
+
+/* ---- targets ----------------------------------------------------------------------------------- */
+
+static const char *or_empty(const char *s)
+{
+    return s ? s : "";
+}
+
+/* Two targets with one identity are the same store; a change of any of this needs a new one. */
+static char *target_identity(const struct conf_target *t)
+{
+    return util_printf("%d|%s|%s|%s|%s|%d|%s|%s|%s|%s|%s|%s|%d|%s|%s|%u|%llu", (int)t->type,
+                       or_empty(t->endpoint), or_empty(t->bucket), or_empty(t->path),
+                       or_empty(t->region), (int)t->addressing, or_empty(t->access_key_id),
+                       or_empty(t->secret_access_key), or_empty(t->secret_access_key_file),
+                       or_empty(t->session_token), or_empty(t->credentials_file),
+                       or_empty(t->profile), (int)t->skip_verify, or_empty(t->ca_file),
+                       or_empty(t->storage_class), t->max_connections,
+                       (unsigned long long)t->bandwidth_limit_bytes);
+}
+
+void manager_target_free(struct manager_target *t)
+{
+    explicit_bzero(t->identity, strlen(t->identity)); /* it contains the secret */
+    free(t->identity);
+    free(t->name);
+    free(t);
+}
+
+int manager_targets_open(struct manager *m, const struct conf *conf, struct manager_target ***ret,
+                         struct err *e)
+{
+    struct manager_target **list = util_zalloc(conf->n_targets * sizeof(struct manager_target *));
+    for (size_t i = 0; i < conf->n_targets; i++) {
+        struct manager_target *t = util_zalloc(sizeof *t);
+        t->name = util_strdup(conf->target[i].name);
+        t->identity = target_identity(&conf->target[i]);
+        list[i] = t;
+        for (size_t k = 0; k < m->n_targets; k++)
+            if (!strcmp(m->target[k]->name, t->name) &&
+                !strcmp(m->target[k]->identity, t->identity))
+                t->store = m->target[k]->store;
+        if (t->store)
+            continue;
+        int r = store_open(m->loop, &conf->target[i], &t->store, e);
+        if (r < 0) {
+            err_wrap(e, "target %s", t->name);
+            manager_target_free(t);
+            for (size_t k = 0; k < i; k++) {
+                bool shared = false;
+                for (size_t q = 0; q < m->n_targets; q++)
+                    shared = shared || m->target[q]->store == list[k]->store;
+                if (!shared)
+                    store_close(list[k]->store, NULL, NULL);
+                manager_target_free(list[k]);
+            }
+            free(list);
+            return r;
+        }
+        if (conf->target[i].skip_verify)
+            log_line(LOG_WARN, "target %s: skip-verify is on: anybody on the way can read and "
+                               "change what is replicated there",
+                     t->name);
+    }
+    *ret = list;
+    return 0;
+}
+
+void manager_close_old(struct manager *m)
+{
+    for (size_t i = 0; i < m->n_old; i++) {
+        if (m->old_target[i]->store)
+            store_close(m->old_target[i]->store, NULL, NULL);
+        manager_target_free(m->old_target[i]);
+    }
+    free(m->old_target);
+    m->old_target = NULL;
+    m->n_old = 0;
+}
+
+static void swap_targets(struct manager *m, struct manager_target **next, size_t n)
+{
+    for (size_t i = 0; i < m->n_targets; i++) {
+        for (size_t k = 0; k < n; k++)
+            if (next[k]->store == m->target[i]->store)
+                m->target[i]->store = NULL; /* lives on under the new list */
+        m->old_target = util_realloc(m->old_target, (m->n_old + 1) * sizeof *m->old_target);
+        m->old_target[m->n_old++] = m->target[i];
+    }
+    free(m->target);
+    m->target = next;
+    m->n_targets = n;
+}
+
+/* ---- reload ------------------------------------------------------------------------------------ */
+
+static void add_name(struct buf *b, const char *name)
+{
+    buf_add(b, name, strlen(name) + 1);
+}
+
+/* its section in the new configuration, if it keeps its name */
+static const struct conf_db *section_of(const struct manager_db *e, const struct conf *conf)
+{
+    const struct conf_db *c = e->conf->glob ? conf_of_path(conf, e->db->path)
+                                            : conf_find_db(conf, e->conf->name);
+    return c && strcmp(c->name, e->conf->name) == 0 && !c->glob == !e->conf->glob ? c : NULL;
+}
+
+/* A database that changed and its successor must not be attached at once to one spool directory: what is
+ * new waits until the old ones have let go (manager_add, on_found). */
+static void apply(struct manager *m, struct conf *conf, struct manager_target **target,
+                  struct manager_diff *ret)
+{
+    struct map replaced = MAP_INIT; /* sections */
+    for (size_t i = m->n_dbs; i-- > 0;) { /* what is retired leaves its place to the last one */
+        struct manager_db *e = m->db[i]->owner;
+        const struct conf_db *c = section_of(e, conf);
+        if (!c || !manager_same_shape(e, conf, c, target)) {
+            add_name(c ? &ret->changed : &ret->removed, e->db->name);
+            if (c && !c->glob)
+                map_put_str(&replaced, c->name, e);
+            manager_retire(m, e);
+            continue;
+        }
+        e->conf = c;
+        if (manager_refigure(e, conf, c, target))
+            add_name(&ret->changed, e->db->name);
+        else
+            ret->unchanged++;
+    }
+    struct conf *old = m->conf;
+    m->conf = conf;
+    swap_targets(m, target, conf->n_targets);
+    for (size_t i = 0; i < conf->n_dbs; i++) {
+        const struct conf_db *c = &conf->db[i];
+        const struct database *db = c->glob ? NULL : map_get_str(&m->by_name, c->name);
+        if (c->glob || (db && !((struct manager_db *)db->owner)->conf->glob))
+            continue;
+        if (!map_get_str(&replaced, c->name))
+            add_name(&ret->added, c->name);
+        (void)manager_add(m, c, c->path, NULL);
+    }
+    map_free(&replaced);
+    discover_set(m->discover, conf);
+    (void)conf_free(old);
+    if (!m->retired)
+        manager_close_old(m);
+}
+
+int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *errors, struct err *e)
+{
+    *ret = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0};
+    if (m->stopping)
+        return err_set(e, ERR_BUSY, "walsupd is stopping");
+    notify_reloading(m->notify);
+    struct conf *conf = NULL;
+    int r = conf_load(m->conf_path, &conf, errors, e);
+    struct manager_target **target = NULL;
+    if (r == 0 && (strcmp(conf->state_dir, m->conf->state_dir) != 0 ||
+                   strcmp(conf->socket, m->conf->socket) != 0)) {
+        r = err_set(e, ERR_CONFIG, "state-dir and socket cannot change while walsupd runs");
+        err_hint(e, "systemctl restart walsupd");
+    }
+    if (r == 0)
+        r = manager_targets_open(m, conf, &target, e);
+    if (r < 0) {
+        (void)conf_free(conf);
+        notify_ready(m->notify);
+        return r;
+    }
+    berths_resize(m->berths, conf->max_open);
+    apply(m, conf, target, ret);
+    enum log_level level;
+    if (log_level_parse(conf->log_level, &level))
+        log_setup(level);
+    log_line(LOG_NOTICE, "configuration reloaded: %zu databases, %u of them unchanged", m->n_dbs,
+             ret->unchanged);
+    notify_ready(m->notify);
+    return 0;
+}

@@ -1,0 +1,78 @@
+# The engines that try to refute what walsup promises, systematically instead of by luck. Each prints its
+# seed and what it looked at, fails when that is nothing, and has a control: the same on something broken,
+# where it has to find a violation. `make check` takes a part by the seed, `make torture` everything.
+.PHONY: engines explorer failnth kills model races torture torture-asan
+ENGINE_SEED ?= $(shell date +%s)
+# seconds of each mode of what has no end of its own
+TORTURE_SECONDS ?= 60
+
+# What the explorer's steps are made of: walsup's file operations, its looks at the wal-index, its clocks;
+# and where memory comes from, which may fail as well.
+STEP_WRAPS   := open write fsync renameat2 unlink mkdir session_index clk_mono_ms clk_mono_us clk_real_ms \
+	nanosleep usleep
+MEMORY_WRAPS := malloc calloc realloc util_alloc util_zalloc util_realloc
+EXPLORER_O := $(patsubst %,$(OUT)/tests/explorer/%.o,steps wraps world actions ops)
+ENGINES := $(patsubst %,$(OUT)/engines/%,explorer failnth scripted reset_race locks)
+
+engines: $(ENGINES)
+$(ENGINES): WRAP_FLAGS += $(STEP_WRAPS:%=-Wl,--wrap=%)
+$(OUT)/engines/failnth: WRAP_FLAGS += $(MEMORY_WRAPS:%=-Wl,--wrap=%)
+$(OUT)/engines/explorer: $(OUT)/tests/explorer/explorer.o $(EXPLORER_O) $(DAEMON_A) $(COMMON_A)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(call link,$^,$@)
+$(OUT)/engines/%: $(OUT)/tests/engines/%.o $(EXPLORER_O) $(DAEMON_A) $(COMMON_A)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(call link,$^,$@)
+
+# every application's action at every step of everything walsup does
+explorer: $(OUT)/engines/explorer
+	$(Q)$< --seed $(ENGINE_SEED) --runs 2000
+	$(Q)$< --seed $(ENGINE_SEED) --level 2 --runs 500
+	$(Q)$< --seed $(ENGINE_SEED) --level 3 --runs 500
+	$(Q)$< --seed $(ENGINE_SEED) --runs 100 --control
+
+# the Nth allocation or file operation fails
+failnth: $(OUT)/engines/failnth
+	$(Q)$< --every 30 --offset $(ENGINE_SEED)
+	$(Q)$< --every 30 --offset $(ENGINE_SEED) --control
+
+# kill -9 at a system call
+kills: $(OUT)/engines/scripted
+	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --seed $(ENGINE_SEED) --points 120
+	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --seed $(ENGINE_SEED) --points 12 --control
+
+# every order of events, in a model of SQLite's WAL and of the rules
+model:
+	$(Q)CC="$(CC)" tests/model/run.sh
+
+# SQLite's WAL-reset bug, and locks that vanish
+races: $(OUT)/engines/reset_race $(OUT)/engines/locks
+	$(Q)$(OUT)/engines/reset_race
+	$(Q)$(OUT)/engines/reset_race --control
+	$(Q)$(OUT)/engines/locks 2
+	$(Q)$(OUT)/engines/locks 0.5 --control
+
+# All of it. The power cuts need root and loop devices, and say so when they are skipped.
+torture: $(ENGINES) $(OUT)/helpers/guard_stress
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --all
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 2 --runs 30000
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 3 --all
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 3 --runs 20000
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --runs 5000 --control
+	$(Q)$(OUT)/engines/failnth
+	$(Q)$(OUT)/engines/failnth --control
+	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --all
+	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --seed $(ENGINE_SEED) --points 50 --control
+	$(Q)WALSUP_OUT=$(OUT) tests/engines/power.sh 100
+	$(Q)CC="$(CC)" tests/model/run.sh all
+	$(Q)$(MAKE) --no-print-directory races
+	$(Q)$(OUT)/engines/locks $(TORTURE_SECONDS)
+	$(Q)$(MAKE) --no-print-directory STRESS_SECONDS=$(TORTURE_SECONDS) stress
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=asan torture-asan
+	$(Q)echo "torture: seed $(ENGINE_SEED), done"
+torture-asan: $(OUT)/engines/failnth $(OUT)/engines/explorer
+	$(Q)$(OUT)/engines/failnth --every 4 --offset $(ENGINE_SEED)
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --runs 5000
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 3 --runs 5000

@@ -1,0 +1,116 @@
+#!/usr/bin/python3
+"""kill -9 at the system calls of a scripted life of walsup, and what the next process makes of it.
+
+    kills.py [--seed N] [--points N | --all] [--control]
+
+tests/engines/scripted.c is run under strace, which kills it at the k-th call of one kind; a fresh process
+then has to recover by itself: every TXID that was acknowledged is there, every state was committed, the
+last one is what the database holds. --control: TXIDs that were acknowledged are removed after the kill,
+which the judge has to notice. Exit status 0: no violation (--control: all noticed).
+"""
+import argparse
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+CALLS = ("openat", "close", "pwrite64", "write", "fsync", "fdatasync", "rename", "renameat2", "unlink", "mkdir",
+         "ftruncate", "fcntl", "fallocate", "pread64", "read", "mmap", "munmap", "newfstatat", "getdents64")
+MARK = "/walsup-scripted-begins"
+
+
+def arguments():
+    a = argparse.ArgumentParser()
+    a.add_argument("--seed", type=int, default=random.randrange(1 << 30))
+    a.add_argument("--points", type=int, default=120)
+    a.add_argument("--all", action="store_true")
+    a.add_argument("--control", action="store_true")
+    return a.parse_args()
+
+
+class World:
+    def __init__(self, program, base):
+        self.program, self.base = program, base
+        self.template = os.path.join(base, "template")
+        os.mkdir(self.template)
+        subprocess.run([program, "make", self.template, self.template + "/acks"], check=True)
+        self.dir = os.path.join(base, "run")
+
+    def fresh(self):
+        shutil.rmtree(self.dir, ignore_errors=True)
+        shutil.copytree(self.template, self.dir)
+
+    def run(self, verb, *strace):
+        return subprocess.run([*strace, self.program, verb, self.dir, self.dir + "/acks"], stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True, check=False)
+
+
+def find_points(world):
+    """(call, k) for every call after the mark; k counts from the start of the process, as strace does."""
+    world.fresh()
+    trace = os.path.join(world.base, "trace")
+    done = world.run("run", "strace", "-f", "-o", trace)
+    if done.returncode:
+        sys.exit(f"kills: the script alone fails: {done.stdout}")
+    count, points, begun = {}, [], False
+    with open(trace, encoding="utf-8", errors="replace") as f:
+        for line in f:
+            m = re.match(r"\d+ +(\w+)\(", line)
+            if not m:
+                continue
+            call = m.group(1)
+            count[call] = count.get(call, 0) + 1
+            if MARK in line:
+                begun = True
+            elif begun and call in CALLS:
+                points.append((call, count[call]))
+    return points
+
+
+def main():
+    args = arguments()
+    out = os.environ["WALSUP_OUT"]
+    start = time.monotonic()
+    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    base = tempfile.mkdtemp(prefix="walsup-kills", dir=memory)
+    try:
+        world = World(os.path.join(out, "engines/scripted"), base)
+        points = find_points(world)
+        chosen = points if args.all else random.Random(args.seed).sample(points, min(args.points, len(points)))
+        kills, bad, slowest, total = 0, 0, 0.0, 0.0
+        for call, k in chosen:
+            world.fresh()
+            killed = world.run("run", "strace", "-f", "-o", "/dev/null", "-e", f"trace={call}",
+                               "-e", f"inject={call}:signal=KILL:when={k}")
+            if killed.returncode not in (-9, 137):
+                bad += 1
+                print(f"kills: {call} {k}: not killed, status {killed.returncode}: {killed.stdout}")
+                continue
+            kills += 1
+            if args.control:
+                shutil.rmtree(world.dir + "/replica/l0")
+                os.mkdir(world.dir + "/replica/l0")
+                shutil.rmtree(world.dir + "/spool", ignore_errors=True)
+            began = time.monotonic()
+            after = world.run("recover")
+            took = time.monotonic() - began
+            slowest, total = max(slowest, took), total + took
+            if after.returncode:
+                bad += 1
+                if not args.control:
+                    print(f"violation: kills.py, killed at {call} {k}: status {after.returncode}: {after.stdout.strip()}")
+        kinds = len({call for call, _ in chosen})
+        print(f"kills: seed {args.seed}{', spool lost' if args.control else ''}: {kills} kills of {len(points)} "
+              f"possible at {kinds} system calls, {bad} violations, recovery {1e3 * total / max(kills, 1):.0f} ms on "
+              f"average, {1e3 * slowest:.0f} ms at most, {time.monotonic() - start:.1f} s")
+        return not kills or (not bad if args.control else bad > 0)
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
