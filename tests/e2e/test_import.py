@@ -203,8 +203,8 @@ def test_directories_become_patterns(imp):
                       "replica": {"url": "s3://bkt/flat"}}]}, check=False)
     assert "path = /srv/tenants/**/*.db\n" in r.stdout and "path = /srv/flat/*.sqlite\n" in r.stdout
     assert "path = tenants/{path}\n" in r.stdout and "path = flat/{path}\n" in r.stdout
-    # a walsup without patterns says so; with them it loads
-    assert r.returncode == 0 or (r.returncode == 78 and "is a pattern" in r.stderr)
+    assert r.returncode == 0 and imp.db("tenants")["path"] == "/srv/tenants/**/*.db"
+    assert [imp.places(n)[0][2] for n in ("tenants", "flat")] == ["/backup/tenants/{path}", "flat/{path}"]
 
 
 def test_what_is_no_configuration(imp):
