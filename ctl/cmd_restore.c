@@ -6,40 +6,28 @@
 
 #include "common/base/clk.h"
 #include "common/format/proto.h"
-#include "common/store/restore.h"
-#include "ctl/out.h"
-
-/* somewhere the database can be restored from */
-struct candidate {
-    const char *name; /* of the target; NULL: --url */
-    const struct conf_target *target;
-    char *replica;
-};
+#include "common/format/when.h"
+#include "ctl/from.h"
 
 struct job {
     struct ctl *c;
-    uv_loop_t loop;
-    struct conf *conf;
-    struct conf_found found;
-    struct conf_target url_target;
-    const char *url, *target, *output;
+    struct from from;
+    const char *output;
     char *output_path;
-    const char *db_name; /* as it is called in messages */
-    struct candidate *from;
-    size_t n;
     struct restore_opts opts;
     bool if_db_not_exists, if_replica_exists;
-    struct out_progress progress;
 };
 
 enum { OPT_TARGET = 1, OPT_URL, OPT_TXID, OPT_DRY_RUN, OPT_FORCE, OPT_IF_NO_DB, OPT_IF_REPLICA,
-       OPT_CHECK, OPT_PARALLEL };
+       OPT_CHECK, OPT_PARALLEL, OPT_TIMESTAMP, OPT_GENERATION };
 
 static const struct option own_option[] = {
     {"output", required_argument, NULL, 'o'},
     {"target", required_argument, NULL, OPT_TARGET},
     {"url", required_argument, NULL, OPT_URL},
     {"txid", required_argument, NULL, OPT_TXID},
+    {"timestamp", required_argument, NULL, OPT_TIMESTAMP},
+    {"generation", required_argument, NULL, OPT_GENERATION},
     {"dry-run", no_argument, NULL, OPT_DRY_RUN},
     {"force", no_argument, NULL, OPT_FORCE},
     {"if-db-not-exists", no_argument, NULL, OPT_IF_NO_DB},
@@ -71,10 +59,10 @@ static bool take_option(struct job *j, int o, int *ret_status)
         j->output = optarg;
         return true;
     case OPT_TARGET:
-        j->target = optarg;
+        j->from.target = optarg;
         return true;
     case OPT_URL:
-        j->url = optarg;
+        j->from.url = optarg;
         return true;
     case OPT_DRY_RUN:
         j->opts.dry_run = true;
@@ -94,6 +82,12 @@ static bool take_option(struct job *j, int o, int *ret_status)
         *ret_status = ctl_usage_error(j->c, "--txid %s is not a TXID: hexadecimal digits, as in "
                                       "the status", optarg);
         return false;
+    case OPT_TIMESTAMP:
+        j->opts.by_time = true;
+        return from_time(j->c, "--timestamp", optarg, &j->opts.until_ms, ret_status);
+    case OPT_GENERATION:
+        j->opts.generation = optarg;
+        return from_generation(j->c, optarg, ret_status);
     case OPT_PARALLEL:
         if (parse_number(optarg, 10, 256, &v)) {
             j->opts.parallel = (unsigned)v;
@@ -113,239 +107,144 @@ static bool take_option(struct job *j, int o, int *ret_status)
     }
 }
 
-static bool from_url(struct job *j, int *ret_status)
-{
-    struct err e = {0};
-    if (j->target) {
-        *ret_status = ctl_usage_error(j->c, "--url and --target exclude each other");
-        return false;
-    }
-    if (!j->output) {
-        *ret_status = ctl_usage_error(j->c, "--url needs -o FILE");
-        return false;
-    }
-    if (conf_parse_url(j->url, &j->url_target, &e) < 0) {
-        (void)err_wrap(&e, "--url");
-        *ret_status = out_fail(j->c->json, &e);
-        return false;
-    }
-    const char *last = strrchr(j->url_target.path, '/');
-    j->db_name = optind < j->c->argc ? j->c->argv[optind] : last ? last + 1 : j->url_target.path;
-    if (!*j->db_name)
-        j->db_name = j->url_target.bucket;
-    j->from = util_zalloc(sizeof *j->from);
-    j->from[0] = (struct candidate){NULL, &j->url_target, util_strdup("")};
-    j->n = 1;
-    return true;
-}
-
-static bool from_conf(struct job *j, int *ret_status)
-{
-    struct err e = {0};
-    if (optind == j->c->argc) {
-        *ret_status = ctl_usage_error(j->c, "which database? Name it, or give --url and -o");
-        return false;
-    }
-    if (!ctl_load(j->c, &j->conf, ret_status))
-        return false;
-    if (ctl_resolve(j->c, j->conf, j->c->argv[optind], &j->found, &e) < 0) {
-        *ret_status = out_fail(j->c->json, &e);
-        return false;
-    }
-    const struct conf_db *d = j->found.db;
-    j->db_name = j->found.name;
-    j->output = j->output ? j->output : j->found.path;
-    j->from = util_zalloc(d->n_replicas * sizeof *j->from);
-    for (size_t i = 0; i < d->n_replicas; i++) {
-        const struct conf_target *t = &j->conf->target[d->replica[i].target];
-        if (!j->target || !strcmp(j->target, t->name))
-            j->from[j->n++] = (struct candidate){
-                t->name, t, conf_replica_path(d, &d->replica[i], j->found.path)};
-    }
-    if (j->n)
-        return true;
-    (void)err_set(&e, ERR_NOTFOUND, "database '%s' is not replicated to a target '%s'", j->db_name,
-                  j->target);
-    (void)err_hint(&e, "its targets are shown by walsupctl list");
-    *ret_status = out_fail(j->c->json, &e);
-    return false;
-}
-
-/* ---- stores --------------------------------------------------------------------------------- */
-
-static void close_store(struct job *j, struct store *s)
-{
-    store_close(s, NULL, NULL);
-    (void)uv_run(&j->loop, UV_RUN_DEFAULT);
-}
-
-struct look {
-    struct store_req req;
-    bool done;
-    uint64_t objects;
-};
-
-static void look_done(struct store_req *req)
-{
-    ((struct look *)req->data)->done = true;
-}
-
-static int look_item(void *arg, const struct store_object *o, struct err *e)
-{
-    struct look *l = arg;
-    (void)o;
-    l->objects++;
-    return err_set(e, ERR_CANCELED, "seen enough");
-}
-
-/* whether the replica is empty for certain. "Not found" may also mean that the bucket is missing,
- * and taking that for "nothing to restore" would let an application start with an empty database */
-static bool surely_empty(struct job *j, struct store *s, const char *replica)
-{
-    struct look l = {.req = {.done = look_done, .data = NULL}};
-    cleanup_free char *prefix = *replica ? util_printf("%s/", replica) : util_strdup("");
-    l.req.data = &l;
-    store_list(s, &l.req, prefix, NULL, look_item, &l);
-    while (!l.done)
-        (void)uv_run(&j->loop, UV_RUN_ONCE);
-    return l.req.err.code == ERR_OK && l.objects == 0;
-}
-
-static void on_progress(void *arg, const char *phase, uint64_t done, uint64_t total)
-{
-    struct job *j = arg;
-    out_progress(&j->progress, phase, done, total);
-}
-
-/* 0, 1 when the replica is empty, or an error */
-static int run_one(struct job *j, const struct candidate *from, const struct restore_opts *opts,
-                   struct restore_result *ret, char **ret_where, struct err *e)
-{
-    struct store *s;
-    int rc = store_open(&j->loop, from->target, &s, e);
-    if (rc < 0)
-        return rc;
-    if (ret_where)
-        *ret_where = util_strdup(store_describe(s));
-    struct restore_opts o = *opts;
-    o.replica = from->replica;
-    rc = restore_run(&j->loop, s, &o, on_progress, j, ret, e);
-    out_progress_end(&j->progress);
-    if (rc < 0 && e->code == ERR_NOTFOUND && surely_empty(j, s, from->replica))
-        rc = 1;
-    close_store(j, s);
-    return rc;
-}
-
-/* the candidate that is furthest; what is wrong with the others is said. 1: all are empty */
-static int choose(struct job *j, size_t *ret, struct err *e)
-{
-    struct err first = {0};
-    uint64_t best = 0;
-    size_t failed = 0;
-    struct restore_opts look = j->opts;
-    look.dry_run = true;
-    if (j->n == 1) {
-        *ret = 0;
-        return 0;
-    }
-    for (size_t i = 0; i < j->n; i++) {
-        struct restore_result r = {0};
-        struct err one = {0};
-        int rc = run_one(j, &j->from[i], &look, &r, NULL, &one);
-        if (rc == 0 && r.txid > best) {
-            best = r.txid;
-            *ret = i;
-        }
-        if (rc == 0)
-            restore_result_done(&r);
-        if (rc >= 0)
-            continue;
-        if (one.code == ERR_EXISTS) { /* about the output: the same for every target */
-            *e = one;
-            return rc;
-        }
-        (void)err_wrap(&one, "target %s", j->from[i].name);
-        if (!failed++)
-            first = one;
-        out_warning(&one);
-    }
-    if (best)
-        return 0;
-    if (!failed)
-        return 1;
-    *e = first;
-    (void)err_wrap(e, "no replica of %s can be used", j->db_name);
-    return -(int)e->code;
-}
-
 /* ---- what is printed ------------------------------------------------------------------------ */
 
-static json_t *result_json(const struct job *j, const struct candidate *from,
+static json_t *files_json(const struct restore_result *r)
+{
+    json_t *files = json_array();
+    for (size_t i = 0; i < r->n_files; i++) {
+        const struct restore_file *f = &r->file[i];
+        char min[17], max[17];
+        (void)snprintf(min, sizeof min, r->v3 ? "%08llx" : "%016llx", (unsigned long long)f->min);
+        (void)snprintf(max, sizeof max, r->v3 ? "%08llx" : "%016llx", (unsigned long long)f->max);
+        json_t *o = r->v3 && f->level ? json_pack("{s:s, s:s}", "kind", "snapshot", "index", min)
+                    : r->v3 ? json_pack("{s:s, s:s, s:s}", "kind", "wal", "index", min, "offset", max)
+                            : json_pack("{s:i, s:s, s:s}", "level", (int)f->level, "min", min, "max",
+                                        max);
+        (void)json_object_update_new(o, json_pack("{s:I, s:I}", "size", (json_int_t)f->size,
+                                                  "mtime_ms", (json_int_t)f->mtime_ms));
+        (void)json_array_append_new(files, o);
+    }
+    return files;
+}
+
+static json_t *result_json(const struct job *j, const struct from_replica *from,
                            const struct restore_result *r, const char *where, uint64_t took_ms)
 {
-    char txid[17], lineage[17];
-    json_t *files = json_array();
+    char txid[17], lineage[17], stamp[40];
     (void)snprintf(txid, sizeof txid, "%016llx", (unsigned long long)r->txid);
     (void)snprintf(lineage, sizeof lineage, "%016llx", (unsigned long long)r->lineage);
-    for (size_t i = 0; i < r->n_files; i++) {
-        char min[17], max[17];
-        (void)snprintf(min, sizeof min, "%016llx", (unsigned long long)r->file[i].min);
-        (void)snprintf(max, sizeof max, "%016llx", (unsigned long long)r->file[i].max);
-        (void)json_array_append_new(
-            files, json_pack("{s:i, s:s, s:s, s:I, s:I}", "level", (int)r->file[i].level, "min",
-                             min, "max", max, "size", (json_int_t)r->file[i].size, "mtime_ms",
-                             (json_int_t)r->file[i].mtime_ms));
-    }
     json_t *o = json_pack("{s:b, s:b, s:s, s:o, s:s?, s:s, s:s, s:s}", "restored",
                           !j->opts.dry_run, "dry_run", (int)j->opts.dry_run, "database",
-                          j->db_name, "output", proto_text(j->output_path), "target", from->name, "location",
-                          where, "txid", txid, "lineage", lineage);
+                          j->from.db_name, "output", proto_text(j->output_path), "target", from->name,
+                          "location", where, "txid", txid, "lineage", lineage);
     (void)json_object_update_new(
-        o, json_pack("{s:I, s:I, s:I, s:i, s:I, s:s, s:o}", "timestamp_ms",
+        o, json_pack("{s:I, s:I, s:I, s:i, s:I, s:s, s:s, s:o}", "timestamp_ms",
                      (json_int_t)r->timestamp_ms, "fetched_bytes", (json_int_t)r->bytes,
                      "database_bytes", (json_int_t)r->database_bytes, "page_size",
                      (int)r->page_size, "elapsed_ms", (json_int_t)took_ms, "integrity_check",
-                     check_name[j->opts.check], "files", files));
+                     check_name[j->opts.check], "format", r->v3 ? "litestream-v0.3" : "ltx", "files",
+                     files_json(r)));
+    if (r->timestamp_ms)
+        (void)json_object_set_new(o, "timestamp", json_string(util_rfc3339(stamp, r->timestamp_ms)));
+    if (r->v3) {
+        (void)json_object_del(o, "txid");
+        (void)json_object_update_new(o, json_pack("{s:s, s:I}", "generation", r->generation,
+                                                  "dropped_bytes", (json_int_t)r->dropped_bytes));
+    }
+    if (j->opts.by_time)
+        (void)json_object_set_new(o, "asked_ms", json_integer((json_int_t)j->opts.until_ms));
+    if (r->next_txid) {
+        (void)snprintf(txid, sizeof txid, "%016llx", (unsigned long long)r->next_txid);
+        (void)json_object_set_new(o, "next", json_pack("{s:s, s:I}", "txid", txid, "timestamp_ms",
+                                                       (json_int_t)r->next_ms));
+    }
     if (!j->opts.dry_run) {
         char sum[17];
         (void)snprintf(sum, sizeof sum, "%016llx", (unsigned long long)r->checksum);
-        (void)json_object_update_new(
-            o, json_pack("{s:s, s:s}", "checksum", r->verified ? "verified" : "absent",
-                         "database_checksum", sum));
+        (void)json_object_set_new(o, "checksum", json_string(r->verified ? "verified" : "absent"));
+        if (r->checksum)
+            (void)json_object_set_new(o, "database_checksum", json_string(sum));
     }
     return o;
 }
 
-static void print_plan(const struct job *j, const struct restore_result *r, const char *where)
+/* "TXID ... of <time>", or what stands for it in v0.3 */
+static void print_point(const struct restore_result *r)
 {
-    char size[32], stamp[40];
-    printf("%s would be restored to %s\nfrom %s\nup to TXID %016llx", j->db_name, j->output_path,
-           where, (unsigned long long)r->txid);
-    if (r->n_files && r->file[r->n_files - 1].mtime_ms)
-        printf(" (stored %s)", util_rfc3339(stamp, r->file[r->n_files - 1].mtime_ms));
-    printf(", fetching %s in %zu file%s:\n", util_size(size, r->bytes), r->n_files,
-           r->n_files == 1 ? "" : "s");
-    for (size_t i = 0; i < r->n_files; i++)
-        printf("  level %u  %016llx-%016llx  %s\n", r->file[i].level,
-               (unsigned long long)r->file[i].min, (unsigned long long)r->file[i].max,
-               util_size(size, r->file[i].size));
+    char stamp[WHEN_TEXT_SIZE];
+    const struct restore_file *last = &r->file[r->n_files - 1];
+    if (!r->v3) {
+        printf("TXID %016llx", (unsigned long long)r->txid);
+        if (r->timestamp_ms)
+            printf(" of %s", when_text(stamp, r->timestamp_ms));
+        else if (last->mtime_ms)
+            printf(" (stored %s)", when_text(stamp, last->mtime_ms));
+        return;
+    }
+    printf("generation %s, ", r->generation);
+    if (r->n_files == 1)
+        printf("snapshot %08llx", (unsigned long long)last->min);
+    else
+        printf("WAL %08llx_%08llx", (unsigned long long)last->min, (unsigned long long)last->max);
+    printf(", stored %s", when_text(stamp, r->timestamp_ms));
 }
 
-static void print_result(const struct job *j, const struct candidate *from,
+/* what was asked for, and how it fits with what was found */
+static void print_asked(const struct job *j, const struct restore_result *r)
+{
+    char asked[WHEN_TEXT_SIZE], stamp[WHEN_TEXT_SIZE];
+    if (!j->opts.by_time)
+        return;
+    printf("asked for: %s\n", when_text(asked, j->opts.until_ms));
+    if (r->v3)
+        printf("the time is when objects were stored, which is up to a sync interval after the commit\n");
+    else if (r->next_txid)
+        printf("the next point is TXID %016llx of %s\n", (unsigned long long)r->next_txid,
+               when_text(stamp, r->next_ms));
+    else
+        printf("nothing newer is in the replica\n");
+}
+
+static void print_plan(const struct job *j, const struct restore_result *r, const char *where)
+{
+    char size[32];
+    printf("%s would be restored to %s\nfrom %s\nup to ", j->from.db_name, j->output_path, where);
+    print_point(r);
+    printf(", fetching %s in %zu file%s:\n", util_size(size, r->bytes), r->n_files,
+           r->n_files == 1 ? "" : "s");
+    for (size_t i = 0; i < r->n_files; i++) {
+        const struct restore_file *f = &r->file[i];
+        (void)util_size(size, f->size);
+        if (r->v3 && f->level)
+            printf("  snapshot %08llx  %s\n", (unsigned long long)f->min, size);
+        else if (r->v3)
+            printf("  WAL %08llx_%08llx  %s\n", (unsigned long long)f->min,
+                   (unsigned long long)f->max, size);
+        else
+            printf("  level %u  %016llx-%016llx  %s\n", f->level, (unsigned long long)f->min,
+                   (unsigned long long)f->max, size);
+    }
+    print_asked(j, r);
+}
+
+static void print_result(const struct job *j, const struct from_replica *from,
                          const struct restore_result *r, const char *where, uint64_t took_ms)
 {
     static const char *const checked[] = {[RESTORE_CHECK_QUICK] = "quick_check ok",
                                           [RESTORE_CHECK_FULL] = "integrity_check ok",
                                           [RESTORE_CHECK_NONE] = "integrity not checked"};
-    char size[32], took[32], stamp[40];
-    printf("restored %s at TXID %016llx", j->db_name, (unsigned long long)r->txid);
-    if (r->timestamp_ms)
-        printf(" (%s)", util_rfc3339(stamp, r->timestamp_ms));
+    char size[32], took[32];
+    printf("restored %s at ", j->from.db_name);
+    print_point(r);
     printf(from->name ? " from %s (%s)" : " from %s%s", from->name ? from->name : where,
            from->name ? where : "");
     printf(": %s to %s in %s, %s\n", util_size(size, r->database_bytes), j->output_path,
            util_duration(took, took_ms), checked[j->opts.check]);
+    if (r->dropped_bytes)
+        printf("the last %llu bytes of the WAL are no whole transaction and were left out\n",
+               (unsigned long long)r->dropped_bytes);
+    print_asked(j, r);
     if (r->verified)
         printf("verified: the database checksum is the source's, %016llx\n",
                (unsigned long long)r->checksum);
@@ -356,9 +255,9 @@ static void print_result(const struct job *j, const struct candidate *from,
 static int nothing_done(const struct job *j, const char *why)
 {
     if (j->c->json)
-        return out_json(json_pack("{s:b, s:s, s:o, s:s}", "restored", 0, "database", j->db_name,
+        return out_json(json_pack("{s:b, s:s, s:o, s:s}", "restored", 0, "database", j->from.db_name,
                                   "output", proto_text(j->output_path), "reason", why));
-    printf("%s: %s, nothing to do\n", j->db_name, why);
+    printf("%s: %s, nothing to do\n", j->from.db_name, why);
     return 0;
 }
 
@@ -369,7 +268,9 @@ static int restore(struct job *j)
     size_t which = 0;
     struct restore_result r = {0};
     cleanup_free char *where = NULL;
-    j->output_path = ctl_absolute(j->output);
+    if (!j->output && j->from.url)
+        return ctl_usage_error(j->c, "--url needs -o FILE");
+    j->output_path = ctl_absolute(j->output ? j->output : j->from.db_path);
     j->opts.output = j->output_path;
     bool exists = stat(j->output_path, &st) == 0;
     if (exists && S_ISDIR(st.st_mode)) {
@@ -386,54 +287,45 @@ static int restore(struct job *j)
         return out_fail(j->c->json, &e);
     }
     uint64_t start_ms = clk_mono_ms();
-    int rc = choose(j, &which, &e);
+    int rc = from_choose(&j->from, &j->opts, &which, &e);
+    const struct from_replica *from = &j->from.replica[which];
     if (rc == 0)
-        rc = run_one(j, &j->from[which], &j->opts, &r, &where, &e);
+        rc = from_restore(&j->from, from, &j->opts, &r, &where, &e);
     if (rc == 1 && j->if_replica_exists)
         return nothing_done(j, "the replica is empty");
     if (rc == 1 && !*e.msg) {
-        (void)err_set(&e, ERR_NOTFOUND, "no target has a replica of %s", j->db_name);
+        (void)err_set(&e, ERR_NOTFOUND, "no target has a replica of %s", j->from.db_name);
         (void)err_hint(&e, "walsupctl status shows whether it was ever replicated");
     }
     if (rc != 0)
         return out_fail(j->c->json, &e);
     uint64_t took_ms = clk_mono_ms() - start_ms;
     if (j->c->json)
-        (void)out_json(result_json(j, &j->from[which], &r, where, took_ms));
+        (void)out_json(result_json(j, from, &r, where, took_ms));
     else if (j->opts.dry_run)
         print_plan(j, &r, where);
     else
-        print_result(j, &j->from[which], &r, where, took_ms);
+        print_result(j, from, &r, where, took_ms);
     restore_result_done(&r);
     return 0;
 }
 
 int cmd_restore(struct ctl *c)
 {
-    struct job j = {.c = c};
+    struct job j = {.c = c, .from = {.c = c}};
     int status = 0, o;
     while ((o = ctl_option(c, own_option, &status)) >= 0)
         if (!take_option(&j, o, &status))
             return status;
     if (o == CTL_STOP || !ctl_operands(c, 0, 1, &status))
         return status;
-    j.progress.quiet = c->json;
-    /* reading, decompressing and checking happen on libuv's workers: one for each processor */
-    char workers[16];
-    (void)snprintf(workers, sizeof workers, "%ld", MAX(sysconf(_SC_NPROCESSORS_ONLN), 4L));
-    (void)setenv("UV_THREADPOOL_SIZE", workers, 0);
-    (void)uv_loop_init(&j.loop);
-    if (j.url ? from_url(&j, &status) : from_conf(&j, &status))
+    if (j.opts.by_time && j.opts.txid)
+        return ctl_usage_error(c, "--timestamp and --txid exclude each other");
+    if (j.opts.generation && j.opts.txid)
+        return ctl_usage_error(c, "--generation and --txid exclude each other");
+    if (from_open(&j.from, &status))
         status = restore(&j);
-    (void)uv_run(&j.loop, UV_RUN_DEFAULT);
-    (void)uv_loop_close(&j.loop);
-    if (j.url)
-        conf_target_done(&j.url_target);
-    for (size_t i = 0; i < j.n; i++)
-        free(j.from[i].replica);
-    free(j.from);
-    conf_found_done(&j.found);
-    (void)conf_free(j.conf);
+    from_done(&j.from);
     free(j.output_path);
     return status;
 }

@@ -68,6 +68,8 @@ int cmd_list(struct ctl *c);
 int cmd_sync(struct ctl *c);
 int cmd_reload(struct ctl *c);
 int cmd_restore(struct ctl *c);
+int cmd_points(struct ctl *c);
+int cmd_import(struct ctl *c);
 int cmd_check(struct ctl *c);
 int cmd_config(struct ctl *c);
 int cmd_version(struct ctl *c);

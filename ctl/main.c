@@ -21,12 +21,22 @@ static const struct ctl_verb verb[] = {
      "                            or file:///PATH, without configuration; needs -o.\n"
      "                            PATH is the replica's, with the database's name\n"
      "  --txid TXID               up to this transaction, in hexadecimal (the latest)\n"
+     "  --timestamp TIME          as it was then: 2026-11-24T10:00:00Z, or local time\n"
+     "                            '2026-11-24 10:00', 'yesterday 18:00', '2 hours ago'\n"
+     "  --generation GENERATION   of a replica of Litestream v0.3 (the newest)\n"
      "  --dry-run                 say what would be fetched\n"
      "  --force                   replace an existing file\n"
      "  --if-db-not-exists        do nothing, successfully, if the file exists\n"
      "  --if-replica-exists       do nothing, successfully, if the replica is empty\n"
      "  --integrity-check HOW     quick, full or none (quick)\n"
      "  --parallel N              objects fetched at the same time, 1 to 256\n", cmd_restore},
+    {"points", "DB", "list what a database can be restored to",
+     "Times are those of the commits, in local time; what Litestream v0.3 wrote has\n"
+     "those of its objects.\n\n"
+     "  --limit N                 the newest N points, 0 for all (20)\n"
+     "  --target NAME             of this target (the one that is furthest)\n"
+     "  --url URL                 as for restore\n"
+     "  --generation GENERATION   of a replica of Litestream v0.3\n", cmd_points},
     {"sync", "[DB] [--wait]", "replicate what is committed now, without waiting for an interval",
      "  --wait                    return when everything that was committed before is\n"
      "                            in every replica\n"
@@ -39,6 +49,10 @@ static const struct ctl_verb verb[] = {
      "  --defaults                every key with its default\n"
      "  --sample                  a commented sample file\n"
      "  --man                     the key tables of walsup.ini(5)\n", cmd_config},
+    {"import-litestream", "FILE", "print a litestream.yml as configuration of walsup",
+     "What has no equivalent becomes a comment with the reason. $NAME and ${NAME} are\n"
+     "taken from the environment, as Litestream does.\n\n"
+     "  --no-expand-env           leave them as they are\n", cmd_import},
     {"version", "", "print the version", "", cmd_version},
     {"help", "[VERB]", "explain walsupctl or a verb", "", cmd_help},
 };
@@ -56,7 +70,7 @@ static void print_help(FILE *f)
     (void)fputs("Usage: walsupctl [-c FILE] [--socket PATH] VERB [ARGUMENTS]\n\n"
                 "Replicates SQLite databases with walsupd: show, steer, restore.\n\n", f);
     for (size_t i = 0; i < ARRAY_LEN(verb); i++)
-        (void)fprintf(f, "  %-8s %s\n", verb[i].name, verb[i].help);
+        (void)fprintf(f, "  %-18s %s\n", verb[i].name, verb[i].help);
     (void)fputs("\n  -c, --config FILE  configuration (" CTL_DEFAULT_CONFIG ")\n"
                 "  --socket PATH      control socket (as configured)\n"
                 "  --json             machine-readable output, with every verb\n"

@@ -1,7 +1,7 @@
 # dependencies, installation, the Debian package, and the documents made from conf.def
 
 DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
-	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev
+	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev
 DEPS_TEST := libcmocka-dev python3 python3-pytest openssl strace spin xfsprogs mandoc systemd \
 	clang-tidy cppcheck
 DEPS_DEB := dpkg-dev debhelper fakeroot lintian
@@ -30,16 +30,18 @@ deps:
 	$(Q)$(call apt_install,$(DEPS))
 deps-test: deps
 	$(Q)$(call apt_install,$(DEPS_TEST))
+	$(Q)tests/tools/get_litestream_v3.sh
 deps-deb: deps
 	$(Q)$(call apt_install,$(DEPS_DEB))
 
 install: programs
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 \
-		$(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR) $(DESTDIR)$(SYSCONFDIR)/walsup.d \
+		$(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR) $(DESTDIR)$(SYSCONFDIR)/walsup.d \
 		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR)
 	install -m 755 $(OUT)/walsupd $(OUT)/walsupctl $(DESTDIR)$(BINDIR)/
 	install -m 644 man/walsupctl.1 $(DESTDIR)$(MANDIR)/man1/
 	install -m 644 man/walsup.ini.5 $(DESTDIR)$(MANDIR)/man5/
+	install -m 644 man/walsup-migration.7 $(DESTDIR)$(MANDIR)/man7/
 	install -m 644 man/walsupd.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 644 etc/walsup.ini $(DESTDIR)$(DOCDIR)/walsup.ini.sample
 	test -e $(DESTDIR)$(SYSCONFDIR)/walsup.ini || \
@@ -53,6 +55,7 @@ install: programs
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/walsupd $(DESTDIR)$(BINDIR)/walsupctl \
 		$(DESTDIR)$(MANDIR)/man1/walsupctl.1 $(DESTDIR)$(MANDIR)/man5/walsup.ini.5 \
+		$(DESTDIR)$(MANDIR)/man7/walsup-migration.7 \
 		$(DESTDIR)$(MANDIR)/man8/walsupd.8 $(DESTDIR)$(DOCDIR)/walsup.ini.sample \
 		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
 		$(DESTDIR)$(TMPFILESDIR)/walsup.conf
@@ -78,7 +81,7 @@ check-docs: $(DOCS_CTL)
 		$(call keys_of,man/walsup.ini.5) | diff -u - $(OUT)/keys.5 \
 		|| { echo "check-docs: man/walsup.ini.5 is old: make docs"; exit 1; }
 	$(Q)$(DOCS_CTL) -c etc/walsup.ini list > $(OUT)/list.txt
-	$(Q)n=0; for m in man/*.[158]; do n=$$((n+1)); \
+	$(Q)n=0; for m in man/*.[1578]; do n=$$((n+1)); \
 		if command -v mandoc >/dev/null; then mandoc -T lint -W warning $$m || exit 1; fi; done; \
 	keys=$$(grep -c '^KEY(' common/format/conf.def); test $$n -gt 0 && test $$keys -gt 0 && \
 	echo "check-docs: $$keys keys, $$n manual pages$$(command -v mandoc >/dev/null || \

@@ -19,12 +19,14 @@ static bool better(const struct plan_file *f, const struct plan_file *than)
     return f->level > than->level;
 }
 
-static int no_snapshot(const struct plan_file *sorted, size_t n, uint64_t txid, struct err *e)
+static int no_snapshot(const struct plan_file *file, size_t n, uint64_t txid, struct err *e)
 {
-    uint64_t oldest = 0;
-    for (size_t i = 0; i < n; i++)
-        if (sorted[i].min == 1 && (!oldest || sorted[i].max < oldest))
-            oldest = sorted[i].max;
+    uint64_t oldest = 0, first = UINT64_MAX;
+    for (size_t i = 0; i < n; i++) {
+        first = MIN(first, file[i].min);
+        if (file[i].min == 1 && (!oldest || file[i].max < oldest))
+            oldest = file[i].max;
+    }
     if (oldest) {
         err_set(e, ERR_CORRUPT,
                 "no snapshot reaches back to TXID %016llx, the oldest one is of TXID %016llx",
@@ -33,7 +35,7 @@ static int no_snapshot(const struct plan_file *sorted, size_t n, uint64_t txid, 
     }
     return err_set(e, ERR_CORRUPT,
                    "the replica has no snapshot: its files start at TXID %016llx",
-                   (unsigned long long)sorted[0].min);
+                   (unsigned long long)first);
 }
 
 static int no_boundary(uint64_t txid, uint64_t have, uint64_t after, struct err *e)
@@ -98,12 +100,13 @@ static int judge(const struct plan_file *sorted, size_t n, uint64_t txid, uint64
                     (unsigned long long)have);
 }
 
-int plan_restore(const struct plan_file *file, size_t n, uint64_t txid, struct plan_file **ret,
-                 size_t *ret_n, struct err *e)
+/* The files that are well-formed, sorted. */
+static int sort_files(const struct plan_file *file, size_t n,
+                      int (*order)(const void *, const void *), struct plan_file **ret,
+                      size_t *ret_n, struct err *e)
 {
     cleanup_free struct plan_file *sorted = malloc((n ? n : 1) * sizeof *sorted);
-    cleanup_free struct plan_file *out = malloc((n ? n : 1) * sizeof *out);
-    if (!sorted || !out)
+    if (!sorted)
         return err_set(e, ERR_NOMEM, "no memory for a plan over %zu files", n);
     size_t m = 0;
     for (size_t i = 0; i < n; i++)
@@ -111,14 +114,66 @@ int plan_restore(const struct plan_file *file, size_t n, uint64_t txid, struct p
             sorted[m++] = file[i];
     if (!m)
         return err_set(e, ERR_NOTFOUND, "the replica is empty");
-    qsort(sorted, m, sizeof *sorted, by_min);
+    qsort(sorted, m, sizeof *sorted, order);
+    *ret = TAKE_PTR(sorted);
+    *ret_n = m;
+    return 0;
+}
+
+int plan_restore(const struct plan_file *file, size_t n, uint64_t txid, struct plan_file **ret,
+                 size_t *ret_n, struct err *e)
+{
+    cleanup_free struct plan_file *sorted = NULL;
+    size_t m = 0;
+    int r = sort_files(file, n, by_min, &sorted, &m, e);
+    if (r < 0)
+        return r;
+    cleanup_free struct plan_file *out = malloc((m ? m : 1) * sizeof *out);
+    if (!out)
+        return err_set(e, ERR_NOMEM, "no memory for a plan over %zu files", n);
     size_t n_out = follow(sorted, m, txid, out);
     if (!n_out)
         return no_snapshot(sorted, m, txid, e);
-    int r = judge(sorted, m, txid, out[n_out - 1].max, e);
+    r = judge(sorted, m, txid, out[n_out - 1].max, e);
     if (r < 0)
         return r;
     *ret = TAKE_PTR(out);
     *ret_n = n_out;
+    return 0;
+}
+
+static int by_max(const void *a, const void *b)
+{
+    const struct plan_file *x = a, *y = b;
+    if (x->max != y->max)
+        return x->max < y->max ? -1 : 1;
+    return (x->level > y->level) - (x->level < y->level);
+}
+
+int plan_points(const struct plan_file *file, size_t n, struct plan_file **ret, size_t *ret_n,
+                uint64_t *ret_newest, struct err *e)
+{
+    cleanup_free struct plan_file *f = NULL;
+    size_t m = 0, n_out = 0;
+    uint64_t have = 0; /* as far as files that end before it reach */
+    int r = sort_files(file, n, by_max, &f, &m, e);
+    if (r < 0)
+        return r;
+    uint64_t newest = f[m - 1].max;
+    for (size_t i = 0, next; i < m; i = next) {
+        bool reached = false;
+        for (next = i; next < m && f[next].max == f[i].max; next++)
+            reached = reached || f[next].min <= have + 1;
+        if (!reached)
+            continue;
+        have = f[i].max;
+        f[n_out++] = f[i];
+    }
+    if (!n_out)
+        return no_snapshot(f, m, 0, e);
+    *ret = TAKE_PTR(f);
+    *ret_n = n_out;
+    if (ret_newest)
+        *ret_newest = newest;
     return 0;
 }

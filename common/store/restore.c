@@ -1,81 +1,15 @@
-/* The loop half of a restore: list ten levels, plan, fetch into one spool file; then the blocking
- * half (restore_publish) runs on a worker.
- *
- * Both listing and fetching are a round of jobs over a few slots: a slot takes the next job, tries
- * it a few times with growing pauses, and goes on. The first failure cancels what is in flight;
- * a round is over when no slot is busy, so nothing outlives the call. */
-#include "common/store/restore.h"
-
+/* The loop half of a restore: list and plan (restore_list.c), fetch into one spool file; then the
+ * blocking half (restore_publish) runs on a worker. */
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
 
-#include "common/format/plan.h"
-#include "common/store/layout.h"
-#include "common/store/restore_apply.h"
-#include "common/store/restore_disk.h"
-#include "common/store/retry.h"
+#include "common/store/restore_int.h"
 
 #define RESTORE_MAGIC 0x5701e0a1u
-#define SLOT_MAGIC 0x5701e0a2u
-#define TRIES 5u
-#define LEVELS (LTX_SNAPSHOT_LEVEL + 1u)
-#define PARALLEL_MAX 64u
 #define TICK_MS 250
 /* a byte of LZ4 is at most 255 of a page: a header that promises more is not believed */
 #define LZ4_MOST 255u
-
-struct restore;
-
-struct slot {
-    unsigned magic;
-    struct restore *r;
-    struct store_req req;
-    uv_timer_t pause;
-    struct retry retry;
-    size_t job;
-    size_t file; /* of the plan, when fetching */
-    char *key;   /* key or prefix of the job */
-    struct store_info info;
-    bool busy, in_flight;
-    uint64_t got; /* bytes of the object in the spool; a new try goes on from there */
-};
-
-struct level {
-    struct plan_file *file;
-    size_t n, cap;
-};
-
-struct restore {
-    unsigned magic;
-    uv_loop_t *loop;
-    struct store *store;
-    const struct restore_opts *opts;
-    restore_progress_fn progress;
-    void *arg;
-    uv_timer_t tick;
-    struct slot *slot;
-    unsigned n_slots;
-    unsigned n_handles; /* not closed yet */
-
-    /* the round */
-    void (*submit)(struct slot *s);
-    size_t n_jobs, next_job;
-    unsigned n_busy;
-    bool failed, vanished; /* vanished: an object that was listed is gone */
-    struct err err;
-
-    struct level level[LEVELS];
-    struct plan_file *plan;
-    struct restore_input *in;
-    size_t n_plan;
-    int spool;
-    struct restore_need need;
-    struct restore_job job;
-    uv_work_t work;
-    bool working;
-    int work_result;
-};
 
 static void report(struct restore *r)
 {
@@ -86,155 +20,13 @@ static void report(struct restore *r)
         r->progress(r->arg, phase, total ? MIN(done, total) : done, total);
 }
 
-/* ---- a round of jobs ------------------------------------------------------------------------ */
-
-static void next_job(struct slot *s)
-{
-    struct restore *r = s->r;
-    if (s->busy)
-        r->n_busy--;
-    s->busy = false;
-    if (r->failed || r->next_job == r->n_jobs)
-        return;
-    s->busy = true;
-    r->n_busy++;
-    s->job = r->next_job++;
-    s->got = 0;
-    retry_ok(&s->retry);
-    r->submit(s);
-}
-
-static void on_pause_over(uv_timer_t *t)
-{
-    struct slot *s = t->data;
-    if (s->magic != SLOT_MAGIC)
-        abort();
-    s->r->submit(s);
-}
-
-static void round_failed(struct restore *r, const struct err *e)
-{
-    if (r->failed)
-        return;
-    r->failed = true;
-    r->err = *e;
-    for (unsigned i = 0; i < r->n_slots; i++) {
-        struct slot *s = &r->slot[i];
-        if (s->in_flight)
-            store_cancel(&s->req);
-        else if (s->busy && uv_is_active((uv_handle_t *)&s->pause)) {
-            (void)uv_timer_stop(&s->pause);
-            next_job(s);
-        }
-    }
-}
-
-/* What another try may mend: the network, the store's mood, an answer cut short. */
-static bool may_retry(enum err_code code)
-{
-    return code == ERR_NET || code == ERR_TIMEOUT || code == ERR_STORE || code == ERR_CORRUPT ||
-           code == ERR_BUSY;
-}
-
-static void on_done(struct store_req *req)
-{
-    struct slot *s = req->data;
-    if (s->magic != SLOT_MAGIC)
-        abort();
-    struct restore *r = s->r;
-    s->in_flight = false;
-    if (!r->failed && req->err.code != ERR_OK) {
-        uint64_t wait_ms = retry_failed(&s->retry, req->err.code);
-        if (may_retry(req->err.code) && s->retry.failures < TRIES) {
-            (void)uv_timer_start(&s->pause, on_pause_over, wait_ms, 0);
-            return;
-        }
-        round_failed(r, &req->err);
-    }
-    next_job(s);
-}
-
-static int run_round(struct restore *r, size_t n_jobs, void (*submit)(struct slot *s),
-                     struct err *e)
-{
-    r->submit = submit;
-    r->n_jobs = n_jobs;
-    r->next_job = 0;
-    for (unsigned i = 0; i < r->n_slots; i++)
-        next_job(&r->slot[i]);
-    while (r->n_busy)
-        (void)uv_run(r->loop, UV_RUN_ONCE);
-    if (!r->failed)
-        return 0;
-    if (e)
-        *e = r->err;
-    return -(int)r->err.code;
-}
-
-static void slot_key(struct slot *s, char *key)
-{
-    free(s->key);
-    s->key = key;
-}
-
-/* ---- listing -------------------------------------------------------------------------------- */
-
-static int on_item(void *arg, const struct store_object *o, struct err *e)
-{
-    struct slot *s = arg;
-    struct level *l = &s->r->level[s->job];
-    uint64_t min, max;
-    /* what lies deeper, or has another name, is not ours */
-    if (strncmp(o->key, s->key, strlen(s->key)) != 0 || strchr(o->key + strlen(s->key), '/') ||
-        !layout_parse(o->key, &min, &max))
-        return 0;
-    if (l->n == l->cap) {
-        size_t cap = MAX(l->cap * 2, (size_t)64);
-        struct plan_file *f = realloc(l->file, cap * sizeof *f);
-        if (!f)
-            return err_set(e, ERR_NOMEM, "no memory for a list of %zu objects", cap);
-        l->file = f;
-        l->cap = cap;
-    }
-    l->file[l->n++] = (struct plan_file){(unsigned)s->job, min, max, o->size, o->mtime_ms};
-    return 0;
-}
-
-static void submit_list(struct slot *s)
-{
-    struct restore *r = s->r;
-    slot_key(s, layout_prefix(store_type(r->store), r->opts->replica, (unsigned)s->job));
-    r->level[s->job].n = 0;
-    s->in_flight = true;
-    s->req.done = on_done;
-    store_list(r->store, &s->req, s->key, NULL, on_item, s);
-}
-
-static int list_and_plan(struct restore *r, struct err *e)
+void restore_phase(struct restore *r, const char *name, uint64_t total)
 {
     atomic_store(&r->job.total, 0);
     atomic_store(&r->job.done, 0);
-    atomic_store(&r->job.phase, "list");
+    atomic_store(&r->job.phase, name);
+    atomic_store(&r->job.total, total);
     report(r);
-    int k = run_round(r, LEVELS, submit_list, e);
-    if (k < 0)
-        return k;
-    size_t n = 0, at = 0;
-    for (size_t i = 0; i < LEVELS; i++)
-        n += r->level[i].n;
-    cleanup_free struct plan_file *all = malloc((n ? n : 1) * sizeof *all);
-    if (!all)
-        return err_set(e, ERR_NOMEM, "no memory for a list of %zu objects", n);
-    for (size_t i = 0; i < LEVELS; i++) {
-        if (r->level[i].n)
-            memcpy(all + at, r->level[i].file, r->level[i].n * sizeof *all);
-        at += r->level[i].n;
-    }
-    k = plan_restore(all, n, r->opts->txid, &r->plan, &r->n_plan, e);
-    if (k < 0)
-        return err_wrap(e, "%s%s%s", store_describe(r->store), r->opts->replica[0] ? "/" : "",
-                        r->opts->replica);
-    return 0;
 }
 
 /* ---- fetching ------------------------------------------------------------------------------- */
@@ -255,11 +47,19 @@ static int check_room(struct restore *r, const struct restore_input *newest, str
     return restore_room(r->opts->output, &r->need, e);
 }
 
+/* the newest file first: its header says how large the database is */
+static size_t file_of(const struct restore_slot *s)
+{
+    const struct restore *r = s->round->data;
+    return (s->job ? s->job : r->n_plan) - 1;
+}
+
 static int on_bytes(void *arg, const void *p, size_t n, struct err *e)
 {
-    struct slot *s = arg;
-    struct restore *r = s->r;
-    const struct restore_input *in = &r->in[s->file];
+    struct restore_slot *s = arg;
+    struct restore *r = s->round->data;
+    size_t file = file_of(s);
+    const struct restore_input *in = &r->in[file];
     const uint8_t *b = p;
     bool headless = s->got < LTX_HEADER_SIZE;
     if (n > in->size - s->got)
@@ -280,36 +80,30 @@ static int on_bytes(void *arg, const void *p, size_t n, struct err *e)
         r->need.there += (uint64_t)put;
         atomic_fetch_add(&r->job.done, (uint64_t)put);
     }
-    if (headless && s->got >= LTX_HEADER_SIZE && s->file == r->n_plan - 1)
+    if (headless && s->got >= LTX_HEADER_SIZE && file == r->n_plan - 1 && !r->v3)
         return check_room(r, in, e);
     return 0;
 }
 
 static void on_fetched(struct store_req *req)
 {
-    struct slot *s = req->data;
-    struct restore_input *in = &s->r->in[s->file];
+    struct restore_slot *s = req->data;
+    struct restore *r = s->round->data;
+    struct restore_input *in = &r->in[file_of(s)];
     if (req->err.code == ERR_OK && s->got != in->size)
         (void)err_set(&req->err, ERR_CORRUPT, "%s: %llu bytes of the %llu that were listed", s->key,
                       (unsigned long long)s->got, (unsigned long long)in->size);
-    if (req->err.code == ERR_NOTFOUND && !s->r->failed)
-        s->r->vanished = true;
     in->checksum = s->info.meta.checksum;
     in->lineage = s->info.meta.lineage;
-    on_done(req);
+    restore_slot_end(req);
 }
 
-static void submit_get(struct slot *s)
+static void submit_get(struct restore_slot *s)
 {
-    struct restore *r = s->r;
-    /* the newest file first: its header says how large the database is */
-    s->file = (s->job ? s->job : r->n_plan) - 1;
-    const struct plan_file *f = &r->plan[s->file];
-    s->info = (struct store_info){0};
-    slot_key(s, layout_key(store_type(r->store), r->opts->replica, f->level, f->min, f->max));
-    s->in_flight = true;
-    s->req.done = on_fetched;
-    store_get(r->store, &s->req, s->key, s->got, f->size - s->got, on_bytes, s, &s->info);
+    struct restore *r = s->round->data;
+    const struct restore_input *in = &r->in[file_of(s)];
+    restore_slot_begin(s, util_strdup(in->name), on_fetched);
+    store_get(r->store, &s->req, s->key, s->got, in->size - s->got, on_bytes, s, &s->info);
 }
 
 /* An unnamed file in the output's directory, where there has to be room anyway. */
@@ -334,6 +128,26 @@ static int open_spool(const char *output, int *ret, struct err *e)
     return 0;
 }
 
+/* the objects of the plan, by name */
+static struct restore_input input_of(const struct restore *r, size_t i)
+{
+    const char *replica = r->opts->replica;
+    struct restore_input in = {.name = NULL};
+    if (r->v3) {
+        const struct v3_file *f = &r->v3_plan[i];
+        cleanup_free char *name = v3_name(f);
+        in.name = util_printf("%s%s" V3_DIR "%s", replica, *replica ? "/" : "", name);
+        in.size = f->size;
+    } else {
+        const struct plan_file *f = &r->plan[i];
+        in.name = layout_key(store_type(r->store), replica, f->level, f->min, f->max);
+        in.size = f->size;
+        in.min = f->min;
+        in.max = f->max;
+    }
+    return in;
+}
+
 static int lay_out(struct restore *r, struct err *e)
 {
     uint64_t off = 0, bytes = 0, align = restore_align();
@@ -341,38 +155,37 @@ static int lay_out(struct restore *r, struct err *e)
     if (!r->in)
         return err_set(e, ERR_NOMEM, "no memory for a plan of %zu files", r->n_plan);
     for (size_t i = 0; i < r->n_plan; i++) {
-        const struct plan_file *f = &r->plan[i];
-        char *name = layout_key(store_type(r->store), r->opts->replica, f->level, f->min, f->max);
-        r->in[i] = (struct restore_input){name, off, f->size, f->min, f->max, 0, 0};
-        if (f->size > INT64_MAX / 2 - off)
-            return err_set(e, ERR_CORRUPT, "%s: listed with %llu bytes", name,
-                           (unsigned long long)f->size);
-        off += (f->size + align - 1) / align * align;
-        bytes += f->size;
+        r->in[i] = input_of(r, i);
+        r->in[i].off = off;
+        uint64_t size = r->in[i].size;
+        if (size > INT64_MAX / 2 - off)
+            return err_set(e, ERR_CORRUPT, "%s: listed with %llu bytes", r->in[i].name,
+                           (unsigned long long)size);
+        if (!size) /* nothing could be asked for */
+            return err_set(e, ERR_CORRUPT, "%s is empty", r->in[i].name);
+        off += (size + align - 1) / align * align;
+        bytes += size;
     }
-    atomic_store(&r->job.total, 0);
-    atomic_store(&r->job.done, 0);
-    atomic_store(&r->job.phase, "fetch");
-    atomic_store(&r->job.total, bytes);
-    report(r);
+    restore_phase(r, "fetch", bytes);
     r->need = (struct restore_need){.fetched = bytes};
     int k = restore_room(r->opts->output, &r->need, e);
     return k < 0 ? k : open_spool(r->opts->output, &r->spool, e);
 }
 
-static void forget_plan(struct restore *r)
+void restore_forget(struct restore *r)
 {
     for (size_t i = 0; r->in && i < r->n_plan; i++)
         free(r->in[i].name);
     free(r->in);
     free(r->plan);
+    free(r->v3_plan);
     if (r->spool >= 0)
         (void)close(r->spool);
     r->in = NULL;
     r->plan = NULL;
+    r->v3_plan = NULL;
     r->n_plan = 0;
     r->spool = -1;
-    r->failed = r->vanished = false;
 }
 
 /* ---- the whole ------------------------------------------------------------------------------ */
@@ -382,19 +195,21 @@ static void on_work(uv_work_t *w)
     struct restore *r = w->data;
     if (r->magic != RESTORE_MAGIC)
         abort();
-    r->work_result = restore_publish(&r->job, &r->err);
+    r->work_result = restore_publish(&r->job, &r->work_err);
 }
 
 static void on_worked(uv_work_t *w, int status)
 {
     struct restore *r = w->data;
     if (status < 0)
-        r->work_result = err_set(&r->err, ERR_INTERNAL, "worker: %s", uv_strerror(status));
+        r->work_result = err_set(&r->work_err, ERR_INTERNAL, "worker: %s", uv_strerror(status));
     r->working = false;
 }
 
 static int apply(struct restore *r, struct err *e)
 {
+    r->job.apply = r->v3 ? restore_v3_apply : NULL;
+    r->job.v3 = r->v3_plan;
     r->job.in = r->in;
     r->job.n_in = r->n_plan;
     r->job.spool = r->spool;
@@ -409,26 +224,28 @@ static int apply(struct restore *r, struct err *e)
     while (r->working)
         (void)uv_run(r->loop, UV_RUN_ONCE);
     if (r->work_result == -(int)ERR_NOSPC)
-        (void)restore_no_room(r->opts->output, &r->need, &r->err);
+        (void)restore_no_room(r->opts->output, &r->need, &r->work_err);
     if (r->work_result < 0 && e)
-        *e = r->err;
+        *e = r->work_err;
     return r->work_result;
 }
 
 static int plan_and_fetch(struct restore *r, struct err *e)
 {
     for (bool again = false;; again = true) {
-        int k = list_and_plan(r, e);
-        if (k < 0 || r->opts->dry_run)
-            return k;
-        k = lay_out(r, e);
-        if (k < 0)
-            return k;
-        k = run_round(r, r->n_plan, submit_get, e);
+        int k = restore_list(r, e);
+        if (!k)
+            k = restore_plan(r, e);
+        if (!k && r->opts->dry_run)
+            return 0;
+        if (!k)
+            k = lay_out(r, e);
+        if (!k)
+            k = restore_round_run(&r->round, r->n_plan, submit_get, e);
         /* compaction or retention may have removed a file since it was listed */
-        if (k == 0 || !r->vanished || again)
+        if (k == 0 || !r->round.vanished || again)
             return k;
-        forget_plan(r);
+        restore_forget(r);
     }
 }
 
@@ -440,51 +257,46 @@ static void on_tick(uv_timer_t *t)
     report(r);
 }
 
-static void on_slot_closed(uv_handle_t *h)
-{
-    struct slot *s = h->data;
-    s->r->n_handles--;
-}
-
 static void on_tick_closed(uv_handle_t *h)
 {
     struct restore *r = h->data;
-    r->n_handles--;
+    r->ticking = false;
 }
 
-static void init(struct restore *r)
+void restore_init(struct restore *r)
 {
-    unsigned want = r->opts->parallel ? r->opts->parallel : store_connections(r->store);
-    r->n_slots = MIN(MAX(want, 1u), PARALLEL_MAX);
-    r->slot = util_zalloc(r->n_slots * sizeof *r->slot);
-    for (unsigned i = 0; i < r->n_slots; i++) {
-        struct slot *s = &r->slot[i];
-        s->magic = SLOT_MAGIC;
-        s->r = r;
-        s->req.data = s;
-        (void)uv_timer_init(r->loop, &s->pause);
-        s->pause.data = s;
-    }
+    r->magic = RESTORE_MAGIC;
+    r->spool = -1;
+    restore_round_init(&r->round, r->loop, r->store, r->opts->parallel, r);
     (void)uv_timer_init(r->loop, &r->tick);
     r->tick.data = r;
+    r->ticking = true;
     (void)uv_timer_start(&r->tick, on_tick, TICK_MS, TICK_MS);
-    r->n_handles = r->n_slots + 1;
 }
 
-static void done(struct restore *r)
+void restore_done(struct restore *r)
 {
-    for (unsigned i = 0; i < r->n_slots; i++)
-        uv_close((uv_handle_t *)&r->slot[i].pause, on_slot_closed);
     uv_close((uv_handle_t *)&r->tick, on_tick_closed);
-    while (r->n_handles)
+    restore_round_done(&r->round);
+    while (r->ticking)
         (void)uv_run(r->loop, UV_RUN_ONCE);
-    forget_plan(r);
-    for (unsigned i = 0; i < r->n_slots; i++)
-        free(r->slot[i].key);
-    for (size_t i = 0; i < LEVELS; i++)
+    restore_forget(r);
+    for (size_t i = 0; i < RESTORE_LEVELS; i++)
         free(r->level[i].file);
-    free(r->slot);
+    free(r->all);
+    free(r->v3_all);
     r->magic = 0;
+}
+
+static struct restore_file file_of_plan(const struct restore *r, size_t i)
+{
+    if (r->v3) {
+        const struct v3_file *f = &r->v3_plan[i];
+        return (struct restore_file){f->snapshot ? LTX_SNAPSHOT_LEVEL : 0, f->index, f->off, f->size,
+                                     f->mtime_ms};
+    }
+    const struct plan_file *f = &r->plan[i];
+    return (struct restore_file){f->level, f->min, f->max, f->size, f->mtime_ms};
 }
 
 static void fill_result(const struct restore *r, struct restore_result *ret)
@@ -492,8 +304,14 @@ static void fill_result(const struct restore *r, struct restore_result *ret)
     const struct restore_applied *a = &r->job.applied; /* all zero in a dry run */
     const struct ltx_header *h = &a->newest;
     *ret = (struct restore_result){
-        .txid = r->plan[r->n_plan - 1].max,
-        .timestamp_ms = h->timestamp_ms,
+        .v3 = r->v3,
+        .txid = r->v3 ? 0 : r->plan[r->n_plan - 1].max,
+        .timestamp_ms = r->v3            ? r->v3_plan[r->n_plan - 1].mtime_ms
+                        : r->found.txid  ? r->found.time_ms
+                                         : h->timestamp_ms,
+        .next_txid = r->next.txid,
+        .next_ms = r->next.time_ms,
+        .dropped_bytes = a->dropped_bytes,
         .database_bytes = (uint64_t)h->commit * h->page_size,
         .page_size = h->page_size,
         .lineage = a->lineage,
@@ -502,10 +320,11 @@ static void fill_result(const struct restore *r, struct restore_result *ret)
         .file = util_alloc(r->n_plan * sizeof *ret->file),
         .n_files = r->n_plan,
     };
+    if (r->v3)
+        memcpy(ret->generation, r->v3_plan[0].generation, sizeof ret->generation);
     for (size_t i = 0; i < r->n_plan; i++) {
-        const struct plan_file *f = &r->plan[i];
-        ret->file[i] = (struct restore_file){f->level, f->min, f->max, f->size, f->mtime_ms};
-        ret->bytes += f->size;
+        ret->file[i] = file_of_plan(r, i);
+        ret->bytes += ret->file[i].size;
     }
 }
 
@@ -519,9 +338,8 @@ int restore_run(uv_loop_t *loop, struct store *s, const struct restore_opts *opt
         return k;
     if (!opts->dry_run)
         (void)restore_sweep(opts->output);
-    struct restore r = {.magic = RESTORE_MAGIC, .loop = loop, .store = s, .opts = opts,
-                        .progress = progress, .arg = arg, .spool = -1};
-    init(&r);
+    struct restore r = {.loop = loop, .store = s, .opts = opts, .progress = progress, .arg = arg};
+    restore_init(&r);
     k = plan_and_fetch(&r, e);
     if (!k && !opts->dry_run) {
         report(&r);
@@ -531,7 +349,7 @@ int restore_run(uv_loop_t *loop, struct store *s, const struct restore_opts *opt
         report(&r);
         fill_result(&r, ret);
     }
-    done(&r);
+    restore_done(&r);
     return k;
 }
 

@@ -1,9 +1,14 @@
-/* restore.h - from a replica to a database file: list, plan, fetch, apply, verify, publish.
- * Runs on a uv loop of the caller's; used by walsupctl restore. All or nothing: the target appears
- * by one rename after everything was checked, or not at all. */
+/* restore.h - from a replica to a database file: list, plan, fetch, apply, verify, publish. And what
+ * a replica can be restored to. Runs on a uv loop of the caller's; used by walsupctl restore and
+ * points. All or nothing: the target appears by one rename after everything was checked, or not at
+ * all.
+ *
+ * Replicas are of Litestream v0.5 (LTX files, as walsup writes them) or of v0.3 (generations of
+ * snapshots and WAL segments). Where both are, it is the former, unless a generation is asked for. */
 #ifndef WALSUP_RESTORE_H
 #define WALSUP_RESTORE_H
 
+#include "common/format/v3seg.h"
 #include "common/store/store.h"
 
 enum restore_check { RESTORE_CHECK_QUICK, RESTORE_CHECK_FULL, RESTORE_CHECK_NONE };
@@ -12,6 +17,10 @@ struct restore_opts {
     const char *replica; /* replica path below the target's path; "" = the target's path itself */
     const char *output;  /* file to create */
     uint64_t txid;       /* restore exactly up to here; 0 = latest */
+    bool by_time;        /* restore what was committed until until_ms, that moment included. Of v0.3:
+                            what was stored by then, as the objects' modification times say */
+    int64_t until_ms;
+    const char *generation; /* of v0.3; NULL: the one with the newest object, if it is v0.3 */
     bool force;          /* an existing database is replaced (its side files must be gone or stale:
                             they are removed after the new file is ready, before the rename). The
                             new file gets its mode and, for root, its owner. Otherwise: mode 0600
@@ -22,14 +31,22 @@ struct restore_opts {
 };
 
 struct restore_file {
-    unsigned level;
-    uint64_t min, max, size;
+    unsigned level; /* of v0.3: LTX_SNAPSHOT_LEVEL for the snapshot, 0 for a segment */
+    uint64_t min, max; /* of v0.3: WAL index and offset */
+    uint64_t size;
     int64_t mtime_ms;
 };
 
 struct restore_result {
-    uint64_t txid;
-    int64_t timestamp_ms; /* of the newest file applied (LTX header); 0 in a dry run */
+    bool v3;
+    char generation[V3_GENERATION_SIZE]; /* of v0.3, else "" */
+    uint64_t txid;        /* 0: v0.3 has none */
+    int64_t timestamp_ms; /* of the newest file applied (LTX header; of v0.3: its modification time);
+                             0 in a dry run that was not by time */
+    /* by time only: the first point after it, which was too late; 0 = there is none */
+    uint64_t next_txid;
+    int64_t next_ms;
+    uint64_t dropped_bytes; /* of v0.3: at the end of the WAL, no whole transaction */
     uint64_t bytes;       /* fetched (planned, in a dry run) */
     uint64_t database_bytes;
     uint32_t page_size;
@@ -44,12 +61,42 @@ struct restore_result {
 typedef void (*restore_progress_fn)(void *arg, const char *phase, uint64_t done, uint64_t total);
 
 /** restore_run(loop, s, opts, progress, arg, ret, e): blocks in uv_run until finished or failed.
- * ERR_NOTFOUND: the replica is empty (nothing was written). ERR_EXISTS: output, or a -wal, -shm or
+ * ERR_NOTFOUND: the replica is empty, or does not reach back to the time asked for (nothing was
+ * written). A time after the newest transaction gives the latest state. A time costs about 2 + log2
+ * of the number of points in requests of 100 bytes. ERR_EXISTS: output, or a -wal, -shm or
  * -journal beside it, is there. ERR_CORRUPT: a file or the result is damaged; names it.
  * ret: free with restore_result_done. */
 int restore_run(uv_loop_t *loop, struct store *s, const struct restore_opts *opts,
                 restore_progress_fn progress, void *arg, struct restore_result *ret,
                 struct err *e);
 void restore_result_done(struct restore_result *r);
+
+/* A moment that a replica can be restored to. */
+struct restore_point {
+    uint64_t txid; /* 0: v0.3 */
+    unsigned level; /* where the point is, as in struct restore_file */
+    uint64_t size;  /* of the object that ends there */
+    int64_t time_ms; /* as in the LTX header; of v0.3, or not `exact`: when the object was stored */
+    bool exact;
+    char generation[V3_GENERATION_SIZE];
+    uint64_t index, off; /* of v0.3 */
+};
+
+struct restore_points {
+    bool v3;
+    struct restore_point *point; /* the newest ones, in order */
+    size_t n;
+    size_t total;
+    struct restore_point oldest; /* of all */
+    size_t at_level[LTX_SNAPSHOT_LEVEL + 1];
+    uint64_t newest_txid; /* that a file has; beyond the last point there is a gap */
+};
+
+/** restore_points(loop, s, opts, limit, ret, e): what the replica can be restored to; of opts only
+ * replica, generation and parallel. The newest `limit` (0 = all), and the oldest, are looked up with
+ * a request of 100 bytes each; nothing but lists otherwise. ret: free with restore_points_done. */
+int restore_points(uv_loop_t *loop, struct store *s, const struct restore_opts *opts, size_t limit,
+                   struct restore_points *ret, struct err *e);
+void restore_points_done(struct restore_points *p);
 
 #endif

@@ -424,7 +424,7 @@ int restore_apply(const struct restore_input *in, size_t n, int spool, int out, 
     if (!r)
         *ret = (struct restore_applied){
             a.newest, a.newest.node_id ? a.newest.node_id : in[n - 1].lineage, found,
-            in[n - 1].checksum ? in[n - 1].checksum : a.post_apply};
+            in[n - 1].checksum ? in[n - 1].checksum : a.post_apply, 0};
     free(a.have);
     (void)pthread_mutex_destroy(&a.lock);
     return r;

@@ -24,9 +24,13 @@ struct restore_applied {
     uint64_t lineage;
     uint64_t checksum; /* of the database that was written */
     uint64_t expected; /* what the source's was; 0 = the replica does not say */
+    uint64_t dropped_bytes; /* as in struct restore_result */
 };
 
 struct restore_job {
+    /* how `in` becomes the database in the empty file `out`; NULL: restore_apply. Sets applied */
+    int (*apply)(struct restore_job *j, int out, struct err *e);
+    const struct v3_file *v3; /* of v0.3: what the names of `in` say */
     const struct restore_input *in; /* in the order of their TXIDs */
     size_t n_in;
     int spool;

@@ -55,12 +55,12 @@ static int check_page1(int fd, const struct ltx_header *h, struct err *e)
                        be32_get(p), be32_get(p + 4));
     uint32_t page_size = be16_get(p + 16) == 1 ? 65536 : be16_get(p + 16);
     if (page_size != h->page_size)
-        return err_set(e, ERR_CORRUPT, "page 1 says page size %u, the LTX files %u", page_size,
+        return err_set(e, ERR_CORRUPT, "page 1 says page size %u, the replica's files %u", page_size,
                        h->page_size);
     /* as SQLite sees it: the size in page 1 counts if the two counters agree, and a file may be
        longer, but not shorter */
     if (be32_get(p + 24) == be32_get(p + 92) && be32_get(p + 28) > h->commit)
-        return err_set(e, ERR_CORRUPT, "page 1 says %u pages, the LTX files %u", be32_get(p + 28),
+        return err_set(e, ERR_CORRUPT, "page 1 says %u pages, the replica's files %u", be32_get(p + 28),
                        h->commit);
     return 0;
 }
@@ -184,7 +184,9 @@ int restore_publish(struct restore_job *j, struct err *e)
     int r = restore_tmp_open(j->output, &t, e);
     if (!r) {
         phase(j, "apply", bytes);
-        r = restore_apply(j->in, j->n_in, j->spool, t.fd, j->threads, &j->done, &j->applied, e);
+        r = j->apply ? j->apply(j, t.fd, e)
+                     : restore_apply(j->in, j->n_in, j->spool, t.fd, j->threads, &j->done,
+                                     &j->applied, e);
     }
     if (!r)
         r = check_page1(t.fd, &j->applied.newest, e);

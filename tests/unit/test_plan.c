@@ -177,6 +177,49 @@ static void random_replicas_against_brute_force(void **state)
     assert_true(found > 1000 && refused > 1000);
 }
 
+/* a point is what plan_restore ends at, and nothing else */
+static void points_are_what_can_be_reached(void **state)
+{
+    (void)state;
+    srand(7);
+    size_t reached = 0, not = 0;
+    for (unsigned round = 0; round < 3000; round++) {
+        struct plan_file f[24], *p = NULL, *plan = NULL;
+        size_t n = (size_t)rand() % ARRAY_LEN(f), n_p = 0, n_plan, at = 0;
+        uint64_t newest = 0, max = 0;
+        struct err e = {0};
+        for (size_t i = 0; i < n; i++) {
+            uint64_t min = rand() % 4 ? 1 + (uint64_t)rand() % 12 : 1;
+            f[i] = (struct plan_file)F((unsigned)rand() % 10, min, min + (uint64_t)rand() % 4);
+            max = MAX(max, f[i].max);
+        }
+        int r = plan_points(f, n, &p, &n_p, &newest, &e);
+        assert_true(r == 0 ? newest == max : r == -(int)(n ? ERR_CORRUPT : ERR_NOTFOUND));
+        for (uint64_t txid = 1; txid <= 20; txid++) {
+            bool can = plan_restore(f, n, txid, &plan, &n_plan, &e) == 0;
+            free(TAKE_PTR(plan));
+            bool is = at < n_p && p[at].max == txid;
+            assert_int_equal(can, is);
+            if (!is)
+                not++;
+            for (size_t i = 0; is && i < n; i++)
+                assert_true(f[i].max != txid || f[i].level >= p[at].level);
+            at += is;
+            reached += is;
+        }
+        assert_int_equal(at, n_p);
+        free(p);
+    }
+    assert_true(reached > 1000 && not > 1000);
+    static const struct plan_file end[] = {F(9, 1, UINT64_MAX - 1), F(0, UINT64_MAX, UINT64_MAX)};
+    struct plan_file *p = NULL;
+    size_t n = 0;
+    struct err e = {0};
+    assert_int_equal(plan_points(end, 2, &p, &n, NULL, &e), 0);
+    assert_int_equal(n, 2);
+    free(p);
+}
+
 static void a_hundred_thousand_files(void **state)
 {
     (void)state;
@@ -202,6 +245,7 @@ int main(void)
         cmocka_unit_test(holes_are_named),
         cmocka_unit_test(txids_at_the_end_of_64_bits),
         cmocka_unit_test(random_replicas_against_brute_force),
+        cmocka_unit_test(points_are_what_can_be_reached),
         cmocka_unit_test(a_hundred_thousand_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -179,7 +179,7 @@ static void a_database_that_is_damaged(void **state)
     be16_put(f->state[3].p + 16, 4096);
     be32_put(f->state[3].p + 28, pages(f, 3) + 1);
     put(f, 0, 3, 3);
-    refuses(f, &o, ERR_CORRUPT, "the LTX files");
+    refuses(f, &o, ERR_CORRUPT, "the replica's files");
 }
 
 /* Compaction at the other end removes a file between listing and fetching. */

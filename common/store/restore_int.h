@@ -1,0 +1,72 @@
+/* restore_int.h - what restore.c (fetch, the whole), restore_list.c (list, plan), restore_time.c and
+ * restore_v3.c share. Nobody else includes this. */
+#ifndef WALSUP_RESTORE_INT_H
+#define WALSUP_RESTORE_INT_H
+
+#include "common/format/plan.h"
+#include "common/store/layout.h"
+#include "common/store/restore_apply.h"
+#include "common/store/restore_disk.h"
+#include "common/store/restore_round.h"
+
+#define RESTORE_LEVELS (LTX_SNAPSHOT_LEVEL + 1u)
+
+struct probes;
+
+struct restore_level {
+    struct plan_file *file;
+    size_t n, cap;
+};
+
+struct restore {
+    unsigned magic;
+    uv_loop_t *loop;
+    struct store *store;
+    const struct restore_opts *opts;
+    restore_progress_fn progress;
+    void *arg;
+    uv_timer_t tick;
+    bool ticking;
+    struct restore_round round;
+
+    /* what is in the replica */
+    struct restore_level level[RESTORE_LEVELS];
+    struct plan_file *all; /* of every level */
+    size_t n_all;
+    bool v3;
+    struct v3_file *v3_all;
+    size_t n_v3, cap_v3;
+
+    /* what of it is used: of v0.5 in plan, of v0.3 in v3_plan, and either way in `in` */
+    struct plan_file *plan;
+    struct v3_file *v3_plan;
+    struct restore_input *in;
+    size_t n_plan;
+    struct probes *probes; /* restore_time.c */
+    struct restore_point found, next; /* by time: the point, and the one after it */
+    int spool;
+    struct restore_need need;
+    struct restore_job job;
+    uv_work_t work;
+    bool working;
+    int work_result;
+    struct err work_err;
+};
+
+/** restore_list(r, e): everything in the replica; ERR_NOTFOUND when that is nothing. Sets v3. */
+int restore_list(struct restore *r, struct err *e);
+/** restore_plan(r, e): after restore_list: what is used. */
+int restore_plan(struct restore *r, struct err *e);
+/** restore_find_time(r, ret_txid, e): of v0.5: the last point until opts->until_ms; sets found and
+ * next. */
+int restore_find_time(struct restore *r, uint64_t *ret_txid, struct err *e);
+/** restore_phase(r, name, total): for the display. */
+void restore_phase(struct restore *r, const char *name, uint64_t total);
+/** restore_v3_apply(j, out, e): as restore_job.apply. */
+int restore_v3_apply(struct restore_job *j, int out, struct err *e);
+/** restore_init, restore_forget(r) (the plan and the lists), restore_done(r). */
+void restore_init(struct restore *r);
+void restore_forget(struct restore *r);
+void restore_done(struct restore *r);
+
+#endif
