@@ -159,18 +159,21 @@ static void take_snapshot(struct database *db, const struct spool_file *f)
         db->drop_snapshot = f->txid;
 }
 
-static void tell_continuity(struct database *db, const struct source_result *r)
+static void tell_continuity(const struct database *db, const struct source_result *r)
 {
     if (r->map_lost[0])
         log_line(LOG_WARN, "%s: %s; a new one is made", db->name, r->map_lost);
-    if (r->compared)
-        log_line(r->broken ? LOG_WARN : LOG_NOTICE,
-                 "%s: %s%s compared with what was captured before: %" PRIu32 " of %" PRIu32 " pages differ",
-                 db->name, r->why, r->broken ? "; all pages were" : "not seen for a while; all pages were",
-                 r->differ, r->pages);
+    if (r->broken && r->state == SOURCE_WAITING)
+        log_line(LOG_NOTICE, "%s: %s; what is in the replicas stays there", db->name, r->why);
+    else if (r->compared && r->broken)
+        log_line(LOG_WARN, "%s: %s; all pages were compared, %" PRIu32 " of %" PRIu32 " differ", db->name,
+                 r->why, r->differ, r->pages);
+    else if (r->compared) /* after a short sleep that is routine */
+        log_line(db->attached_once ? LOG_DEBUG : LOG_NOTICE,
+                 "%s: pages were compared with what was captured before, %" PRIu32 " of %" PRIu32 " differ",
+                 db->name, r->differ, r->pages);
     else if (r->broken)
-        log_line(LOG_WARN, "%s: continuity was lost, the whole database is captured again: %s",
-                 db->name, r->why);
+        log_line(LOG_WARN, "%s: %s; the whole database is captured again", db->name, r->why);
 }
 
 static void take_seen(struct database *db, const struct source_result *r)
