@@ -96,7 +96,7 @@ static int run(const char *conf_path, struct conf *conf)
     }
     log_line(LOG_NOTICE, "walsupd %s, SQLite %s%s, %zu databases", WALSUP_VERSION,
              sqlite3_libversion(),
-             sqlite_affected(sqlite3_libversion_number()) ? " (has the WAL-reset bug; shielded while attached)"
+             sqlite_affected(sqlite3_libversion_number()) ? " (has the WAL-reset bug; walsup's checkpoints do not trigger it)"
                                                           : "",
              m->n_dbs);
     (void)uv_run(&loop, UV_RUN_DEFAULT);
