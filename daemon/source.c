@@ -128,7 +128,8 @@ int source_publish(struct source *s, struct source_result *ret, struct err *e)
         s->tip_checksum = f->checksum;
         s->bytes_since_sync += f->size;
         ret->file[ret->n_files++] =
-            (struct spool_file){f->h.max_txid, f->size, f->h.timestamp_ms, f->checksum, f->h.node_id};
+            (struct spool_file){f->h.max_txid, f->size, f->h.timestamp_ms, f->checksum, f->h.node_id,
+                                f->n_pages == ltx_pages(&f->h)};
     }
     s->n_out = 0;
     if (ret->n_files)

@@ -94,7 +94,7 @@ int source_snapshot(struct source *s, struct source_result *ret, struct err *e)
         if (r == 0)
             r = fsx_tmp_publish(&f.tmp, FSX_REPLACE, e);
         if (r == 0)
-            ret->snapshot = (struct spool_file){s->txid, f.size, o.timestamp_ms, f.checksum, s->lineage};
+            ret->snapshot = (struct spool_file){s->txid, f.size, o.timestamp_ms, f.checksum, s->lineage, true};
     }
     return finish(s, ret, r);
 }

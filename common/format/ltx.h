@@ -96,6 +96,11 @@ int ltx_decoder_next(struct ltx_decoder *d, uint32_t *ret_pgno, uint8_t *page, s
 /** ltx_verify(p, n, ret_h, e): run the decoder to the end; ret_h may be NULL. */
 int ltx_verify(const void *p, size_t n, struct ltx_header *ret_h, struct err *e);
 
+/** ltx_pages(h): how many pages a file with all of the database has: all but the lock page. */
+uint32_t ltx_pages(const struct ltx_header *h);
+/** ltx_is_whole(p, n): a verified file: whether it has all of them. */
+bool ltx_is_whole(const void *p, size_t n);
+
 /* ---- random access through the page index --------------------------------------------------- */
 
 struct ltx_index_entry {
