@@ -192,7 +192,7 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     if (r == CAPTURE_BROKEN)
         r = source_start_over(s, ret, "the WAL was restarted before its end was captured", e);
     if (r == 0 && job->snapshot && s->pos.valid && s->txid)
-        r = source_snapshot(s, ret, e);
+        r = source_snapshot(s, ret, job->base, e);
     if (r == 0 && job->settle && s->no_map && s->pos.valid && s->txid)
         r = source_map_survey(s, ret, e);
     return r;

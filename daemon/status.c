@@ -90,6 +90,19 @@ static json_t *txid_json(uint64_t txid)
     return json_string(hex);
 }
 
+/* uploaded since the start, by level */
+static json_t *level_bytes_json(const struct uploader *u)
+{
+    json_t *j = json_object();
+    for (unsigned i = 0; i < ARRAY_LEN(u->level_bytes); i++) {
+        char name[8];
+        (void)snprintf(name, sizeof name, "%u", i);
+        if (u->level_bytes[i])
+            json_object_set_new(j, name, json_integer((json_int_t)u->level_bytes[i]));
+    }
+    return j;
+}
+
 static json_t *replica_json(const struct uploader *u)
 {
     uint64_t files;
@@ -109,6 +122,11 @@ static json_t *replica_json(const struct uploader *u)
     json_object_set_new(r, "uploaded_bytes", json_integer((json_int_t)u->bytes));
     json_object_set_new(r, "sync_interval_ms", json_integer((json_int_t)u->interval_ms));
     json_object_set_new(r, "last_success_ms", json_time(u->last_success_ms));
+    json_object_set_new(r, "snapshot_txid", u->snapshot_txid ? txid_json(u->snapshot_txid) : json_null());
+    json_object_set_new(r, "snapshot_ms", json_time(u->snapshot_ms));
+    json_object_set_new(r, "oldest_ms", json_time(u->oldest_ms));
+    json_object_set_new(r, "deleted_files", json_integer((json_int_t)u->deleted));
+    json_object_set_new(r, "level_bytes", level_bytes_json(u));
     json_object_set_new(r, "error", replica_error(u));
     return r;
 }
@@ -164,6 +182,18 @@ static json_t *counters_json(const struct source_counters *c)
     return j;
 }
 
+/* Files that some replica lacks; what waits to be merged only is no concern of anybody's. */
+static size_t waiting_files(const struct database *db)
+{
+    uint64_t most = 0;
+    for (size_t i = 0; i < db->n_up; i++) {
+        uint64_t n;
+        (void)uploader_pending(db->up[i], &n);
+        most = MAX(most, n);
+    }
+    return (size_t)most;
+}
+
 static json_t *database_json(const struct database *db)
 {
     const struct database_seen *s = &db->seen;
@@ -181,7 +211,9 @@ static json_t *database_json(const struct database *db)
     json_object_set_new(d, "db_bytes", json_integer((json_int_t)s->pages * s->page_size));
     json_object_set_new(d, "wal_bytes", json_integer((json_int_t)s->wal_bytes));
     json_object_set_new(d, "wal_pending_bytes", json_integer((json_int_t)s->pending_bytes));
-    json_object_set_new(d, "spool_files", json_integer((json_int_t)db->n_files));
+    json_object_set_new(d, "spool_files", json_integer((json_int_t)waiting_files(db)));
+    json_object_set_new(d, "spool_bytes", json_integer((json_int_t)db->spool_bytes));
+    json_object_set_new(d, "merges", json_integer((json_int_t)db->seen_merges));
     json_object_set_new(d, "last_commit_ms", json_time(db->last_commit_ms));
     json_object_set_new(d, "error", database_error(db));
     json_object_set_new(d, "counters", counters_json(&s->count));
