@@ -593,6 +593,15 @@ bool history_needs_snapshot_file(const struct database *db, uint64_t txid)
     return false;
 }
 
+const struct err *history_trouble(const struct database *db, size_t i, int64_t *ret_since_ms)
+{
+    const struct keeper *k = db->history && i < db->history->n_keepers ? &db->history->keeper[i] : NULL;
+    if (!k || !k->err)
+        return NULL;
+    *ret_since_ms = k->retry.since_ms;
+    return k->err;
+}
+
 bool history_close(struct database *db)
 {
     struct history *h = db->history;

@@ -88,6 +88,9 @@ void history_moved(struct database *db);
 bool history_take_snapshot(struct database *db, const struct spool_file *f);
 /** history_needs_snapshot_file(db, txid): it is still needed. */
 bool history_needs_snapshot_file(const struct database *db, uint64_t txid);
+/** history_trouble(db, i, ret_since_ms): why files above level 0, or deletions, of replica i do not get through; NULL:
+ * they do. */
+const struct err *history_trouble(const struct database *db, size_t i, int64_t *ret_since_ms);
 /** history_ask(db, c): c stays the caller's until done(), which may come at once. history_cancel(c): done() comes
  * now, if it did not come before. history_call_done(c): free the results. */
 void history_ask(struct database *db, struct history_call *c);

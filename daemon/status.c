@@ -57,8 +57,12 @@ const char *status_state(const struct database *db)
 enum status_health status_health(const struct database *db)
 {
     const char *s = status_state(db);
+    int64_t since;
     if (!strcmp(s, "failed"))
         return STATUS_FAILED;
+    for (size_t i = 0; i < db->n_up; i++)
+        if (history_trouble(db, i, &since))
+            return STATUS_DEGRADED;
     return !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") ? STATUS_DEGRADED
                                                                                  : STATUS_HEALTHY;
 }
@@ -103,6 +107,18 @@ static json_t *level_bytes_json(const struct uploader *u)
     return j;
 }
 
+static json_t *history_error(const struct uploader *u)
+{
+    int64_t since = 0;
+    size_t i = 0;
+    while (u->db->up[i] != u)
+        i++;
+    const struct err *e = history_trouble(u->db, i, &since);
+    return e ? json_pack("{s:s, s:s, s:s, s:o}", "code", err_name(e->code), "message", e->msg, "hint", e->hint,
+                         "since_ms", json_time(since))
+             : json_null();
+}
+
 static json_t *replica_json(const struct uploader *u)
 {
     uint64_t files;
@@ -128,6 +144,7 @@ static json_t *replica_json(const struct uploader *u)
     json_object_set_new(r, "deleted_files", json_integer((json_int_t)u->deleted));
     json_object_set_new(r, "level_bytes", level_bytes_json(u));
     json_object_set_new(r, "error", replica_error(u));
+    json_object_set_new(r, "history_error", history_error(u));
     return r;
 }
 
