@@ -78,17 +78,36 @@ static inline void swap(struct fix *f, size_t i, struct buf *b)
     assert_int_equal(fsx_read(path, 64u << 20, b, &e), 0);
 }
 
-/* the same object of a history in which one row was another: sound in itself, even its lineage */
-static inline void replay(struct fix *f, size_t i, struct buf *b)
+/* a page that file k has and the next one leaves alone, or else the last one */
+static inline uint32_t page_that_stays(const struct fix *f, uint64_t k)
+{
+    for (uint32_t p = pages(f, k); p > 1; p--) {
+        const uint8_t *old = k > 1 ? page_of(f, k - 1, p) : NULL, *new = page_of(f, k, p);
+        const uint8_t *next = k < STATES ? page_of(f, k + 1, p) : new;
+        if ((!old || memcmp(old, new, f->page_size) != 0) && next && memcmp(next, new, f->page_size) == 0)
+            return p;
+    }
+    return pages(f, k);
+}
+
+/* the same object of a history in which one row was another: sound in itself, even its lineage; and the
+ * checksum that would be recorded with it */
+static uint64_t replayed_checksum;
+static inline void replay_page(struct fix *f, size_t i, uint64_t page, struct buf *b)
 {
     uint64_t k = every_object[i].max;
     cleanup_buf struct buf kept = BUF_INIT;
     buf_add(&kept, f->state[k].p, f->state[k].len);
-    f->state[k].p[(uint64_t)(pages(f, k) - 1) * f->page_size + f->page_size - 8] ^= 0x10;
+    f->state[k].p[page * f->page_size - 8] ^= 0x10;
     b->len = 0;
     make_ltx(f, every_object[i].min, k, LTX_BLOCK, b);
+    replayed_checksum = checksum_of(f, k);
     memcpy(f->state[k].p, kept.p, kept.len);
 }
 
+static inline void replay(struct fix *f, size_t i, struct buf *b)
+{
+    replay_page(f, i, pages(f, every_object[i].max), b);
+}
 
 #endif
