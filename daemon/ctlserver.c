@@ -28,6 +28,7 @@ struct client {
     bool closing, busy; /* busy: a call is being answered; the next one waits */
     unsigned refs;      /* handles open, writes and syncs under way */
     struct sync_call *sync; /* the one under way */
+    char *map_copy;         /* a page map that was made for it, until it goes; or NULL */
     struct client *next;
 };
 
@@ -58,6 +59,14 @@ static void maybe_closed(struct ctlserver *c)
         closed(arg);
 }
 
+static void drop_map_copy(struct client *cl)
+{
+    if (cl->map_copy)
+        (void)unlink(cl->map_copy);
+    free(cl->map_copy);
+    cl->map_copy = NULL;
+}
+
 static void client_unref(struct client *cl)
 {
     if (--cl->refs)
@@ -69,6 +78,7 @@ static void client_unref(struct client *cl)
             break;
         }
     c->n_clients--;
+    drop_map_copy(cl);
     buf_free(&cl->in);
     free(cl);
     maybe_closed(c);
@@ -257,6 +267,16 @@ struct sync_call {
     } one[];
 };
 
+/* The copy belongs to the client, and goes with it. */
+static json_t *map_result(struct client *cl, const struct database *db, const struct database_sync *w)
+{
+    drop_map_copy(cl);
+    cl->map_copy = source_copy_path(db->dir, w->map_copy);
+    return json_pack("{s:s, s:o, s:o, s:o, s:i, s:I}", "name", db->name, "txid", hex_json(w->txid), "lineage",
+                     hex_json(db->seen.lineage), "path", proto_text(cl->map_copy), "page_size",
+                     (int)db->seen.page_size, "pages", (json_int_t)db->seen.pages);
+}
+
 static json_t *sync_result(const struct database *db, const struct database_sync *w)
 {
     json_t *replicas = json_array();
@@ -272,8 +292,14 @@ static void on_sync(struct database_sync *w, const struct err *e)
     struct sync_call *s = w->data;
     struct sync_one *one = CONTAINER_OF(w, struct sync_one, w);
     one->asked = false;
+    struct err none = *e;
+    if (e->code == ERR_OK && w->copy_map && !w->map_copy) {
+        err_set(&none, ERR_NOTFOUND, "%s: walsupd has no page map yet", w->db->name);
+        err_hint(&none, "it is made when the database has been quiet for a moment");
+        e = &none;
+    }
     if (e->code == ERR_OK)
-        one->result = sync_result(w->db, w);
+        one->result = w->copy_map ? map_result(s->client, w->db, w) : sync_result(w->db, w);
     bool left_out = s->all && (e->code == ERR_NOTFOUND || e->code == ERR_UNSUPPORTED);
     if (e->code != ERR_OK && !left_out && s->err.code == ERR_OK)
         s->err = *e;
@@ -286,6 +312,9 @@ static void on_sync(struct database_sync *w, const struct err *e)
     if (s->err.code != ERR_OK) {
         json_decref(list);
         reply_err(s->client, &s->err);
+    } else if (s->one[0].w.copy_map) {
+        reply_ok(s->client, json_incref(json_array_get(list, 0)));
+        json_decref(list);
     } else {
         reply_ok(s->client, json_pack("{s:o}", "databases", list));
     }
@@ -302,19 +331,12 @@ static void sync_abandon(struct sync_call *s)
             database_sync_cancel(&s->one[i].w);
 }
 
-static void call_sync(struct client *cl, json_t *p)
+/* Of db, or of every database if that is NULL; `like` says what is asked of each. */
+static void start_sync(struct client *cl, struct database *db, const struct database_sync *like,
+                       json_int_t timeout)
 {
-    const char *name = NULL;
-    int wait = 0;
-    json_int_t timeout = SYNC_TIMEOUT_MS;
-    struct database *db;
-    struct err e;
     struct manager *m = cl->server->m;
-    if (unpack(p, &e, "{s?:s, s?:b, s?:I}", "db", &name, "wait", &wait, "timeout_ms", &timeout) < 0 ||
-        find_db(m, name, &db, &e) < 0) {
-        reply_err(cl, &e);
-        return;
-    }
+    struct err e;
     timeout = MAX((json_int_t)1, MIN(timeout, (json_int_t)SYNC_TIMEOUT_MAX_MS));
     size_t n = db ? 1 : m->n_dbs;
     if (!n || m->stopping) {
@@ -331,9 +353,36 @@ static void call_sync(struct client *cl, json_t *p)
     cl->sync = s;
     for (size_t i = 0; i < n; i++) {
         s->one[i].asked = true;
-        s->one[i].w = (struct database_sync){.done = on_sync, .data = s, .wait = wait};
+        s->one[i].w = *like;
+        s->one[i].w.done = on_sync;
+        s->one[i].w.data = s;
         database_sync(db ? db : m->db[i], &s->one[i].w, (uint64_t)timeout);
     }
+}
+
+static void call_sync(struct client *cl, json_t *p)
+{
+    const char *name = NULL;
+    int wait = 0;
+    json_int_t timeout = SYNC_TIMEOUT_MS;
+    struct database *db;
+    struct err e;
+    if (unpack(p, &e, "{s?:s, s?:b, s?:I}", "db", &name, "wait", &wait, "timeout_ms", &timeout) < 0 ||
+        find_db(cl->server->m, name, &db, &e) < 0)
+        reply_err(cl, &e);
+    else
+        start_sync(cl, db, &(struct database_sync){.wait = wait}, timeout);
+}
+
+static void call_page_map(struct client *cl, json_t *p)
+{
+    const char *name = NULL;
+    struct database *db;
+    struct err e;
+    if (unpack(p, &e, "{s:s}", "db", &name) < 0 || find_db(cl->server->m, name, &db, &e) < 0)
+        reply_err(cl, &e);
+    else
+        start_sync(cl, db, &(struct database_sync){.copy_map = true}, SYNC_TIMEOUT_MS);
 }
 
 static const char interface_text[] =
@@ -345,6 +394,10 @@ static const char interface_text[] =
     "method List() -> (databases: []object)\n"
     "# capture now; with wait also upload now and answer when every replica has it\n"
     "method Sync(db: ?string, wait: ?bool, timeout_ms: ?int) -> (databases: []object)\n"
+    "# capture now, and leave a copy of the page map at path until the connection is closed: what the "
+    "replicas must come to at txid; needs root or the daemon's user\n"
+    "method PageMap(db: string) -> (name: string, txid: string, lineage: string, path: string, "
+    "page_size: int, pages: int)\n"
     "# read the configuration again; needs root or the daemon's user\n"
     "method Reload() -> (added: []string, removed: []string, changed: []string, unchanged: int)\n\n"
     "error Error(code: string, message: string, hint: string)\n";
@@ -379,6 +432,7 @@ static const struct {
     {PROTO_INTERFACE ".Status", false, call_status},
     {PROTO_INTERFACE ".List", false, call_list},
     {PROTO_INTERFACE ".Sync", false, call_sync},
+    {PROTO_INTERFACE ".PageMap", true, call_page_map},
     {PROTO_INTERFACE ".Reload", true, call_reload},
     {"org.varlink.service.GetInfo", false, call_info},
     {"org.varlink.service.GetInterfaceDescription", false, call_description},

@@ -540,6 +540,7 @@ void database_poke(struct database *db)
     db->drop_snapshot = 0;
     if (job.capture && !job.detach) {
         database_sync_ride(db);
+        job.copy_map = database_sync_wants_map(db);
         db->dirty = db->force = false;
     }
     if (job.assist) {

@@ -21,6 +21,8 @@ struct database_sync {
     database_sync_fn done;
     void *data;
     bool wait; /* for the replicas; else only for the spool */
+    bool copy_map; /* and have a copy of the page map: map_copy, as in struct source_result */
+    uint64_t map_copy;
     /* the database's own */
     struct database *db;
     struct database_sync *next;
