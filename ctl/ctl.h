@@ -69,6 +69,7 @@ int cmd_sync(struct ctl *c);
 int cmd_reload(struct ctl *c);
 int cmd_restore(struct ctl *c);
 int cmd_points(struct ctl *c);
+int cmd_verify(struct ctl *c);
 int cmd_import(struct ctl *c);
 int cmd_check(struct ctl *c);
 int cmd_config(struct ctl *c);

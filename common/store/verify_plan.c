@@ -246,6 +246,9 @@ static void find_holes(struct judge *j, const struct verify_opts *o)
         if (!overlaps(&j->holes, j->gaps.r[i].first, j->gaps.r[i].last))
             add_hole(j, VERIFY_LOST, 0, j->gaps.r[i].first, j->gaps.r[i].last,
                      "nothing leads across: these states cannot be restored");
+    uint64_t reached = j->named.n ? j->named.r[j->named.n - 1].first : 0;
+    if (newest > reached) /* a plan never gets there */
+        add_range(&j->lost, reached + 1, newest);
     if (!o->txid)
         holes_at_the_end(j, o, newest);
 }

@@ -189,6 +189,7 @@ static void holes(void **state)
     assert_int_equal(find(&r, 0, 11, 11)->state, VERIFY_LOST);
     assert_true(strstr(find(&r, 0, 11, 11)->why, "nothing leads across") != NULL);
     assert_true(!r.latest_restores && strstr(r.latest_why, "are missing"));
+    assert_true(r.n_lost == 2 && r.lost[1].first == 11 && r.lost[1].last == STATES);
     verify_result_done(&r);
     put(f, 9, 1, 11); /* but a snapshot goes on */
     verify(f, &o, &r);
