@@ -42,6 +42,29 @@ static void no_map(struct job *j, const char *why)
     j->no_map = util_strdup(why);
 }
 
+static void ask_status(struct job *j, const char *socket)
+{
+    json_t *reply = NULL;
+    struct err ignored;
+    if (client_call(socket, "Status", json_pack("{s:o}", "db", proto_text(j->from.db_name)), MAP_TIMEOUT_MS,
+                    &reply, NULL, &ignored) < 0)
+        return;
+    json_decref(j->status);
+    j->status = json_incref(json_array_get(json_object_get(reply, "databases"), 0));
+    json_decref(reply);
+}
+
+/* No use in waiting for it. */
+static bool in_trouble(const struct job *j)
+{
+    size_t i;
+    json_t *r;
+    json_array_foreach(json_object_get(j->status, "replicas"), i, r)
+        if (json_is_object(json_object_get(r, "error")))
+            return true;
+    return false;
+}
+
 /* Everything captured, and as far as possible uploaded; and a map of it. */
 static int ask_daemon(struct job *j, const char *socket, struct err *e)
 {
@@ -56,24 +79,14 @@ static int ask_daemon(struct job *j, const char *socket, struct err *e)
     j->opts.source_txid = hex_of(reply, "txid");
     if (j->opts.map_fd < 0)
         rc = err_sys(e, errno, "open the page map %s", path ? path : "?");
+    ask_status(j, socket);
     /* what fails to be uploaded is said to be delayed */
-    if (client_call(socket, "Sync", json_pack("{s:o, s:b, s:I}", "db", proto_text(j->from.db_name), "wait", 1,
+    if (!in_trouble(j) && client_call(socket, "Sync", json_pack("{s:o, s:b, s:I}", "db", proto_text(j->from.db_name), "wait", 1,
                                               "timeout_ms", (json_int_t)SYNC_TIMEOUT_MS),
                     SYNC_TIMEOUT_MS * 2, &synced, NULL, &ignored) == 0)
         json_decref(synced);
     json_decref(reply);
     return rc;
-}
-
-static void ask_status(struct job *j, const char *socket)
-{
-    json_t *reply = NULL;
-    struct err ignored;
-    if (client_call(socket, "Status", json_pack("{s:o}", "db", proto_text(j->from.db_name)), MAP_TIMEOUT_MS,
-                    &reply, NULL, &ignored) < 0)
-        return;
-    j->status = json_incref(json_array_get(json_object_get(reply, "databases"), 0));
-    json_decref(reply);
 }
 
 /* The daemon does not run: what it left behind, as far as it holds together. */

@@ -7,7 +7,6 @@
 #include <sys/stat.h>
 
 #include "common/base/fsx.h"
-#include "common/format/mapfile.h"
 #include "common/store/layout.h"
 #include "common/store/restore_round.h"
 #include "common/store/verify_int.h"
@@ -42,6 +41,7 @@ struct run {
     struct verify_result *ret;
     bool v3;
     size_t n_gone;
+    bool again; /* the second look: what is listed and still not there is no coincidence */
     struct fetched *fetched; /* by slot */
     size_t turn;             /* the step that is next */
     uv_work_t work;
@@ -352,7 +352,9 @@ static void on_fetched(struct store_req *req)
         failed(s);
         return;
     }
-    if (req->err.code == ERR_NOTFOUND) {
+    if (req->err.code == ERR_NOTFOUND && r->again) {
+        verify_blame(f, VERIFY_DAMAGED, "it is listed, but cannot be fetched: %s", req->err.msg);
+    } else if (req->err.code == ERR_NOTFOUND) {
         r->n_gone += !f->gone;
         f->gone = f->unusable = f->read = true;
     } else if (req->err.code == ERR_CORRUPT) {
@@ -420,25 +422,6 @@ static int prove(struct run *r, struct err *e)
 
 /* ---- the whole ------------------------------------------------------------------------------- */
 
-static void look_at_map(struct run *r)
-{
-    uint8_t head[MAPFILE_HEADER_SPACE];
-    struct mapfile_header h;
-    struct err bad = {0};
-    struct verify_result *ret = r->ret;
-    r->v.map_fd = r->opts->map_fd;
-    if (r->v.map_fd < 0)
-        return;
-    ret->map = VERIFY_MAP_UNREACHED;
-    if (fsx_pread_all(r->v.map_fd, head, sizeof head, 0, &bad) == 0 &&
-        mapfile_header_decode(head, sizeof head, &h, &bad) == 0) {
-        ret->map_txid = h.txid;
-        return;
-    }
-    ret->map = VERIFY_MAP_UNUSABLE;
-    (void)snprintf(ret->map_why, sizeof ret->map_why, "%s", bad.msg);
-}
-
 static int begin(struct run *r, struct err *e)
 {
     struct verify *v = &r->v;
@@ -497,7 +480,7 @@ static int once(struct run *r, struct err *e)
     r->v.sums = (struct verify_sums){.page = page};
     r->v.next_max = 0;
     r->n_gone = 0;
-    look_at_map(r);
+    verify_map_open(&r->v, r->opts->map_fd);
     int k = list(r, e);
     return k < 0 ? k : prove(r, e);
 }
@@ -510,10 +493,13 @@ int verify_run(uv_loop_t *loop, struct store *s, const struct verify_opts *opts,
     int k = begin(&r, e);
     if (k == 0)
         k = once(&r, e);
+    r.again = true;
     if (k == 0 && r.n_gone) /* compaction or retention came in between */
         k = once(&r, e);
-    if (k == 0)
+    if (k == 0) {
+        verify_map_close(&r.v);
         verify_judge(&r.v, opts);
+    }
     end(&r);
     if (k < 0)
         verify_result_done(&out);

@@ -3,6 +3,7 @@
 #ifndef WALSUP_VERIFY_INT_H
 #define WALSUP_VERIFY_INT_H
 
+#include "common/format/mapfile.h"
 #include "common/format/plan.h"
 #include "common/store/verify.h"
 
@@ -64,6 +65,8 @@ struct verify {
     size_t n_steps;
     bool stopped; /* a file to go on with was unusable: the order has to be made anew */
     int map_fd;
+    struct mapfile_header map;
+    uint64_t map_xor; /* of its entries */
     struct verify_result *result;
 };
 
@@ -82,5 +85,12 @@ void verify_array_close(struct verify_array *a);
 /** verify_step_run(v, step, fd, e): one step with the file's bytes in fd. What is wrong with the file is
  * noted in it; negative: trouble of our own. */
 int verify_step_run(struct verify *v, const struct verify_step *step, int fd, struct err *e);
+
+/* verify_map.c: blocking, any thread */
+/** verify_map_open(v, fd): the map to compare with, -1: none. verify_map_meet(v): compare the present state with
+ * it, if it is of this TXID. verify_map_close(v): no state comes any more. What came of it is in v->result. */
+void verify_map_open(struct verify *v, int fd);
+void verify_map_meet(struct verify *v);
+void verify_map_close(struct verify *v);
 
 #endif

@@ -7,8 +7,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#include "common/base/fsx.h"
-#include "common/format/mapfile.h"
 #include "common/store/verify_int.h"
 
 #define FIRST_CAP 65536u /* numbers */
@@ -201,75 +199,6 @@ static uint64_t applied(const struct replay *r)
     return x | LTX_CHECKSUM_FLAG;
 }
 
-/* ---- the page map ---------------------------------------------------------------------------- */
-
-static void differ(struct verify_result *r, uint64_t pgno)
-{
-    if (r->map_differ < VERIFY_DIFFER_MAX)
-        r->differ[r->map_differ] = (uint32_t)pgno;
-    r->map_differ++;
-}
-
-static int map_block(struct verify *v, const struct mapfile_header *h, const uint8_t *b, uint32_t no,
-                     uint64_t *xor, struct err *e)
-{
-    const struct verify_sums *s = &v->sums;
-    if (!mapfile_block_ok(h, b, no))
-        return err_set(e, ERR_CORRUPT, "block %u of it fails its checksum", no);
-    for (uint32_t i = 0; i < MAPFILE_PER_BLOCK; i++) {
-        uint64_t pgno = (uint64_t)no * MAPFILE_PER_BLOCK + i + 1, sum = be64_get(b + (size_t)i * 8);
-        *xor ^= sum;
-        if (pgno <= MAX(h->pages, s->pages) && sum != (pgno <= s->pages ? s->page.p[pgno] : 0))
-            differ(v->result, pgno);
-    }
-    return 0;
-}
-
-static int compare_map(struct verify *v, const struct mapfile_header *h, struct err *e)
-{
-    struct verify_result *r = v->result;
-    uint64_t xor = 0;
-    uint32_t n = mapfile_blocks(h->pages);
-    for (uint32_t no = 0; no < n; no++) {
-        uint8_t b[MAPFILE_BLOCK];
-        int k = fsx_pread_all(v->map_fd, b, sizeof b, mapfile_block_off(no), e);
-        if (k == 0)
-            k = map_block(v, h, b, no, &xor, e);
-        if (k < 0)
-            return k;
-    }
-    for (uint64_t p = (uint64_t)n * MAPFILE_PER_BLOCK + 1; p <= v->sums.pages; p++)
-        if (v->sums.page.p[p])
-            differ(r, p);
-    if (xor != h->sum)
-        return err_set(e, ERR_CORRUPT, "its entries do not add up to its checksum");
-    return 0;
-}
-
-/* At the TXID of the map: page by page. */
-static void meet_map(struct verify *v)
-{
-    struct verify_result *r = v->result;
-    struct mapfile_header h;
-    struct err bad = {0};
-    uint8_t head[MAPFILE_HEADER_SPACE];
-    if (v->map_fd < 0 || r->map != VERIFY_MAP_UNREACHED || v->sums.txid != r->map_txid)
-        return;
-    if (fsx_pread_all(v->map_fd, head, sizeof head, 0, &bad) < 0 ||
-        mapfile_header_decode(head, sizeof head, &h, &bad) < 0 || compare_map(v, &h, &bad) < 0) {
-        r->map = VERIFY_MAP_UNUSABLE;
-        r->map_differ = 0;
-        (void)snprintf(r->map_why, sizeof r->map_why, "%s", bad.msg);
-        return;
-    }
-    if (v->sums.lineage && h.lineage && v->sums.lineage != h.lineage) {
-        r->map_differ = 0;
-        return; /* another history has that TXID as well */
-    }
-    r->map_pages = h.pages;
-    r->map = r->map_differ || h.page_size != v->sums.page_size ? VERIFY_MAP_DIFFERS : VERIFY_MAP_EQUAL;
-}
-
 /* ---- steps ----------------------------------------------------------------------------------- */
 
 /* Files that were said to lead to where we are now, from wherever they were applied. */
@@ -288,7 +217,7 @@ static void meet(struct verify *v, struct verify_file *by)
                      "it leads to database checksum %016" PRIx64 ", but %s to %016" PRIx64,
                      bad == f ? f->leads_to : here, good->name, bad == f ? here : f->leads_to);
     }
-    meet_map(v);
+    verify_map_meet(v);
 }
 
 static int advance(struct replay *r, struct err *e)
