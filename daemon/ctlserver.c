@@ -1,4 +1,4 @@
-#include "daemon/ctlserver.h"
+#include "daemon/ctlserver_int.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +28,9 @@ struct client {
     bool closing, busy; /* busy: a call is being answered; the next one waits */
     unsigned refs;      /* handles open, writes and syncs under way */
     struct sync_call *sync; /* the one under way */
-    char *map_copy;         /* a page map that was made for it, until it goes; or NULL */
+    void (*abandon)(void *arg); /* of a call that is kept waiting, ctl_hold() */
+    void *held;
+    char *file; /* made for it, and removed when it goes; or NULL */
     struct client *next;
 };
 
@@ -59,12 +61,12 @@ static void maybe_closed(struct ctlserver *c)
         closed(arg);
 }
 
-static void drop_map_copy(struct client *cl)
+void ctl_file(struct client *cl, char *path)
 {
-    if (cl->map_copy)
-        (void)unlink(cl->map_copy);
-    free(cl->map_copy);
-    cl->map_copy = NULL;
+    if (cl->file)
+        (void)unlink(cl->file);
+    free(cl->file);
+    cl->file = path;
 }
 
 static void client_unref(struct client *cl)
@@ -78,7 +80,7 @@ static void client_unref(struct client *cl)
             break;
         }
     c->n_clients--;
-    drop_map_copy(cl);
+    ctl_file(cl, NULL);
     buf_free(&cl->in);
     free(cl);
     maybe_closed(c);
@@ -98,6 +100,8 @@ static void client_close(struct client *cl)
     cl->closing = true;
     if (cl->sync)
         sync_abandon(cl->sync);
+    if (cl->held)
+        cl->abandon(cl->held);
     uv_close((uv_handle_t *)&cl->pipe, on_client_handle_closed);
     uv_close((uv_handle_t *)&cl->timer, on_client_handle_closed);
 }
@@ -148,27 +152,44 @@ static void reply(struct client *cl, json_t *msg, bool last)
     }
 }
 
-static void reply_ok(struct client *cl, json_t *parameters)
+void ctl_reply_ok(struct client *cl, json_t *parameters)
 {
     reply(cl, proto_make_reply(parameters, false), false);
 }
 
-static void reply_err(struct client *cl, const struct err *e)
+void ctl_reply_err(struct client *cl, const struct err *e)
 {
     reply(cl, proto_make_error(e), false);
 }
 
 /* ---- methods ----------------------------------------------------------------------------------- */
 
-static json_t *hex_json(uint64_t v)
+json_t *ctl_hex(uint64_t v)
 {
     char hex[17];
     (void)snprintf(hex, sizeof hex, "%016" PRIx64, v);
     return json_string(hex);
 }
 
-/* Parameters are strict: unknown names and wrong types are errors. */
-static int unpack(json_t *p, struct err *e, const char *fmt, ...)
+void ctl_hold(struct client *cl, void (*abandon)(void *arg), void *arg)
+{
+    cl->refs++;
+    cl->abandon = abandon;
+    cl->held = arg;
+}
+
+void ctl_release(struct client *cl)
+{
+    cl->held = NULL;
+    client_unref(cl);
+}
+
+struct manager *ctl_manager(const struct client *cl)
+{
+    return cl->server->m;
+}
+
+int ctl_unpack(json_t *p, struct err *e, const char *fmt, ...)
 {
     json_error_t je;
     va_list ap;
@@ -178,7 +199,7 @@ static int unpack(json_t *p, struct err *e, const char *fmt, ...)
     return r < 0 ? err_set(e, ERR_USAGE, "bad parameters: %s", je.text) : 0;
 }
 
-static int find_db(const struct manager *m, const char *name, struct database **ret, struct err *e)
+int ctl_find_db(const struct manager *m, const char *name, struct database **ret, struct err *e)
 {
     *ret = name ? manager_find(m, name) : NULL;
     if (!name || *ret)
@@ -193,18 +214,18 @@ static void call_status(struct client *cl, json_t *p)
     struct database *db;
     struct err e;
     json_int_t limit = -1;
-    if (unpack(p, &e, "{s?:s, s?:I}", "db", &name, "limit", &limit) < 0 ||
-        find_db(cl->server->m, name, &db, &e) < 0)
-        reply_err(cl, &e);
+    if (ctl_unpack(p, &e, "{s?:s, s?:I}", "db", &name, "limit", &limit) < 0 ||
+        ctl_find_db(cl->server->m, name, &db, &e) < 0)
+        ctl_reply_err(cl, &e);
     else
-        reply_ok(cl, status_json(cl->server->m, db, limit < 0 ? SIZE_MAX : (size_t)limit));
+        ctl_reply_ok(cl, status_json(cl->server->m, db, limit < 0 ? SIZE_MAX : (size_t)limit));
 }
 
 static void call_list(struct client *cl, json_t *p)
 {
     struct err e;
-    if (unpack(p, &e, "{}") < 0) {
-        reply_err(cl, &e);
+    if (ctl_unpack(p, &e, "{}") < 0) {
+        ctl_reply_err(cl, &e);
         return;
     }
     const struct manager *m = cl->server->m;
@@ -218,7 +239,7 @@ static void call_list(struct client *cl, json_t *p)
                                               proto_text(m->db[i]->path), "section", of->conf->name,
                                               "targets", targets));
     }
-    reply_ok(cl, json_pack("{s:o}", "databases", list));
+    ctl_reply_ok(cl, json_pack("{s:o}", "databases", list));
 }
 
 static json_t *names_json(const struct buf *b)
@@ -232,14 +253,14 @@ static json_t *names_json(const struct buf *b)
 static void call_reload(struct client *cl, json_t *p)
 {
     struct err e;
-    if (unpack(p, &e, "{}") < 0) {
-        reply_err(cl, &e);
+    if (ctl_unpack(p, &e, "{}") < 0) {
+        ctl_reply_err(cl, &e);
         return;
     }
     struct manager_diff d;
     cleanup_buf struct buf errors = BUF_INIT;
     if (manager_reload(cl->server->m, &d, &errors, &e) == 0) {
-        reply_ok(cl, json_pack("{s:o, s:o, s:o, s:i}", "added", names_json(&d.added), "removed",
+        ctl_reply_ok(cl, json_pack("{s:o, s:o, s:o, s:i}", "added", names_json(&d.added), "removed",
                                names_json(&d.removed), "changed", names_json(&d.changed),
                                "unchanged", (int)d.unchanged));
     } else {
@@ -267,23 +288,13 @@ struct sync_call {
     } one[];
 };
 
-/* The copy belongs to the client, and goes with it. */
-static json_t *map_result(struct client *cl, const struct database *db, const struct database_sync *w)
-{
-    drop_map_copy(cl);
-    cl->map_copy = source_copy_path(db->dir, w->map_copy);
-    return json_pack("{s:s, s:o, s:o, s:o, s:i, s:I}", "name", db->name, "txid", hex_json(w->txid), "lineage",
-                     hex_json(db->seen.lineage), "path", proto_text(cl->map_copy), "page_size",
-                     (int)db->seen.page_size, "pages", (json_int_t)db->seen.pages);
-}
-
 static json_t *sync_result(const struct database *db, const struct database_sync *w)
 {
     json_t *replicas = json_array();
     for (size_t i = 0; i < db->n_up; i++)
         json_array_append_new(replicas, json_pack("{s:s, s:o}", "target", db->up[i]->target,
-                                                  "txid", hex_json(db->up[i]->acked)));
-    return json_pack("{s:s, s:o, s:o}", "name", db->name, "txid", hex_json(w->txid), "replicas",
+                                                  "txid", ctl_hex(db->up[i]->acked)));
+    return json_pack("{s:s, s:o, s:o}", "name", db->name, "txid", ctl_hex(w->txid), "replicas",
                      replicas);
 }
 
@@ -292,14 +303,8 @@ static void on_sync(struct database_sync *w, const struct err *e)
     struct sync_call *s = w->data;
     struct sync_one *one = CONTAINER_OF(w, struct sync_one, w);
     one->asked = false;
-    struct err none = *e;
-    if (e->code == ERR_OK && w->copy_map && !w->map_copy) {
-        err_set(&none, ERR_NOTFOUND, "%s: walsupd has no page map yet", w->db->name);
-        err_hint(&none, "it is made when the database has been quiet for a moment");
-        e = &none;
-    }
     if (e->code == ERR_OK)
-        one->result = w->copy_map ? map_result(s->client, w->db, w) : sync_result(w->db, w);
+        one->result = sync_result(w->db, w);
     bool left_out = s->all && (e->code == ERR_NOTFOUND || e->code == ERR_UNSUPPORTED);
     if (e->code != ERR_OK && !left_out && s->err.code == ERR_OK)
         s->err = *e;
@@ -311,12 +316,9 @@ static void on_sync(struct database_sync *w, const struct err *e)
             json_array_append_new(list, s->one[i].result);
     if (s->err.code != ERR_OK) {
         json_decref(list);
-        reply_err(s->client, &s->err);
-    } else if (s->one[0].w.copy_map) {
-        reply_ok(s->client, json_incref(json_array_get(list, 0)));
-        json_decref(list);
+        ctl_reply_err(s->client, &s->err);
     } else {
-        reply_ok(s->client, json_pack("{s:o}", "databases", list));
+        ctl_reply_ok(s->client, json_pack("{s:o}", "databases", list));
     }
     s->client->sync = NULL;
     client_unref(s->client);
@@ -331,18 +333,25 @@ static void sync_abandon(struct sync_call *s)
             database_sync_cancel(&s->one[i].w);
 }
 
-/* Of db, or of every database if that is NULL; `like` says what is asked of each. */
-static void start_sync(struct client *cl, struct database *db, const struct database_sync *like,
-                       json_int_t timeout)
+static void call_sync(struct client *cl, json_t *p)
 {
-    struct manager *m = cl->server->m;
+    const char *name = NULL;
+    int wait = 0;
+    json_int_t timeout = SYNC_TIMEOUT_MS;
+    struct database *db;
     struct err e;
+    struct manager *m = cl->server->m;
+    if (ctl_unpack(p, &e, "{s?:s, s?:b, s?:I}", "db", &name, "wait", &wait, "timeout_ms", &timeout) < 0 ||
+        ctl_find_db(m, name, &db, &e) < 0) {
+        ctl_reply_err(cl, &e);
+        return;
+    }
     timeout = MAX((json_int_t)1, MIN(timeout, (json_int_t)SYNC_TIMEOUT_MAX_MS));
     size_t n = db ? 1 : m->n_dbs;
     if (!n || m->stopping) {
         err_set(&e, n ? ERR_BUSY : ERR_NOTFOUND,
                 n ? "walsupd is stopping" : "no database is configured");
-        reply_err(cl, &e);
+        ctl_reply_err(cl, &e);
         return;
     }
     struct sync_call *s = util_zalloc(sizeof *s + n * sizeof s->one[0]);
@@ -353,36 +362,9 @@ static void start_sync(struct client *cl, struct database *db, const struct data
     cl->sync = s;
     for (size_t i = 0; i < n; i++) {
         s->one[i].asked = true;
-        s->one[i].w = *like;
-        s->one[i].w.done = on_sync;
-        s->one[i].w.data = s;
+        s->one[i].w = (struct database_sync){.done = on_sync, .data = s, .wait = wait};
         database_sync(db ? db : m->db[i], &s->one[i].w, (uint64_t)timeout);
     }
-}
-
-static void call_sync(struct client *cl, json_t *p)
-{
-    const char *name = NULL;
-    int wait = 0;
-    json_int_t timeout = SYNC_TIMEOUT_MS;
-    struct database *db;
-    struct err e;
-    if (unpack(p, &e, "{s?:s, s?:b, s?:I}", "db", &name, "wait", &wait, "timeout_ms", &timeout) < 0 ||
-        find_db(cl->server->m, name, &db, &e) < 0)
-        reply_err(cl, &e);
-    else
-        start_sync(cl, db, &(struct database_sync){.wait = wait}, timeout);
-}
-
-static void call_page_map(struct client *cl, json_t *p)
-{
-    const char *name = NULL;
-    struct database *db;
-    struct err e;
-    if (unpack(p, &e, "{s:s}", "db", &name) < 0 || find_db(cl->server->m, name, &db, &e) < 0)
-        reply_err(cl, &e);
-    else
-        start_sync(cl, db, &(struct database_sync){.copy_map = true}, SYNC_TIMEOUT_MS);
 }
 
 static const char interface_text[] =
@@ -394,10 +376,16 @@ static const char interface_text[] =
     "method List() -> (databases: []object)\n"
     "# capture now; with wait also upload now and answer when every replica has it\n"
     "method Sync(db: ?string, wait: ?bool, timeout_ms: ?int) -> (databases: []object)\n"
-    "# capture now, and leave a copy of the page map at path until the connection is closed: what the "
-    "replicas must come to at txid; needs root or the daemon's user\n"
-    "method PageMap(db: string) -> (name: string, txid: string, lineage: string, path: string, "
-    "page_size: int, pages: int)\n"
+    "# a file with the whole database to every replica, or one; answers when it is there; needs root or the daemon's "
+    "user\n"
+    "method Snapshot(db: string, target: ?string) -> (name: string, replicas: []object)\n"
+    "# compare what is known of the replicas with the buckets; trust_clock: the clock is right; needs root or the "
+    "daemon's user\n"
+    "method Reconcile(db: ?string, target: ?string, trust_clock: ?bool) -> (databases: []object)\n"
+    "# capture now, and leave a copy of the page map at path until the connection is closed: what the replicas must "
+    "come to at txid; needs root or the daemon's user\n"
+    "method PageMap(db: string) -> (name: string, txid: string, lineage: string, path: string, page_size: int, "
+    "pages: int)\n"
     "# read the configuration again; needs root or the daemon's user\n"
     "method Reload() -> (added: []string, removed: []string, changed: []string, unchanged: int)\n\n"
     "error Error(code: string, message: string, hint: string)\n";
@@ -405,7 +393,7 @@ static const char interface_text[] =
 static void call_info(struct client *cl, json_t *p)
 {
     (void)p;
-    reply_ok(cl, json_pack("{s:s, s:s, s:s, s:s, s:[s, s]}", "vendor", "walsup", "product",
+    ctl_reply_ok(cl, json_pack("{s:s, s:s, s:s, s:s, s:[s, s]}", "vendor", "walsup", "product",
                            "walsupd", "version", WALSUP_VERSION, "url", "man:walsupd(8)",
                            "interfaces", "org.varlink.service", PROTO_INTERFACE));
 }
@@ -414,13 +402,13 @@ static void call_description(struct client *cl, json_t *p)
 {
     const char *name = NULL;
     struct err e;
-    if (unpack(p, &e, "{s:s}", "interface", &name) < 0) {
-        reply_err(cl, &e);
+    if (ctl_unpack(p, &e, "{s:s}", "interface", &name) < 0) {
+        ctl_reply_err(cl, &e);
     } else if (strcmp(name, PROTO_INTERFACE) != 0) {
         err_set(&e, ERR_NOTFOUND, "no interface %s", name);
-        reply_err(cl, &e);
+        ctl_reply_err(cl, &e);
     } else {
-        reply_ok(cl, json_pack("{s:s}", "description", interface_text));
+        ctl_reply_ok(cl, json_pack("{s:s}", "description", interface_text));
     }
 }
 
@@ -432,7 +420,9 @@ static const struct {
     {PROTO_INTERFACE ".Status", false, call_status},
     {PROTO_INTERFACE ".List", false, call_list},
     {PROTO_INTERFACE ".Sync", false, call_sync},
-    {PROTO_INTERFACE ".PageMap", true, call_page_map},
+    {PROTO_INTERFACE ".Snapshot", true, ctl_call_snapshot},
+    {PROTO_INTERFACE ".Reconcile", true, ctl_call_reconcile},
+    {PROTO_INTERFACE ".PageMap", true, ctl_call_page_map},
     {PROTO_INTERFACE ".Reload", true, call_reload},
     {"org.varlink.service.GetInfo", false, call_info},
     {"org.varlink.service.GetInterfaceDescription", false, call_description},
@@ -450,7 +440,7 @@ static void dispatch(struct client *cl, const struct proto_call *call)
                      (unsigned)cl->cred.uid, (unsigned)cl->cred.gid);
             if (!admin) {
                 err_set(&e, ERR_PERM, "%s is for root and the daemon's user", call->method);
-                reply_err(cl, &e);
+                ctl_reply_err(cl, &e);
                 return;
             }
         }
@@ -458,7 +448,7 @@ static void dispatch(struct client *cl, const struct proto_call *call)
         return;
     }
     err_set(&e, ERR_UNSUPPORTED, "walsupd %s has no method %.100s", WALSUP_VERSION, call->method);
-    reply_err(cl, &e);
+    ctl_reply_err(cl, &e);
 }
 
 /* ---- reading ----------------------------------------------------------------------------------- */
