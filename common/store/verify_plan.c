@@ -210,14 +210,31 @@ static void hole_in_level(struct judge *j, unsigned level, uint64_t first, uint6
                         : "nothing leads across: these states cannot be restored");
 }
 
+/* the next file of the level at or behind i */
+static const struct verify_file *next_of_level(const struct verify *v, unsigned level, size_t *i)
+{
+    for (; *i < v->n; ++*i)
+        if (v->file[*i].f.level == level && !v->file[*i].gone)
+            return &v->file[(*i)++];
+    return NULL;
+}
+
+/* The first file of a history is a whole database, at level 0: it serves as a snapshot, which retention keeps
+ * when it thins out what follows it. */
+static bool is_anchor(const struct verify_file *f, uint64_t have, const struct verify_file *next)
+{
+    return f->f.level == 0 && f->f.min == 1 && !have && next && next->f.min > f->f.max + 1;
+}
+
 static void holes_of_level(struct judge *j, unsigned level)
 {
     uint64_t have = 0;
-    for (size_t i = 0; i < j->v->n; i++) {
-        const struct verify_file *f = &j->v->file[i];
-        if (f->f.level != level || f->gone)
+    size_t i = 0;
+    for (const struct verify_file *f = next_of_level(j->v, level, &i), *next; f; f = next) {
+        next = next_of_level(j->v, level, &i);
+        if (have == UINT64_MAX || is_anchor(f, have, next))
             continue;
-        if (have && have < UINT64_MAX && f->f.min > have + 1)
+        if (have && f->f.min > have + 1)
             hole_in_level(j, level, have + 1, f->f.min - 1);
         have = MAX(have, f->f.max);
     }
@@ -234,6 +251,18 @@ static void holes_at_the_end(struct judge *j, const struct verify_opts *o, uint6
         add_hole(j, VERIFY_DELAYED, 0, have + 1, o->source_txid, "not uploaded yet");
 }
 
+/* Files lie beyond what can be reached. */
+static void find_last_gap(struct judge *j, uint64_t reached, uint64_t newest)
+{
+    uint64_t next = newest;
+    for (size_t i = 0; i < j->v->n; i++)
+        if (!j->v->file[i].gone && j->v->file[i].f.max > reached)
+            next = MIN(next, j->v->file[i].f.min);
+    if (next > reached + 1 && !overlaps(&j->holes, reached + 1, next - 1))
+        add_hole(j, VERIFY_LOST, 0, reached + 1, next - 1, "nothing leads across, and to what is behind it");
+    add_range(&j->lost, reached + 1, newest);
+}
+
 static void find_holes(struct judge *j, const struct verify_opts *o)
 {
     const struct verify *v = j->v;
@@ -248,7 +277,7 @@ static void find_holes(struct judge *j, const struct verify_opts *o)
                      "nothing leads across: these states cannot be restored");
     uint64_t reached = j->named.n ? j->named.r[j->named.n - 1].first : 0;
     if (newest > reached) /* a plan never gets there */
-        add_range(&j->lost, reached + 1, newest);
+        find_last_gap(j, reached, newest);
     if (!o->txid)
         holes_at_the_end(j, o, newest);
 }

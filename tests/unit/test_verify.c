@@ -197,6 +197,29 @@ static void holes(void **state)
     verify_result_done(&r);
 }
 
+/* Retention keeps a whole database of level 0 and thins out what follows it, as far as others have it. */
+static void what_retention_thins_out_is_no_hole(void **state)
+{
+    struct fix *f = *state;
+    struct verify_opts o = verify_all(f);
+    struct verify_result r;
+    put(f, 0, 1, 1);
+    drop(f, 9, 1, 1);
+    for (uint64_t k = 2; k <= 6; k++)
+        drop(f, 0, k, k);
+    verify(f, &o, &r);
+    expect_wrong(&r, 0);
+    assert_true(r.latest_restores && r.n_lost == 0);
+    verify_result_done(&r);
+    drop(f, 2, 2, 6); /* but it must not end there */
+    drop(f, 1, 2, 4);
+    verify(f, &o, &r);
+    assert_true(!r.latest_restores && r.count[VERIFY_LOST] == 1);
+    assert_int_equal(find(&r, 0, 2, 4)->state, VERIFY_LOST);
+    assert_true(r.n_lost == 1 && r.lost[0].first == 2 && r.lost[0].last == STATES);
+    verify_result_done(&r);
+}
+
 static void strangers(void **state)
 {
     struct fix *f = *state;
@@ -471,6 +494,7 @@ int main(void)
         T(the_page_map_is_the_source),
         T(what_is_on_its_way_is_not_missing),
         T(holes),
+        T(what_retention_thins_out_is_no_hole),
         T(strangers),
         T(labels_that_contradict),
         T(a_merge_that_is_none),
