@@ -710,6 +710,7 @@ static void maybe_closed(struct database *db)
     free(db->up);
     free(db->file);
     free(db->err);
+    drill_fact_done(&db->drill);
     db->magic = 0;
     free(db);
 }

@@ -5,6 +5,7 @@
 
 #include "common/store/retry.h"
 #include "daemon/berths.h"
+#include "daemon/drill.h"
 #include "daemon/history.h"
 #include "daemon/source.h"
 #include "daemon/uploader.h"
@@ -114,6 +115,7 @@ struct database {
     struct database_seen seen;
     uint64_t txid;
     uint64_t seen_merges;
+    struct drill_fact drill; /* drill.c's */
     int64_t since_ms;       /* real time of the last change of state */
     int64_t last_commit_ms; /* real time of the last capture that found something */
     uint64_t drop_snapshot;

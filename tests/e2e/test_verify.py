@@ -219,3 +219,104 @@ def test_mistakes(world):
     assert r.returncode == 64 and "not a TXID" in r.stderr
     r = world.ctl("verify", "a", TMPDIR="/nonexistent", check=False)
     assert r.returncode == 66 and "/nonexistent" in r.stderr
+
+
+# ---- the drill: what the daemon does by itself ----
+
+def drilled(world, result):
+    return world.poll(result, lambda: (world.status("a")["verify"] or {}).get("result") == result
+                      and world.status("a")["verify"])
+
+
+def test_the_drill_notices_and_says_so(world):
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a", verify_interval="1s"))
+    world.start()
+    world.sync()
+    v = drilled(world, "proven")
+    assert v["text"] == "local: 1 objects proven" and v["interval_ms"] == 1000
+    assert "verified" in world.ctl("status", "a").stdout and "a: replicas verified: local" in world.log.read_text()
+    # again and again
+    world.poll("the next one", lambda: world.status("a")["verify"]["time_ms"] > v["time_ms"])
+    con.execute("insert into t(b) values(1)")
+    con.commit()
+    world.sync()
+    first, second = sorted((world.replica / "a" / "ltx" / "0").iterdir())
+    good = second.read_bytes()
+    second.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
+    v = drilled(world, "unsafe")
+    assert second.name in v["text"]
+    r = world.ctl("status", check=False)
+    flat = " ".join(r.stdout.split())
+    assert r.returncode == 1 and "degraded: 1 database" in flat and second.name in flat
+    assert "the latest state of a replica is not safe" in flat and "walsupctl verify a says everything" in flat
+    assert second.name in world.log.read_text()
+    second.write_bytes(good)
+    drilled(world, "proven")
+    assert world.ctl("status").returncode == 0
+    con.close()
+
+
+def test_when_the_next_drill_is_due_survives_a_restart(world):
+    make_db(world.path / "a.db").close()
+    world.configure(world.file_target(), world.db("a", verify_interval="1s"))
+    world.start()
+    world.sync()
+    drilled(world, "proven")
+    assert world.stop() == 0
+    # a day is not over, whatever the process is
+    world.configure(world.file_target(), world.db("a", verify_interval="1d"))
+    before = (world.state / "db" / "a" / "verified").read_text()
+    world.start()
+    v = drilled(world, "proven")
+    assert str(v["time_ms"]) in before
+    assert world.stop() == 0
+    # two days are
+    stamp, result, text = before.split(" ", 3)[1:]
+    (world.state / "db" / "a" / "verified").write_text(f"1 {int(stamp) - 2 * 86400000} {result} {text}")
+    world.start()
+    world.poll("overdue", lambda: (world.status("a")["verify"] or {}).get("time_ms", 0) > int(stamp))
+    assert world.stop() == 0
+    # and a file that makes no sense is none
+    world.configure(world.file_target(), world.db("a", verify_interval="1s"))
+    (world.state / "db" / "a" / "verified").write_text("1 x y")
+    world.start()
+    drilled(world, "proven")
+    assert world.stop() == 0
+
+
+def test_a_drill_that_cannot_be_is_no_damage(world, s3):
+    make_db(world.path / "a.db").close()
+    world.configure(s3.target(), world.db("a", target="s3", verify_interval="1s"))
+    world.start()
+    world.sync()
+    drilled(world, "proven")
+    s3.faults({"verb": "GET", "action": "status", "status": 403, "code": "AccessDenied"},
+              {"verb": "LIST", "action": "status", "status": 403, "code": "AccessDenied"})
+    v = drilled(world, "failed")
+    assert "AccessDenied" in v["text"] and v["time_ms"]
+    assert world.ctl("status").returncode == 0
+    assert "not verified now" in world.ctl("status", "a").stdout
+    s3.faults()
+
+
+def test_the_daemon_ends_while_it_drills(world, s3):
+    make_db(world.path / "a.db").close()
+    world.configure(s3.target(), world.db("a", target="s3", verify_interval="1s"))
+    world.start()
+    world.sync()
+    s3.faults({"verb": "LIST", "action": "stall"})
+    world.poll("it runs", lambda: children(world))
+    pids = children(world)
+    assert os.getpriority(os.PRIO_PROCESS, pids[0]) == 19
+    assert world.stop() == 0
+    assert not any(os.path.exists(f"/proc/{p}") for p in pids)
+    s3.faults()
+
+
+def children(world):
+    try:
+        with open(f"/proc/{world.proc.pid}/task/{world.proc.pid}/children") as f:
+            return [int(p) for p in f.read().split()]
+    except FileNotFoundError:
+        return []
