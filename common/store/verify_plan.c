@@ -197,8 +197,28 @@ static void add_hole(struct judge *j, enum verify_state state, unsigned level, u
         add_range(&j->lost, first, last);
 }
 
+static bool is_merged(const struct verify *v, uint64_t txid)
+{
+    for (size_t i = 0; i < v->n; i++) {
+        const struct verify_file *f = &v->file[i];
+        if (f->f.level && f->f.level < LTX_SNAPSHOT_LEVEL && !f->gone && f->f.min <= txid && txid <= f->f.max)
+            return true;
+    }
+    return false;
+}
+
+/* Retention deletes of level 0 what is old and was merged. What was not stays in front of it: the last files of
+ * Litestream's before a take-over, say. */
+static bool is_thinned_out(const struct judge *j, uint64_t first, uint64_t last)
+{
+    return !overlaps(&j->gaps, first, last) && points_in(&j->named, last + 1, UINT64_MAX) &&
+           !is_merged(j->v, first - 1);
+}
+
 static void hole_in_level(struct judge *j, unsigned level, uint64_t first, uint64_t last)
 {
+    if (level == 0 && is_thinned_out(j, first, last))
+        return;
     bool held = level ? !overlaps(&j->gaps, first, last)
                       : points_in(&j->named, first, last) == last - first + 1;
     bool passable = !overlaps(&j->gaps, first, last) && points_in(&j->named, last + 1, UINT64_MAX);

@@ -10,6 +10,7 @@
 #include "common/store/verify_int.h"
 
 #define FIRST_CAP 65536u /* numbers */
+#define DROP_BYTES (8u << 20) /* so much of a file stays mapped behind the page being read */
 
 /* ---- arrays ---------------------------------------------------------------------------------- */
 
@@ -75,9 +76,10 @@ static uint32_t all_pages(const struct ltx_header *h)
 }
 
 /* Positive: the file is damaged, which was noted. */
-static int decode(struct replay *r, const void *p, size_t size, struct err *e)
+static int decode(struct replay *r, void *p, size_t size, struct err *e)
 {
     struct err bad = {0};
+    size_t dropped = 0;
     uint32_t pgno;
     int k = ltx_decoder_open(&r->d, p, size, &bad);
     cleanup_free uint8_t *page = malloc(k ? 1 : r->d.h.page_size);
@@ -93,6 +95,10 @@ static int decode(struct replay *r, const void *p, size_t size, struct err *e)
         list->p[2 * r->n + 1] = sum;
         r->xor ^= sum;
         r->n++;
+        if (r->d.pos - dropped >= 2 * DROP_BYTES) {
+            (void)madvise((uint8_t *)p + dropped, DROP_BYTES, MADV_DONTNEED);
+            dropped += DROP_BYTES;
+        }
     }
     if (k < 0) {
         verify_blame(r->file, VERIFY_DAMAGED, "%s", bad.msg);

@@ -211,6 +211,22 @@ static void what_retention_thins_out_is_no_hole(void **state)
     expect_wrong(&r, 0);
     assert_true(r.latest_restores && r.n_lost == 0);
     verify_result_done(&r);
+    /* behind files that were not merged */
+    put(f, 0, 2, 2);
+    put(f, 0, 3, 3);
+    put(f, 1, 4, 6);
+    drop(f, 1, 2, 4);
+    drop(f, 1, 5, 6);
+    drop(f, 2, 2, 6);
+    verify(f, &o, &r);
+    expect_wrong(&r, 0);
+    verify_result_done(&r);
+    put(f, 1, 2, 4);
+    put(f, 2, 2, 6);
+    drop(f, 1, 4, 6);
+    put(f, 1, 5, 6);
+    drop(f, 0, 2, 2);
+    drop(f, 0, 3, 3);
     drop(f, 2, 2, 6); /* but it must not end there */
     drop(f, 1, 2, 4);
     verify(f, &o, &r);
