@@ -320,9 +320,7 @@ static uint64_t snapshot_due(const struct keeper *k)
         return HISTORY_NEVER;
     if (!k->facts.snapshot_ms)
         return k->facts.known ? 0 : HISTORY_NEVER; /* else the listing tells */
-    /* its time is that of its last commit, which may lie just before the moment it was made for */
-    int64_t after = k->facts.snapshot_ms + (int64_t)(interval / 2);
-    return history_due_at(history_boundary(db, after, interval), interval + interval / 2);
+    return history_due_at(history_boundary(db, k->facts.snapshot_stored_ms, interval), interval);
 }
 
 uint64_t keeper_poke(struct keeper *k)
