@@ -184,8 +184,9 @@ static void judge(struct drill *d, struct drill_fact *f)
     const json_t *status = json_object_get(j, "status");
     if (json_is_integer(status) && json_integer_value(status) >= 0 && json_integer_value(status) <= DRILL_UNSAFE)
         f->result = (enum drill_result)json_integer_value(status);
-    json_array_foreach(json_object_get(j, "replicas"), i, r)
+    json_array_foreach(json_object_get(j, "replicas"), i, r) {
         add_replica(&b, r);
+    }
     if (!b.len)
         buf_add_str(&b, json_object_get(j, "error") ? text_of(json_object_get(j, "error"), "message")
                                                     : "walsupctl verify gave no answer");

@@ -219,9 +219,8 @@ static void hole_in_level(struct judge *j, unsigned level, uint64_t first, uint6
 {
     if (level == 0 && is_thinned_out(j, first, last))
         return;
-    bool held = level ? !overlaps(&j->gaps, first, last)
-                      : points_in(&j->named, first, last) == last - first + 1;
     bool passable = !overlaps(&j->gaps, first, last) && points_in(&j->named, last + 1, UINT64_MAX);
+    bool held = level ? passable : points_in(&j->named, first, last) == last - first + 1;
     if (level && overlaps(&j->holes, first, last) && !held)
         return; /* said of the level below */
     add_hole(j, held ? VERIFY_MISSING : VERIFY_LOST, level, first, last,
@@ -389,10 +388,13 @@ static void add_objects(const struct verify *v, struct verify_result *r)
     r->object = util_realloc(r->object, (r->n_objects + v->n + 1) * sizeof *r->object);
     for (size_t i = 0; i < v->n; i++) {
         struct verify_file *f = &v->file[i];
-        if (!f->gone)
-            r->object[r->n_objects++] =
-                (struct verify_object){f->state,    f->f.level,         f->f.min,          f->f.max,
-                                       f->f.size,   f->time_ms, TAKE_PTR(f->name), TAKE_PTR(f->why)};
+        if (f->gone)
+            continue;
+        struct verify_object *o = &r->object[r->n_objects++];
+        *o = (struct verify_object){.state = f->state, .level = f->f.level, .min = f->f.min, .max = f->f.max,
+                                    .size = f->f.size, .time_ms = f->time_ms};
+        o->name = TAKE_PTR(f->name);
+        o->why = TAKE_PTR(f->why);
     }
 }
 

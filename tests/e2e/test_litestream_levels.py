@@ -131,6 +131,34 @@ def test_every_point_of_a_replica_with_levels(world, s3, litestream, where):
     assert {0, 1, 2, 9} <= set(levels)
 
 
+def configure_litestream(ls, db, replica, l0_retention):
+    ls.configure([(db, {**replica, "sync-interval": "50ms"})], {"monitor-interval": "50ms"},
+                 levels=[{"interval": i} for i in ("1s", "2s", "4s")],
+                 **{"l0-retention": l0_retention, "l0-retention-check-interval": "1s"})
+
+
+@pytest.mark.xfail(reason="level 1 has a hole where walsup took over, and Litestream's retention deletes what fills it")
+def test_handed_back_to_a_litestream_that_thins_out_level_0(world, s3, litestream):
+    """Litestream deletes of level 0 what is older than the newest of level 1, whether or not level 1 has it"""
+    db = world.path / "a.db"
+    make_db(db, PAGE_SIZE).close()
+    configure_litestream(litestream, db, replica_of(world, s3, "local"), "2s")
+    world.configure(target_of(world, s3, "local", litestream), world.db("a", db, "local"), **HISTORY)
+    load = Load(db)
+    litestream.start()
+    load.run(3)
+    world.poll("Litestream has it all", lambda: caught_up(world, litestream, db))
+    litestream.stop()
+    world.start()
+    load.run(2)
+    world.sync()
+    assert world.stop() == 0
+    litestream.start()
+    load.run(5)
+    litestream.stop()
+    assert caught_up(world, litestream, db)
+
+
 @pytest.mark.parametrize("where", ("local", "s3"))
 def test_taken_over_and_handed_back(world, s3, litestream, where):
     """Litestream writes, walsup goes on with its numbers, Litestream goes on with walsup's: what it uploads then is
@@ -140,9 +168,7 @@ def test_taken_over_and_handed_back(world, s3, litestream, where):
     con.executemany("insert into t(b) values(randomblob(?))", [(3000,)] * 800)
     con.commit()
     con.close()
-    litestream.configure([(db, {**replica_of(world, s3, where), "sync-interval": "50ms"})],
-                         {"monitor-interval": "50ms"}, levels=[{"interval": i} for i in ("1s", "2s", "4s")],
-                         **{"l0-retention": "2s", "l0-retention-check-interval": "1s"})
+    configure_litestream(litestream, db, replica_of(world, s3, where), "1h")
     world.configure(target_of(world, s3, where, litestream), world.db("a", db, where), **HISTORY)
     load = Load(db)
     for turn in range(2):

@@ -234,6 +234,11 @@ static void what_retention_thins_out_is_no_hole(void **state)
     assert_int_equal(find(&r, 0, 2, 4)->state, VERIFY_LOST);
     assert_true(r.n_lost == 1 && r.lost[0].first == 2 && r.lost[0].last == STATES);
     verify_result_done(&r);
+    put(f, 1, 2, 3); /* what was not merged is gone: only level 1 can tell */
+    verify(f, &o, &r);
+    assert_true(!r.latest_restores && r.count[VERIFY_LOST] == 1);
+    assert_int_equal(find(&r, 1, 4, 4)->state, VERIFY_LOST);
+    verify_result_done(&r);
 }
 
 static void strangers(void **state)
