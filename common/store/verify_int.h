@@ -19,6 +19,7 @@ struct verify_file {
     bool gone;     /* not there any more when it was to be fetched */
     bool planned;  /* in the current order already */
     int64_t time_ms;
+    uint64_t lineage; /* as its header or its metadata says; 0: Litestream's, or not read */
     uint64_t meta_checksum, meta_lineage; /* 0: it has none */
     int64_t meta_time_ms;
     uint64_t leads_to; /* the database checksum after it, applied where it belongs; 0: not known */

@@ -207,6 +207,18 @@ static bool is_merged(const struct verify *v, uint64_t txid)
     return false;
 }
 
+/* walsup does not upload to a level what was merged to the next one meanwhile. Litestream does. */
+static bool is_skipped(const struct verify *v, unsigned level, uint64_t first, uint64_t last)
+{
+    uint64_t have = first - 1;
+    for (size_t i = 0; i < v->n && have < last; i++) { /* ascending by min */
+        const struct verify_file *f = &v->file[i];
+        if (f->f.level > level && f->f.level < LTX_SNAPSHOT_LEVEL && f->lineage && !f->gone && f->f.min <= have + 1)
+            have = MAX(have, f->f.max);
+    }
+    return have >= last;
+}
+
 /* Retention deletes of level 0 what is old and was merged. What was not stays in front of it: the last files of
  * Litestream's before a take-over, say. */
 static bool is_thinned_out(const struct judge *j, uint64_t first, uint64_t last)
@@ -217,7 +229,7 @@ static bool is_thinned_out(const struct judge *j, uint64_t first, uint64_t last)
 
 static void hole_in_level(struct judge *j, unsigned level, uint64_t first, uint64_t last)
 {
-    if (level == 0 && is_thinned_out(j, first, last))
+    if (level ? is_skipped(j->v, level, first, last) : is_thinned_out(j, first, last))
         return;
     bool passable = !overlaps(&j->gaps, first, last) && points_in(&j->named, last + 1, UINT64_MAX);
     bool held = level ? passable : points_in(&j->named, first, last) == last - first + 1;

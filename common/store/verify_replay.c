@@ -114,7 +114,7 @@ static void check_labels(struct replay *r)
     struct verify_file *f = r->file;
     const struct ltx_header *h = &r->d.h;
     f->time_ms = h->timestamp_ms;
-    r->lineage = h->node_id ? h->node_id : f->meta_lineage;
+    r->lineage = f->lineage = h->node_id ? h->node_id : f->meta_lineage;
     if (h->min_txid != f->f.min || h->max_txid != f->f.max)
         verify_blame(f, VERIFY_DAMAGED,
                      "its header says TXIDs %016" PRIx64 " to %016" PRIx64
