@@ -15,6 +15,7 @@
 #define TICK_MS 250
 #define LEVELS (LTX_SNAPSHOT_LEVEL + 1u)
 #define CORRUPT_TRIES 2u
+#define LOOKS 6u /* as long as objects go away while they are looked at; then the others will do */
 
 /* a slot of the round, and the object it has fetched */
 struct fetched {
@@ -41,7 +42,8 @@ struct run {
     struct verify_result *ret;
     bool v3;
     size_t n_gone;
-    bool again; /* the second look: what is listed and still not there is no coincidence */
+    char **vanished; /* what was listed and not there any more, in all looks so far: once may happen */
+    size_t n_vanished;
     struct fetched *fetched; /* by slot */
     size_t turn;             /* the step that is next */
     uv_work_t work;
@@ -343,6 +345,22 @@ static void failed(struct restore_slot *s)
         stop(r);
 }
 
+/* Compaction and retention go on meanwhile. But what was gone and is listed again is not deleted. */
+static void take_vanished(struct run *r, struct verify_file *f, const struct err *e)
+{
+    if (f->gone)
+        return;
+    for (size_t i = 0; i < r->n_vanished; i++)
+        if (!strcmp(r->vanished[i], f->name)) {
+            verify_blame(f, VERIFY_DAMAGED, "it is listed, but cannot be fetched: %s", e->msg);
+            return;
+        }
+    r->vanished = util_realloc(r->vanished, (r->n_vanished + 1) * sizeof(char *));
+    r->vanished[r->n_vanished++] = util_strdup(f->name);
+    r->n_gone++;
+    f->gone = f->unusable = f->read = true;
+}
+
 static void on_fetched(struct store_req *req)
 {
     struct restore_slot *s = req->data;
@@ -352,11 +370,8 @@ static void on_fetched(struct store_req *req)
         failed(s);
         return;
     }
-    if (req->err.code == ERR_NOTFOUND && r->again) {
-        verify_blame(f, VERIFY_DAMAGED, "it is listed, but cannot be fetched: %s", req->err.msg);
-    } else if (req->err.code == ERR_NOTFOUND) {
-        r->n_gone += !f->gone;
-        f->gone = f->unusable = f->read = true;
+    if (req->err.code == ERR_NOTFOUND) {
+        take_vanished(r, f, &req->err);
     } else if (req->err.code == ERR_CORRUPT) {
         verify_blame(f, VERIFY_DAMAGED, "%s", req->err.msg);
     } else if (s->got != f->f.size) {
@@ -464,6 +479,9 @@ static void end(struct run *r)
         free(r->v.file[i].name);
         free(r->v.file[i].why);
     }
+    for (size_t i = 0; i < r->n_vanished; i++)
+        free(r->vanished[i]);
+    free(r->vanished);
     free(r->v.file);
     free(r->v.by_max);
     free(r->v.step);
@@ -493,8 +511,7 @@ int verify_run(uv_loop_t *loop, struct store *s, const struct verify_opts *opts,
     int k = begin(&r, e);
     if (k == 0)
         k = once(&r, e);
-    r.again = true;
-    if (k == 0 && r.n_gone) /* compaction or retention came in between */
+    for (unsigned i = 1; i < LOOKS && k == 0 && r.n_gone; i++)
         k = once(&r, e);
     if (k == 0) {
         verify_map_close(&r.v);
