@@ -37,6 +37,16 @@ static const struct ctl_verb verb[] = {
      "  --target NAME             of this target (the one that is furthest)\n"
      "  --url URL                 as for restore\n"
      "  --generation GENERATION   of a replica of Litestream v0.3\n", cmd_points},
+    {"verify", "DB", "prove a replica: every object, the chain, and each page of the source",
+     "Fetches everything, checks it, and compares what it makes with the checksums that\n"
+     "were recorded and with the page map of walsupd. Restores and writes nothing; the\n"
+     "database is not opened.\n\n"
+     "  --target NAME             the replica in this target only (all of them)\n"
+     "  --url URL                 as for restore\n"
+     "  --txid TXID               only what leads to this transaction\n"
+     "  --all                     list every object, not only what is wrong\n\n"
+     "Exit status: 0 proven, 1 something is wrong but the latest state restores, 2 the\n"
+     "latest state is not safe; others are errors.\n", cmd_verify},
     {"sync", "[DB] [--wait]", "replicate what is committed now, without waiting for an interval",
      "  --wait                    return when everything that was committed before is\n"
      "                            in every replica\n"

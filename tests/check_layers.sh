@@ -91,7 +91,7 @@ for f in daemon/*.c; do
 		daemon/main.c:*open\(path,\ O_RDWR\ \|\ O_CREAT*) ;; # the lock of the state directory
 		# a thread with descriptors of its own, whose closing drops nobody's locks
 		daemon/scan.c:*openat\(dir,\ name,* | daemon/scan.c:*O_DIRECTORY*) ;;
-		daemon/capture.c:* | daemon/pagemap.c:* | daemon/spool*.c:* | daemon/compact.c:* | daemon/uploader.c:*) ;; # files of the spool
+		daemon/capture.c:* | daemon/pagemap.c:* | daemon/source_copymap.c:* | daemon/spool*.c:* | daemon/compact.c:* | daemon/uploader.c:*) ;; # files of the spool
 		*) bad "$f opens something new; is it neither database nor -shm? then name it in $0: $line" ;;
 		esac
 	done <"$tmp/hit"
