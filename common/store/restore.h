@@ -26,7 +26,11 @@ struct restore_opts {
                             new file gets its mode and, for root, its owner. Otherwise: mode 0600
                             and, for root, the owner of the directory */
     bool dry_run;        /* plan only */
-    unsigned parallel;   /* objects fetched at once; 0 = store_connections() */
+    bool no_resume;      /* an interrupted restore to the same output is not gone on with, and this one
+                            leaves nothing behind to go on with */
+    unsigned parallel;   /* requests at once; 0 = store_connections() */
+    uint64_t whole_bytes; /* objects up to that size are read whole, 0 = what suits the store; of larger
+                             ones only the pages that are needed (restore_pages.h) */
     enum restore_check check;
 };
 
@@ -48,6 +52,8 @@ struct restore_result {
     int64_t next_ms;
     uint64_t dropped_bytes; /* of v0.3: at the end of the WAL, no whole transaction */
     uint64_t bytes;       /* fetched (planned, in a dry run) */
+    uint64_t planned_bytes; /* of all files of the plan */
+    uint64_t kept_bytes;  /* of the database, that an interrupted restore had written already */
     uint64_t database_bytes;
     uint32_t page_size;
     uint64_t lineage;

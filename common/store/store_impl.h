@@ -21,6 +21,9 @@ struct store_ops {
     void (*cancel)(struct store_req *req);
     void (*close)(struct store *s);
     void (*free)(struct store *s);
+    /* blocking, any thread; NULL: objects are not files of this machine */
+    int (*open)(const struct store *s, const char *key, int *ret_fd, struct store_info *ret_info,
+                struct err *e);
 };
 
 /* embedded as the first member of struct store_file and struct store_s3 */

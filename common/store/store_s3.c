@@ -361,7 +361,7 @@ static void s3_free(struct store *base)
 }
 
 static const struct store_ops ops = {s3_put,  s3_get,    s3_list,  s3_delete,
-                                     s3_head, s3_cancel, s3_close, s3_free};
+                                     s3_head, s3_cancel, s3_close, s3_free, NULL};
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
