@@ -88,8 +88,6 @@ static int check_sqlite(const char *path, bool full, struct err *e)
     sqlite3_stmt *st = NULL;
     cleanup_free char *name = uri(path);
     int r = 0, rc = sqlite3_open_v2(name, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL);
-    if (rc == SQLITE_OK) /* it was just written: a third of the time goes into copying it again */
-        rc = sqlite3_exec(db, "PRAGMA mmap_size=0x7fffffff0000", NULL, NULL, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_prepare_v2(db, pragma, -1, &st, NULL);
     if (rc == SQLITE_OK)
