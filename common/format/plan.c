@@ -53,11 +53,10 @@ static int no_boundary(uint64_t txid, uint64_t have, uint64_t after, struct err 
 }
 
 /* Follow the chain over files sorted by min; chosen ones go to out (room for n). */
-static size_t follow(const struct plan_file *sorted, size_t n, uint64_t txid,
+static size_t follow(const struct plan_file *sorted, size_t n, uint64_t have, uint64_t txid,
                      struct plan_file *out)
 {
     const struct plan_file *best = NULL;
-    uint64_t have = 0;
     size_t n_out = 0, i = 0;
     for (;;) {
         for (; i < n && sorted[i].min <= have + 1; i++)
@@ -131,7 +130,7 @@ int plan_restore(const struct plan_file *file, size_t n, uint64_t txid, struct p
     cleanup_free struct plan_file *out = malloc((m ? m : 1) * sizeof *out);
     if (!out)
         return err_set(e, ERR_NOMEM, "no memory for a plan over %zu files", n);
-    size_t n_out = follow(sorted, m, txid, out);
+    size_t n_out = follow(sorted, m, 0, txid, out);
     if (!n_out)
         return no_snapshot(sorted, m, txid, e);
     r = judge(sorted, m, txid, out[n_out - 1].max, e);
@@ -140,6 +139,29 @@ int plan_restore(const struct plan_file *file, size_t n, uint64_t txid, struct p
     *ret = TAKE_PTR(out);
     *ret_n = n_out;
     return 0;
+}
+
+int plan_from(const struct plan_file *file, size_t n, uint64_t have, struct plan_file **ret,
+              size_t *ret_n, struct err *e)
+{
+    cleanup_free struct plan_file *sorted = NULL;
+    size_t m = 0;
+    uint64_t newest = 0;
+    *ret = NULL;
+    *ret_n = 0;
+    if (!n)
+        return 0;
+    int r = sort_files(file, n, by_min, &sorted, &m, e);
+    if (r < 0)
+        return r;
+    struct plan_file *out = malloc(m * sizeof *out);
+    if (!out)
+        return err_set(e, ERR_NOMEM, "no memory for a plan over %zu files", n);
+    *ret_n = follow(sorted, m, have, 0, out);
+    *ret = out;
+    for (size_t i = 0; i < m; i++)
+        newest = MAX(newest, sorted[i].max);
+    return newest > have && !*ret_n;
 }
 
 static int by_max(const void *a, const void *b)

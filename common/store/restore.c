@@ -59,7 +59,7 @@ static struct restore_input input_of(const struct restore *r, size_t i)
     return in;
 }
 
-static int lay_out(struct restore *r, struct err *e)
+int restore_lay_out(struct restore *r, struct err *e)
 {
     uint64_t off = 0, bytes = 0, align = restore_align();
     r->in = calloc(r->n_plan, sizeof *r->in);
@@ -278,7 +278,7 @@ static int plan_and_get(struct restore *r, struct err *e)
         if (!k && r->opts->dry_run)
             return 0;
         if (!k)
-            k = lay_out(r, e);
+            k = restore_lay_out(r, e);
         if (!k)
             k = open_output(r, e);
         if (!k)
@@ -289,11 +289,6 @@ static int plan_and_get(struct restore *r, struct err *e)
         take_over(r);
         restore_forget(r);
     }
-}
-
-static int publish(struct restore *r, struct err *e)
-{
-    return restore_publish(&r->job, &r->tmp, e);
 }
 
 static void on_tick(uv_timer_t *t)
@@ -335,6 +330,7 @@ void restore_done(struct restore *r)
     keep_done(&r->keep);
     free(r->kept.map);
     free(r->location);
+    free(r->after);
     for (size_t i = 0; i < RESTORE_LEVELS; i++)
         free(r->level[i].file);
     free(r->all);
@@ -382,6 +378,19 @@ static void fill_result(const struct restore *r, struct restore_result *ret)
     }
     ret->bytes = r->opts->dry_run ? ret->planned_bytes : r->fetched;
     ret->kept_bytes = a->kept_pages * h->page_size;
+}
+
+static int publish(struct restore *r, struct err *e)
+{
+    struct restore_result result;
+    if (r->opts->prepare) {
+        fill_result(r, &result);
+        int k = r->opts->prepare(r->opts->prepare_arg, r->tmp.fd, &result, e);
+        restore_result_done(&result);
+        if (k < 0)
+            return k;
+    }
+    return restore_publish(&r->job, &r->tmp, e);
 }
 
 /* The network may be back later, or whoever stopped it: then this goes on. */

@@ -13,6 +13,8 @@
 
 enum restore_check { RESTORE_CHECK_QUICK, RESTORE_CHECK_FULL, RESTORE_CHECK_NONE };
 
+struct restore_result;
+
 struct restore_opts {
     const char *replica; /* replica path below the target's path; "" = the target's path itself */
     const char *output;  /* file to create */
@@ -32,6 +34,9 @@ struct restore_opts {
     uint64_t whole_bytes; /* objects up to that size are read whole, 0 = what suits the store; of larger
                              ones only the pages that are needed (restore_pages.h) */
     enum restore_check check;
+    /* on a worker, before the file is checked and published: may change it. NULL: nothing */
+    int (*prepare)(void *arg, int fd, const struct restore_result *r, struct err *e);
+    void *prepare_arg;
 };
 
 struct restore_file {

@@ -55,6 +55,8 @@ struct restore {
     char *location;     /* names store and replica */
     struct keep keep;
     struct pages_kept kept; /* for the next attempt */
+    uint64_t newer_than;    /* restore_list_newer */
+    char *after;
     bool delta;             /* only what changed is wanted */
     struct pages pages;
     struct restore_job job;
@@ -69,6 +71,10 @@ struct restore {
 int restore_list(struct restore *r, struct err *e);
 /** restore_plan(r, e): after restore_list: what is used. */
 int restore_plan(struct restore *r, struct err *e);
+/** restore_list_newer(r, txid, e): of v0.5, level 0: what comes after it, to r->all. */
+int restore_list_newer(struct restore *r, uint64_t txid, struct err *e);
+/** restore_lay_out(r, e): the objects of r->plan (or v3_plan), to r->in. */
+int restore_lay_out(struct restore *r, struct err *e);
 /** restore_find_time(r, ret_txid, e): of v0.5: the last point until opts->until_ms; sets found and
  * next. */
 int restore_find_time(struct restore *r, uint64_t *ret_txid, struct err *e);
