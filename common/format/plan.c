@@ -172,6 +172,29 @@ static int by_max(const void *a, const void *b)
     return (x->level > y->level) - (x->level < y->level);
 }
 
+/* The first of the n points, in order, that reaches txid. */
+static size_t first_from(const struct plan_file *point, size_t n, uint64_t txid)
+{
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (point[mid].max < txid)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* What it takes to get to the end of f, when the n points before it are known. */
+static uint64_t way_to(const struct plan_file *point, size_t n, const struct plan_file *f)
+{
+    if (f->min == 1)
+        return f->size;
+    size_t from = first_from(point, n, f->min - 1);
+    return from < n ? point[from].way + f->size : UINT64_MAX;
+}
+
 int plan_points(const struct plan_file *file, size_t n, struct plan_file **ret, size_t *ret_n,
                 uint64_t *ret_newest, struct err *e)
 {
@@ -183,13 +206,16 @@ int plan_points(const struct plan_file *file, size_t n, struct plan_file **ret, 
         return r;
     uint64_t newest = f[m - 1].max;
     for (size_t i = 0, next; i < m; i = next) {
-        bool reached = false;
+        const struct plan_file *step = NULL; /* as a plan takes it */
         for (next = i; next < m && f[next].max == f[i].max; next++)
-            reached = reached || f[next].min <= have + 1;
-        if (!reached)
+            if (f[next].min <= have + 1 && better(&f[next], step))
+                step = &f[next];
+        if (!step)
             continue;
         have = f[i].max;
-        f[n_out++] = f[i];
+        uint64_t way = way_to(f, n_out, step);
+        f[n_out] = f[i];
+        f[n_out++].way = way;
     }
     if (!n_out)
         return no_snapshot(f, m, 0, e);

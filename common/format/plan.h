@@ -9,6 +9,7 @@ struct plan_file {
     uint64_t min, max;
     uint64_t size;
     int64_t mtime_ms;
+    uint64_t way; /* of points only: bytes of all files on the way there */
 };
 
 /** plan_restore(file, n, txid, ret, ret_n, e): choose and order files so that applying them in turn
@@ -26,7 +27,8 @@ int plan_from(const struct plan_file *file, size_t n, uint64_t have, struct plan
               size_t *ret_n, struct err *e);
 /** plan_points(file, n, ret, ret_n, ret_newest, e): every TXID that a plan can end at, ascending: for
  * each the file of the lowest level that ends there, whose header has the time closest to the commit.
- * ret is malloc'ed; ret_newest (may be NULL): highest TXID of all files, beyond the last point if
+ * Its `way` is what the shortest way to it weighs, where the levels nest as compaction makes them exactly
+ * what plan_restore chooses. ret is malloc'ed; ret_newest (may be NULL): highest TXID of all files, beyond the last point if
  * there is a gap. Errors as for plan_restore, but a gap is none. */
 int plan_points(const struct plan_file *file, size_t n, struct plan_file **ret, size_t *ret_n,
                 uint64_t *ret_newest, struct err *e);

@@ -162,10 +162,11 @@ static int on_started(void *arg, struct pages *p, struct err *e)
 static void begin_pages(struct restore *r, bool all_whole)
 {
     bool local = store_is_local(r->store);
+    uint64_t own = r->opts->range_bytes;
     r->pages = (struct pages){
         .in = r->in, .left = r->n_plan, .out = r->tmp.fd, .all_whole = all_whole,
-        .whole_bytes = r->opts->whole_bytes ? r->opts->whole_bytes : local ? LOCAL_WHOLE : FAR_WHOLE,
-        .piece_bytes = local ? LOCAL_PIECE : FAR_PIECE,
+        .whole_bytes = own ? own : local ? LOCAL_WHOLE : FAR_WHOLE,
+        .piece_bytes = own ? own : local ? LOCAL_PIECE : FAR_PIECE,
         .gap_bytes = local ? LOCAL_GAP : FAR_GAP,
         .delta = r->delta, .kept = r->kept, .started = on_started, .arg = r,
         .done = &r->job.done, .total = &r->job.total};

@@ -31,8 +31,9 @@ struct restore_opts {
     bool no_resume;      /* an interrupted restore to the same output is not gone on with, and this one
                             leaves nothing behind to go on with */
     unsigned parallel;   /* requests at once; 0 = store_connections() */
-    uint64_t whole_bytes; /* objects up to that size are read whole, 0 = what suits the store; of larger
-                             ones only the pages that are needed (restore_pages.h) */
+    uint64_t range_bytes; /* objects up to that size are read whole; of larger ones only the pages that are
+                             needed (restore_pages.h), about so many bytes at once. 0: what suits the
+                             store */
     enum restore_check check;
     /* on a worker, before the file is checked and published: may change it. NULL: nothing */
     int (*prepare)(void *arg, int fd, const struct restore_result *r, struct err *e);
@@ -87,6 +88,7 @@ struct restore_point {
     uint64_t txid; /* 0: v0.3 */
     unsigned level; /* where the point is, as in struct restore_file */
     uint64_t size;  /* of the object that ends there */
+    uint64_t way;   /* of all objects that a restore to there reads, at most; 0: v0.3 */
     int64_t time_ms; /* as in the LTX header; of v0.3, or not `exact`: when the object was stored */
     bool exact;
     char generation[V3_GENERATION_SIZE];

@@ -10,7 +10,6 @@
 #define FETCH_MAGIC 0x5701e0a5u
 #define HELD_MAX ((size_t)32 << 20)
 #define AHEAD_MAX 512u
-#define TAIL_BYTES (64u << 10)
 #define PAGE_BYTES (1u << 20)
 #define THREADS_MAX 32u
 
@@ -194,7 +193,7 @@ static int take_file(struct fetch *f, struct item **ret, struct err *e)
     size_t size = (size_t)in->size;
     bool whole = size <= f->pages->whole_bytes;
     size_t held = atomic_load(&f->held);
-    if (held && held + (whole ? size : TAIL_BYTES) > HELD_MAX / 2)
+    if (held && held + (whole ? size : pages_tail(f->pages, size)) > HELD_MAX / 2)
         return 1;
     struct item *i = util_zalloc(sizeof *i);
     i->file = pages_file_new(in);
@@ -206,7 +205,7 @@ static int take_file(struct fetch *f, struct item **ret, struct err *e)
         return r;
     }
     i->file->held_bytes = &f->held;
-    i->file->held_size = whole ? size : MIN(size, (size_t)TAIL_BYTES);
+    i->file->held_size = whole ? size : pages_tail(f->pages, size);
     atomic_fetch_add(&f->held, i->file->held_size);
     f->asked--;
     *ret = i;
@@ -259,10 +258,10 @@ static void submit(struct restore_slot *s)
 }
 
 /* Header, then tail, then perhaps more of the tail: 0 when the file can be opened, 1: go on. */
-static int next_step(struct item *i, struct err *e)
+static int next_step(const struct fetch *f, struct item *i, struct err *e)
 {
     struct pages_file *file = i->file;
-    size_t size = (size_t)file->in->size, from = size - MIN(size, (size_t)TAIL_BYTES);
+    size_t size = (size_t)file->in->size, from = size - pages_tail(f->pages, size);
     int r = 1;
     if (i->step == HEADER)
         memcpy(i->header, i->buf, sizeof i->header);
@@ -316,7 +315,7 @@ static void on_fetched(struct store_req *req)
     if (req->err.code == ERR_OK && i->file && r) {
         i->file->in->checksum = s->info.meta.checksum;
         i->file->in->lineage = s->info.meta.lineage;
-        r = next_step(i, &req->err);
+        r = next_step(f, i, &req->err);
         if (r > 0) {
             s->got = 0;
             submit(s);

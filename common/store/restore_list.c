@@ -31,7 +31,7 @@ static int on_ltx(void *arg, const struct store_object *o, struct err *e)
     if (!f)
         return -(int)ERR_NOMEM;
     l->file = f;
-    l->file[l->n++] = (struct plan_file){(unsigned)s->job, min, max, o->size, o->mtime_ms};
+    l->file[l->n++] = (struct plan_file){(unsigned)s->job, min, max, o->size, o->mtime_ms, 0};
     return 0;
 }
 

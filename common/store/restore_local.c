@@ -7,7 +7,6 @@
 #include <pthread.h>
 
 #define PAGE_BYTES (1u << 20)
-#define TAIL_BYTES (64u << 10)
 #define THREADS_MAX 32u
 
 struct local {
@@ -20,12 +19,12 @@ struct local {
 };
 
 /* header, and the end of the file as far back as the page index goes */
-static int read_ends(struct pages_file *f, struct err *e)
+static int read_ends(const struct pages *p, struct pages_file *f, struct err *e)
 {
     uint8_t header[LTX_HEADER_SIZE];
     size_t size = (size_t)f->in->size;
     int r = pages_read(f->fd, header, sizeof header, 0, f->in->name, e);
-    for (size_t from = size - MIN(size, (size_t)TAIL_BYTES);; ) {
+    for (size_t from = size - pages_tail(p, size);;) {
         free(f->buf);
         f->buf = r < 0 ? NULL : malloc(size - from);
         if (r < 0)
@@ -62,7 +61,7 @@ static int open_next(struct local *l, struct err *e)
     struct pages_file *f = pages_file_new(in);
     int r = l->job->open(l->job->arg, in, &f->fd, e);
     if (!r)
-        r = in->size <= l->pages->whole_bytes ? read_all(f, e) : read_ends(f, e);
+        r = in->size <= l->pages->whole_bytes ? read_all(f, e) : read_ends(l->pages, f, e);
     if (r < 0) {
         pages_file_free(f);
         return r;

@@ -6,9 +6,19 @@
 
 #include "common/base/fsx.h"
 
+/* the page index of a file of 50 MiB, and what the decoder needs to find it */
+#define TAIL_BYTES (64u << 10)
+#define TAIL_LEAST 32u
+
 static bool bit(const uint8_t *map, uint32_t n)
 {
     return map[n / 8] >> n % 8 & 1;
+}
+
+size_t pages_tail(const struct pages *p, size_t size)
+{
+    size_t most = (size_t)MIN(p->piece_bytes, (uint64_t)TAIL_BYTES);
+    return MIN(size, MAX(most, (size_t)TAIL_LEAST));
 }
 
 struct pages_file *pages_file_new(struct restore_input *in)

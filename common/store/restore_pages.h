@@ -118,7 +118,10 @@ struct pages {
 
 /** pages_whole(p, in): whether all of that file is to be read. Not before the newest is open. */
 bool pages_whole(const struct pages *p, const struct restore_input *in);
-/** pages_file_new(p, in): empty; belongs to whoever has it until pages_open. pages_file_free. */
+/** pages_tail(p, size): how much of the end of a file of that size to read first: the page index is in it
+ * as a rule. */
+size_t pages_tail(const struct pages *p, size_t size);
+/** pages_file_new(in): empty; belongs to whoever has it until pages_open. pages_file_free. */
 struct pages_file *pages_file_new(struct restore_input *in);
 void pages_file_free(struct pages_file *f);
 /** pages_open(p, f, e): locked. The next file, in[left - 1], whose d is open and buf is set; it

@@ -30,7 +30,7 @@ struct fix {
     unsigned reports;
     uint64_t post_apply; /* 0: files without database checksums */
     struct store_ops far; /* the store, as if it were on another machine */
-    uint64_t whole_bytes;
+    uint64_t range_bytes;
 };
 
 static inline int take(void *arg, const void *p, size_t n, struct err *e)
@@ -181,14 +181,14 @@ static inline int setup_far(void **state)
 static inline int setup_parts(void **state)
 {
     (void)setup(state);
-    ((struct fix *)*state)->whole_bytes = 1;
+    ((struct fix *)*state)->range_bytes = 1;
     return 0;
 }
 
 static inline int setup_far_parts(void **state)
 {
     (void)setup_far(state);
-    ((struct fix *)*state)->whole_bytes = 1;
+    ((struct fix *)*state)->range_bytes = 1;
     return 0;
 }
 
@@ -250,7 +250,7 @@ static inline unsigned files_beside(const struct fix *f)
 static inline struct restore_opts opts(const struct fix *f, uint64_t txid)
 {
     return (struct restore_opts){.replica = "app", .output = f->out, .txid = txid,
-                                 .whole_bytes = f->whole_bytes};
+                                 .range_bytes = f->range_bytes};
 }
 
 static inline void expect_state(const struct fix *f, uint64_t k)
