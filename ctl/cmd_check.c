@@ -173,7 +173,7 @@ static void round_trip(struct trip *t)
     util_hex(hex, random, sizeof random);
     (void)snprintf(t->key, sizeof t->key, ".walsup-check-%s", hex);
     size_t n = (size_t)snprintf(t->sent, sizeof t->sent, "walsup check %s\n", hex);
-    struct store_body body = {t->sent, NULL, n};
+    struct store_body body = {.p = t->sent, .size = n};
     trip_begin(t);
     store_put(t->s, &t->req, t->key, &body, NULL, 0);
     if (trip_end(t, "write") < 0)

@@ -33,6 +33,7 @@ help:
 #:   kills           kill -9 at a system call, and the recovery after it
 #:   model           a model of the WAL and of the rules, every order of events (spin)
 #:   races           SQLite's WAL-reset bug, locks that vanish
+#:   history         ten virtual days of merging, snapshots, retention, against a ledger
 #:   e2e             end-to-end tests; E2E='-k name' for some
 #: more
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
@@ -46,7 +47,7 @@ help:
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
 CHECK_GATES := build check-layers check-docs check-units unit corpus stress \
-	explorer failnth kills model races e2e
+	explorer failnth kills model races history e2e
 ALL_GATES   := $(CHECK_GATES) analyze asan
 JOBS        ?= $(shell nproc)
 PYTHON      ?= /usr/bin/python3

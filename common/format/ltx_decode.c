@@ -170,6 +170,23 @@ int ltx_verify(const void *p, size_t n, struct ltx_header *ret_h, struct err *e)
     return 0;
 }
 
+uint32_t ltx_pages(const struct ltx_header *h)
+{
+    return h->commit - (ltx_lock_pgno(h->page_size) <= h->commit);
+}
+
+bool ltx_is_whole(const void *p, size_t n)
+{
+    struct ltx_decoder d;
+    struct ltx_index_entry x;
+    uint32_t pages = 0;
+    if (ltx_decoder_open(&d, p, n, NULL) < 0)
+        return false;
+    while (ltx_index_next(d.p, d.index_end, &d.index_pos, &x, NULL) == 0)
+        pages++;
+    return pages == ltx_pages(&d.h);
+}
+
 /* ---- several threads ------------------------------------------------------------------------ */
 
 int ltx_walk_next(struct ltx_decoder *d, struct ltx_index_entry *ret, struct err *e)
@@ -198,8 +215,8 @@ int ltx_walk_next(struct ltx_decoder *d, struct ltx_index_entry *ret, struct err
     return 0;
 }
 
-int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, const uint8_t *p,
-                  uint8_t *page, struct ltx_sum *sum, struct err *e)
+int ltx_walk_frame(const struct ltx_decoder *d, const struct ltx_index_entry *x, const uint8_t *p,
+                   uint8_t *page, struct ltx_sum *sum, struct err *e)
 {
     uint32_t page_size = d->h.page_size;
     struct ltx_frame f;
@@ -221,6 +238,12 @@ int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, 
     sum->page = LTX_CHECKSUM_FLAG | crc64_combine(crc64(0, pgno, sizeof pgno), crc, page_size);
     sum->db ^= sum->page;
     return 0;
+}
+
+int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, uint8_t *page,
+                  struct ltx_sum *sum, struct err *e)
+{
+    return ltx_walk_frame(d, x, at(d, (size_t)x->off), page, sum, e);
 }
 
 void ltx_sum_join(struct ltx_sum *a, const struct ltx_sum *b)

@@ -369,8 +369,8 @@ int pages_decode(const struct pages *p, struct pages_piece *x, const uint8_t *by
     for (size_t from = 0, to; from < x->n; from = to) {
         to = MIN(x->n, from + at_once);
         for (size_t i = from; i < to; i++) {
-            int r = ltx_walk_page(&x->file->d, &x->x[i], bytes + (x->x[i].off - x->off),
-                                  page + (i - from) * page_size, &sum, e);
+            int r = ltx_walk_frame(&x->file->d, &x->x[i], bytes + (x->x[i].off - x->off),
+                                   page + (i - from) * page_size, &sum, e);
             if (r < 0)
                 return err_wrap(e, "%s", x->file->in->name);
             if (x->want[i])

@@ -1,12 +1,23 @@
 /* s3_answer.h - where an S3 target is, what came back from it, and what that means. Knows curl's
- * result codes but neither its handles nor libuv. Pure; any thread. */
+ * result codes but neither its handles nor libuv. Pure, but for the opening; any thread. */
 #ifndef WALSUP_S3_ANSWER_H
 #define WALSUP_S3_ANSWER_H
 
 #include "common/base/buf.h"
 #include "common/store/cred.h"
 
-enum s3_verb { S3_PUT, S3_GET, S3_LIST, S3_DELETE, S3_HEAD };
+enum s3_verb {
+    S3_PUT,
+    S3_GET,
+    S3_LIST,
+    S3_DELETE,
+    S3_HEAD,
+    S3_CREATE,   /* the five of multipart uploads: begin one, */
+    S3_PART,     /* send a part of it, */
+    S3_COMPLETE, /* make an object of its parts, */
+    S3_ABORT,    /* or of nothing; */
+    S3_UPLOADS,  /* which ones are there? */
+};
 
 /* a target, taken apart once; never changes while the store is open */
 struct s3_target {
@@ -20,7 +31,14 @@ struct s3_target {
     unsigned max_connections;
     uint64_t bandwidth_limit_bytes; /* 0 = none */
     uint64_t connect_ms, idle_ms;
+    uint64_t put_bytes, part_bytes; /* in one piece up to the first, then in parts of the second */
+    unsigned parallel_parts;
 };
+
+/** s3_target_fill(c, t, e): t from a configuration's target; of the disk only its key files are
+ * read. s3_target_done(t): wipe and free, also what a failed fill left. */
+int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err *e);
+void s3_target_done(struct s3_target *t);
 
 /* what a transfer left behind, all of it from outside */
 struct s3_answer {

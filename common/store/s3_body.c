@@ -9,6 +9,7 @@
 
 #include "common/base/fsx.h"
 #include "common/format/sigv4.h"
+#include "common/store/store_impl.h"
 
 #define BODY_MAGIC 0x53b0d1e5u
 #define HASH_AT_ONCE_BYTES ((uint64_t)64 << 10) /* some 50 us: less than the way to a worker */
@@ -78,10 +79,7 @@ static int check_size(struct s3_body *b, struct err *e)
     struct stat st;
     if (fstat(b->fd, &st) < 0)
         return err_sys(e, errno, "stat %s", b->what.path);
-    if ((uint64_t)st.st_size != b->what.size)
-        return err_set(e, ERR_CORRUPT, "%s has %lld bytes, %llu were announced", b->what.path,
-                       (long long)st.st_size, (unsigned long long)b->what.size);
-    return 0;
+    return store_body_fits(&b->what, (uint64_t)st.st_size, e);
 }
 
 static int hash_file(struct s3_body *b, EVP_MD_CTX *md, struct err *e)
@@ -92,7 +90,7 @@ static int hash_file(struct s3_body *b, EVP_MD_CTX *md, struct err *e)
     int r = check_size(b, e);
     if (r < 0)
         return r;
-    (void)posix_fadvise(b->fd, 0, 0, POSIX_FADV_SEQUENTIAL);
+    (void)posix_fadvise(b->fd, (off_t)b->what.off, (off_t)b->what.size, POSIX_FADV_SEQUENTIAL);
     b->chunk[0].p = malloc(S3_BODY_CHUNK_BYTES);
     b->chunk[1].p = malloc(S3_BODY_CHUNK_BYTES);
     if (!b->chunk[0].p || !b->chunk[1].p)
@@ -101,7 +99,7 @@ static int hash_file(struct s3_body *b, EVP_MD_CTX *md, struct err *e)
         size_t n = (size_t)MIN(b->what.size - off, S3_BODY_CHUNK_BYTES);
         if (atomic_load(&b->canceled))
             return err_set(e, ERR_CANCELED, "canceled");
-        r = fsx_pread_all(b->fd, b->chunk[0].p, n, off, e);
+        r = fsx_pread_all(b->fd, b->chunk[0].p, n, b->what.off + off, e);
         if (r < 0)
             return err_wrap(e, "read %s", b->what.path);
         (void)EVP_DigestUpdate(md, b->chunk[0].p, n);
@@ -133,7 +131,7 @@ static void load_work(uv_work_t *w)
     struct s3_body *b = w->data;
     struct chunk *c = &b->chunk[b->load_off / S3_BODY_CHUNK_BYTES % 2];
     size_t n = (size_t)MIN(b->what.size - b->load_off, S3_BODY_CHUNK_BYTES);
-    if (fsx_pread_all(b->fd, c->p, n, b->load_off, &b->worker_err) < 0)
+    if (fsx_pread_all(b->fd, c->p, n, b->what.off + b->load_off, &b->worker_err) < 0)
         (void)err_wrap(&b->worker_err, "read %s", b->what.path);
     else if (b->load_off + n == b->what.size)
         (void)check_size(b, &b->worker_err); /* it must not have grown either */

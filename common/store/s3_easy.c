@@ -145,7 +145,7 @@ static void set_callbacks(struct s3_xfer *x)
     set_ptr(p, CURLOPT_WRITEDATA, x);
     set_ptr(p, CURLOPT_ERRORBUFFER, p->error);
     set_ptr(p, CURLOPT_PRIVATE, p->libs3_private);
-    if (x->verb != S3_PUT)
+    if (!x->body)
         return;
     rc = __real_curl_easy_setopt(p->easy, CURLOPT_READFUNCTION, on_read);
     saw(p, rc, CURLOPT_READFUNCTION, 0, NULL);
@@ -162,18 +162,28 @@ int s3_easy_prepare(struct s3_xfer *x, const struct s3_target *t)
     set_connection(p, t);
     set_callbacks(x);
     switch (x->verb) {
+    case S3_COMPLETE:
+        set_text(p, CURLOPT_CUSTOMREQUEST, "POST");
+        __attribute__((fallthrough));
     case S3_PUT:
+    case S3_PART:
         set_long(p, CURLOPT_UPLOAD, 1);
         set_off(p, CURLOPT_INFILESIZE_LARGE, (curl_off_t)s3_body_size(x->body));
+        break;
+    case S3_CREATE:
+        set_long(p, CURLOPT_POST, 1);
+        set_off(p, CURLOPT_POSTFIELDSIZE_LARGE, 0);
         break;
     case S3_HEAD:
         set_long(p, CURLOPT_NOBODY, 1);
         break;
+    case S3_ABORT:
     case S3_DELETE:
         set_text(p, CURLOPT_CUSTOMREQUEST, "DELETE");
         break;
     case S3_GET:
     case S3_LIST:
+    case S3_UPLOADS:
         set_long(p, CURLOPT_HTTPGET, 1);
         break;
     }
@@ -184,6 +194,11 @@ int s3_easy_prepare(struct s3_xfer *x, const struct s3_target *t)
         return err_set(&x->err, ERR_INTERNAL, "libcurl refused an option: %s",
                        curl_easy_strerror(p->option_rc));
     return 0;
+}
+
+bool s3_easy_uploads(const struct s3_xfer *x)
+{
+    return x->verb == S3_PUT || x->verb == S3_PART;
 }
 
 void s3_easy_limit(struct s3_xfer *x, uint64_t bytes)

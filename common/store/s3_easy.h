@@ -26,6 +26,8 @@ struct s3_private {
 /** s3_easy_prepare(x, t): x->priv->easy is what libs3 wants to have sent; make it ours from the
  * ground up, signed as of now. */
 int s3_easy_prepare(struct s3_xfer *x, const struct s3_target *t);
+/** s3_easy_uploads(x): it sends an object, or a part of one. */
+bool s3_easy_uploads(const struct s3_xfer *x);
 /** s3_easy_limit(x, bytes): send at most so many bytes a second. */
 void s3_easy_limit(struct s3_xfer *x, uint64_t bytes);
 /** s3_easy_state(x): a number that changes whenever anything moves. */

@@ -10,10 +10,14 @@
 
 static const char *const verb_name[] = {
     [S3_PUT] = "PUT", [S3_GET] = "GET", [S3_LIST] = "LIST", [S3_DELETE] = "DELETE",
-    [S3_HEAD] = "HEAD"};
+    [S3_HEAD] = "HEAD", [S3_CREATE] = "begin the upload of", [S3_PART] = "PUT a part of",
+    [S3_COMPLETE] = "complete the upload of", [S3_ABORT] = "abort the upload of",
+    [S3_UPLOADS] = "LIST the uploads below"};
 static const char *const permission[] = {
     [S3_PUT] = "s3:PutObject", [S3_GET] = "s3:GetObject", [S3_LIST] = "s3:ListBucket",
-    [S3_DELETE] = "s3:DeleteObject", [S3_HEAD] = "s3:GetObject"};
+    [S3_DELETE] = "s3:DeleteObject", [S3_HEAD] = "s3:GetObject", [S3_CREATE] = "s3:PutObject",
+    [S3_PART] = "s3:PutObject", [S3_COMPLETE] = "s3:PutObject",
+    [S3_ABORT] = "s3:AbortMultipartUpload", [S3_UPLOADS] = "s3:ListBucketMultipartUploads"};
 
 void s3_answer_reset(struct s3_answer *a)
 {

@@ -178,7 +178,7 @@ int s3_reply_data(struct s3_reply *r, struct s3_xfer *x, const void *p, size_t n
             (void)err_set(&x->err, (enum err_code)-rc, "refused by the receiver");
         return rc < 0 ? -1 : 0;
     }
-    if (x->verb != S3_LIST || a->status != 200)
+    if ((x->verb != S3_LIST && x->verb != S3_UPLOADS) || a->status != 200)
         return keep(a, p, n, S3_ERROR_MAX_BYTES);
     if (keep(a, p, n, S3_PAGE_MAX_BYTES) < 0)
         return lie(x, ERR_STORE, "a page of the listing is larger than %zu bytes",
@@ -279,6 +279,37 @@ static int verdict_list(struct s3_reply *r, struct s3_xfer *x)
     return 0;
 }
 
+static int verdict_create(struct s3_xfer *x)
+{
+    x->new_id = s3_xml_created(x->answer.body.p, x->answer.body.len);
+    return x->new_id ? 0 : lie(x, ERR_STORE, "status 200, but the answer names no upload");
+}
+
+static int verdict_complete(struct s3_xfer *x)
+{
+    const struct s3_answer *a = &x->answer;
+    if (!s3_xml_completed(a->body.p, a->body.len))
+        return lie(x, ERR_STORE, "status 200, but the answer does not say that it is complete");
+    return 0;
+}
+
+static int verdict_uploads(struct s3_xfer *x)
+{
+    const struct s3_answer *a = &x->answer;
+    if (s3_xml_uploads(a->body.p, a->body.len, &x->page, &x->err) < 0)
+        return -1;
+    for (size_t i = 0; i < x->page.n; i++) {
+        if (strncmp(x->page.item[i].key, x->key, strlen(x->key)))
+            return lie(x, ERR_STORE, "the listing has \"%.100s\", which is not asked for",
+                       x->page.item[i].key);
+    }
+    if (x->page.truncated &&
+        (!x->page.next_marker || !x->page.next_id ||
+         (!strcmp(x->page.next_marker, x->marker) && !strcmp(x->page.next_id, x->upload_id))))
+        return lie(x, ERR_STORE, "the listing goes on, but its marker does not advance");
+    return 0;
+}
+
 static bool status_fits(const struct s3_xfer *x)
 {
     long status = x->answer.status;
@@ -286,13 +317,43 @@ static bool status_fits(const struct s3_xfer *x)
     case S3_PUT:
     case S3_LIST:
     case S3_HEAD:
+    case S3_CREATE:
+    case S3_PART:
+    case S3_COMPLETE:
+    case S3_UPLOADS:
         return status == 200;
     case S3_GET:
         return status == 200 || status == 206;
     case S3_DELETE:
+    case S3_ABORT:
         return status == 200 || status == 204;
     }
     return false;
+}
+
+static int verdict(struct s3_reply *r, struct s3_xfer *x)
+{
+    switch (x->verb) {
+    case S3_PUT:
+    case S3_PART:
+        return verdict_put(x);
+    case S3_GET:
+        return verdict_get(r, x);
+    case S3_HEAD:
+        return verdict_head(r, x);
+    case S3_LIST:
+        return verdict_list(r, x);
+    case S3_CREATE:
+        return verdict_create(x);
+    case S3_COMPLETE:
+        return verdict_complete(x);
+    case S3_UPLOADS:
+        return verdict_uploads(x);
+    case S3_DELETE:
+    case S3_ABORT:
+        break;
+    }
+    return 0;
 }
 
 static int judge(struct s3_reply *r, struct s3_xfer *x, const struct s3_target *t)
@@ -301,17 +362,14 @@ static int judge(struct s3_reply *r, struct s3_xfer *x, const struct s3_target *
     struct s3_error_doc doc;
     if (x->err.code)
         return s3_error_where(t, x->verb, x->key, &x->err);
-    if (x->verb == S3_DELETE && a->status == 404 && a->curl == CURLE_OK &&
+    if ((x->verb == S3_DELETE || x->verb == S3_ABORT) && a->status == 404 && a->curl == CURLE_OK &&
         !(s3_xml_error(a->body.p, a->body.len, &doc) && !strcmp(doc.code, "NoSuchBucket")))
         return 0;
     if (a->curl != CURLE_OK || !status_fits(x))
         return s3_error(t, x->verb, x->key, a, &x->err);
-    int rc = x->verb == S3_PUT    ? verdict_put(x)
-             : x->verb == S3_GET  ? verdict_get(r, x)
-             : x->verb == S3_HEAD ? verdict_head(r, x)
-             : x->verb == S3_LIST ? verdict_list(r, x)
-                                  : 0;
-    return rc < 0 ? s3_error_where(t, x->verb, x->key, &x->err) : 0;
+    if (x->verb == S3_COMPLETE && s3_xml_error(a->body.p, a->body.len, &doc))
+        return s3_error(t, x->verb, x->key, a, &x->err); /* found after its 200 had been sent */
+    return verdict(r, x) < 0 ? s3_error_where(t, x->verb, x->key, &x->err) : 0;
 }
 
 void s3_reply_verdict(struct s3_reply *r, struct s3_xfer *x, const struct s3_target *t)

@@ -8,10 +8,10 @@
 
 /* the headers to sign, with the texts they point to */
 struct parts {
-    struct sigv4_pair header[SIGNED_MAX], query[3];
+    struct sigv4_pair header[SIGNED_MAX], query[4];
     size_t n_headers, n_query;
     struct store_meta_text meta[STORE_META_MAX];
-    char name[STORE_META_MAX][64], date[SIGV4_DATE_SIZE], range[64], limit[16];
+    char name[STORE_META_MAX][64], date[SIGV4_DATE_SIZE], range[64], limit[16], part[16];
 };
 
 static void sign_also(struct parts *p, const char *name, const char *value)
@@ -20,12 +20,16 @@ static void sign_also(struct parts *p, const char *name, const char *value)
     p->header[p->n_headers++] = (struct sigv4_pair){name, value};
 }
 
+static void ask(struct parts *p, const char *name, const char *value)
+{
+    assert(p->n_query < ARRAY_LEN(p->query));
+    p->query[p->n_query++] = (struct sigv4_pair){name, value};
+}
+
 static void put_headers(struct parts *p, const struct s3_xfer *x, const struct s3_target *t)
 {
     if (t->storage_class)
         sign_also(p, "x-amz-storage-class", t->storage_class);
-    if (x->if_absent) /* signed, so that a proxy that drops it is noticed */
-        sign_also(p, "if-none-match", "*");
     size_t n = store_meta_format(&x->meta, p->meta);
     for (size_t i = 0; i < n; i++) {
         (void)snprintf(p->name[i], sizeof p->name[i], "x-amz-meta-%s", p->meta[i].name);
@@ -46,10 +50,36 @@ static void range_header(struct parts *p, const struct s3_xfer *x)
 static void list_query(struct parts *p, const struct s3_xfer *x)
 {
     (void)snprintf(p->limit, sizeof p->limit, "%d", S3_LIST_MAX_KEYS);
-    p->query[p->n_query++] = (struct sigv4_pair){"max-keys", p->limit};
-    p->query[p->n_query++] = (struct sigv4_pair){"prefix", x->key};
-    if (x->marker[0])
-        p->query[p->n_query++] = (struct sigv4_pair){"marker", x->marker};
+    ask(p, "prefix", x->key);
+    if (x->verb == S3_LIST) {
+        ask(p, "max-keys", p->limit);
+        if (x->marker[0])
+            ask(p, "marker", x->marker);
+        return;
+    }
+    ask(p, "uploads", "");
+    if (x->marker[0]) {
+        ask(p, "key-marker", x->marker);
+        ask(p, "upload-id-marker", x->upload_id);
+    }
+}
+
+static void upload_query(struct parts *p, const struct s3_xfer *x)
+{
+    if (x->verb == S3_CREATE) {
+        ask(p, "uploads", "");
+        return;
+    }
+    if (x->verb == S3_PART) {
+        (void)snprintf(p->part, sizeof p->part, "%u", x->part);
+        ask(p, "partNumber", p->part);
+    }
+    ask(p, "uploadId", x->upload_id);
+}
+
+static bool of_bucket(const struct s3_xfer *x)
+{
+    return x->verb == S3_LIST || x->verb == S3_UPLOADS;
 }
 
 static void add_line(struct s3_request *r, const char *name, const char *value)
@@ -62,16 +92,19 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
                         int64_t now_ms)
 {
     static const char *const method[] = {[S3_PUT] = "PUT", [S3_GET] = "GET", [S3_LIST] = "GET",
-                                         [S3_DELETE] = "DELETE", [S3_HEAD] = "HEAD"};
+                                         [S3_DELETE] = "DELETE", [S3_HEAD] = "HEAD",
+                                         [S3_CREATE] = "POST", [S3_PART] = "PUT",
+                                         [S3_COMPLETE] = "POST", [S3_ABORT] = "DELETE",
+                                         [S3_UPLOADS] = "GET"};
     struct parts p = {0};
     cleanup_buf struct buf path = BUF_INIT, query = BUF_INIT, auth = BUF_INIT;
     const char *hash = x->body ? s3_body_sha256(x->body) : SIGV4_EMPTY_HASH;
 
     if (!t->virtual_host)
         buf_printf(&path, "/%s", t->bucket);
-    if (x->verb != S3_LIST || !path.len)
+    if (!of_bucket(x) || !path.len)
         buf_add_str(&path, "/");
-    if (x->verb != S3_LIST)
+    if (!of_bucket(x))
         sigv4_encode(&path, x->key, true);
 
     sigv4_date(p.date, now_ms);
@@ -82,10 +115,14 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
         sign_also(&p, "x-amz-security-token", t->cred.token);
     if (x->verb == S3_GET && (x->off || x->len != UINT64_MAX))
         range_header(&p, x);
-    if (x->verb == S3_PUT)
+    if (x->verb == S3_PUT || x->verb == S3_CREATE)
         put_headers(&p, x, t);
-    if (x->verb == S3_LIST)
+    if (x->if_absent) /* signed, so that a proxy that drops it is noticed */
+        sign_also(&p, "if-none-match", "*");
+    if (of_bucket(x))
         list_query(&p, x);
+    else if (x->verb >= S3_CREATE)
+        upload_query(&p, x);
 
     struct sigv4_request s = {method[x->verb], buf_str(&path), p.query, p.n_query, p.header,
                               p.n_headers, hash, p.date, t->region, "s3"};

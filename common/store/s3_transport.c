@@ -64,9 +64,9 @@ static void share_bandwidth(struct s3_transport *tr)
     if (!tr->target->bandwidth_limit_bytes)
         return;
     for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active)
-        n += x->verb == S3_PUT;
+        n += s3_easy_uploads(x);
     for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
-        if (x->verb == S3_PUT)
+        if (s3_easy_uploads(x))
             s3_easy_limit(x, MAX((uint64_t)1, tr->target->bandwidth_limit_bytes / n));
     }
 }
@@ -268,6 +268,12 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
 
 /* ---- idle transfers ------------------------------------------------------------------------ */
 
+/* putting an object together from its parts takes a server time, in which it says nothing */
+static uint64_t idle_ms(const struct s3_xfer *x, const struct s3_target *t)
+{
+    return x->verb == S3_COMPLETE ? t->idle_ms * 8 : t->idle_ms;
+}
+
 static void on_tick(uv_timer_t *h)
 {
     struct s3_transport *tr = h->data;
@@ -279,10 +285,10 @@ static void on_tick(uv_timer_t *h)
         if (state != p->last_state) {
             p->last_state = state;
             p->last_change_ms = now;
-        } else if (now - p->last_change_ms >= tr->target->idle_ms && !p->in_ended) {
+        } else if (now - p->last_change_ms >= idle_ms(x, tr->target) && !p->in_ended) {
             (void)err_set(&x->err, ERR_TIMEOUT, "%s for %llu ms after %llu bytes sent and %llu "
                           "received", x->answer.status ? "nothing more came" : "no answer",
-                          (unsigned long long)tr->target->idle_ms,
+                          (unsigned long long)idle_ms(x, tr->target),
                           (unsigned long long)x->answer.sent,
                           (unsigned long long)x->answer.received);
             end(x, CURLE_OPERATION_TIMEDOUT);
@@ -355,6 +361,7 @@ void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
     x->priv->tr = tr;
     err_clear(&x->err);
     x->page = (struct s3_page){0};
+    x->new_id = NULL;
     s3_answer_reset(&x->answer);
     composing = x;
     switch (x->verb) {
@@ -367,6 +374,11 @@ void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
     case S3_LIST:
         S3_list_bucket(&b, x->key, x->marker, NULL, S3_LIST_MAX_KEYS, tr->context, &list, x);
         break;
+    case S3_PART:
+    case S3_CREATE:
+    case S3_COMPLETE:
+    case S3_ABORT:
+    case S3_UPLOADS: /* libs3 knows none of them: a request of its own is the envelope */
     case S3_DELETE:
         S3_delete_object(&b, x->key, tr->context, &plain, x);
         break;

@@ -19,10 +19,12 @@ struct s3_xfer {
     /* set by the caller */
     enum s3_verb verb;
     const char *key;    /* whole key, target's path included; the prefix for S3_LIST */
-    const char *marker; /* S3_LIST: "" at the beginning */
-    struct s3_body *body; /* S3_PUT: hashed */
+    const char *marker; /* S3_LIST, S3_UPLOADS: "" at the beginning */
+    struct s3_body *body; /* S3_PUT, S3_PART, S3_COMPLETE: hashed */
     bool if_absent;
-    struct store_meta meta; /* S3_PUT: to send; otherwise what came */
+    struct store_meta meta; /* S3_PUT, S3_CREATE: to send; otherwise what came */
+    const char *upload_id;  /* S3_PART, S3_COMPLETE, S3_ABORT; S3_UPLOADS: goes with the marker */
+    unsigned part;          /* S3_PART: from 1 */
     uint64_t off, len;      /* S3_GET: UINT64_MAX: to the end */
     store_sink_fn sink;
     void *sink_arg;
@@ -32,7 +34,8 @@ struct s3_xfer {
     void *data;
     /* the outcome */
     struct err err;
-    struct s3_page page; /* S3_LIST; the caller frees it with s3_page_done */
+    struct s3_page page; /* S3_LIST, S3_UPLOADS; the caller frees it with s3_page_done */
+    char *new_id;        /* S3_CREATE: of the upload; the caller frees it */
     struct s3_answer answer; /* gone when done() returns */
     struct s3_private *priv;
 };

@@ -87,11 +87,27 @@ bool s3_xml_error(const void *p, size_t n, struct s3_error_doc *ret)
 
 void s3_page_done(struct s3_page *page)
 {
-    for (size_t i = 0; i < page->n; i++)
+    for (size_t i = 0; i < page->n; i++) {
         free(page->item[i].key);
+        free(page->item[i].upload_id);
+    }
     free(page->item);
     free(page->next_marker);
+    free(page->next_id);
     *page = (struct s3_page){0};
+}
+
+static bool read_upload(const xmlNode *node, struct s3_page_item *ret)
+{
+    cleanup_free char *key = text_of(node, "Key");
+    cleanup_free char *id = text_of(node, "UploadId");
+    cleanup_free char *when = text_of(node, "Initiated");
+    if (!key || !*key || !id || !*id || !when || !store_rfc3339(when, &ret->mtime_ms))
+        return false;
+    ret->size = 0;
+    ret->key = TAKE_PTR(key);
+    ret->upload_id = TAKE_PTR(id);
+    return true;
 }
 
 static bool read_item(const xmlNode *node, struct s3_page_item *ret)
@@ -110,14 +126,17 @@ static bool read_item(const xmlNode *node, struct s3_page_item *ret)
     if (when && !store_rfc3339(when, &ret->mtime_ms))
         return false;
     ret->key = TAKE_PTR(key);
+    ret->upload_id = NULL;
     return true;
 }
 
-static int read_items(const xmlNode *root, struct s3_page *page, struct err *e)
+static int read_items(const xmlNode *root, const char *name,
+                      bool (*read)(const xmlNode *node, struct s3_page_item *ret),
+                      struct s3_page *page, struct err *e)
 {
     size_t cap = 0;
     for (const xmlNode *c = root->children; c; c = c->next) {
-        if (!named(c, "Contents"))
+        if (!named(c, name))
             continue;
         if (page->n == cap) {
             cap = cap ? cap * 2 : 256;
@@ -128,7 +147,7 @@ static int read_items(const xmlNode *root, struct s3_page *page, struct err *e)
                 return err_set(e, ERR_NOMEM, "no memory for a listing of %zu keys", cap);
             page->item = more;
         }
-        if (!read_item(c, &page->item[page->n]))
+        if (!read(c, &page->item[page->n]))
             return err_set(e, ERR_STORE, "entry %zu of the listing has no usable key, size or time",
                            page->n + 1);
         page->n++;
@@ -136,25 +155,80 @@ static int read_items(const xmlNode *root, struct s3_page *page, struct err *e)
     return 0;
 }
 
-int s3_xml_page(const void *p, size_t n, struct s3_page *ret, struct err *e)
+static int read_page(const void *p, size_t n, const char *root_name, const char *item_name,
+                     const char *marker_name,
+                     bool (*read)(const xmlNode *node, struct s3_page_item *ret),
+                     struct s3_page *ret, struct err *e)
 {
     cleanup(free_doc) xmlDoc *d = parse(p, n);
     if (!d)
         return err_set(e, ERR_STORE, "the answer is %s", n ? "no complete XML document" : "empty");
     const xmlNode *root = xmlDocGetRootElement(d);
-    if (!named(root, "ListBucketResult"))
-        return err_set(e, ERR_STORE, "the answer is <%.40s> and no <ListBucketResult>",
-                       (const char *)root->name);
+    if (!named(root, root_name))
+        return err_set(e, ERR_STORE, "the answer is <%.40s> and no <%s>", (const char *)root->name,
+                       root_name);
     cleanup_free char *truncated = text_of(root, "IsTruncated");
     if (!truncated || (strcmp(truncated, "true") && strcmp(truncated, "false")))
         return err_set(e, ERR_STORE, "the listing does not say whether it is complete");
     struct s3_page page = {.truncated = !strcmp(truncated, "true"),
-                           .next_marker = text_of(root, "NextMarker")};
-    int r = read_items(root, &page, e);
+                           .next_marker = text_of(root, marker_name),
+                           .next_id = text_of(root, "NextUploadIdMarker")};
+    int r = read_items(root, item_name, read, &page, e);
     if (r < 0) {
         s3_page_done(&page);
         return r;
     }
     *ret = page;
     return 0;
+}
+
+int s3_xml_page(const void *p, size_t n, struct s3_page *ret, struct err *e)
+{
+    return read_page(p, n, "ListBucketResult", "Contents", "NextMarker", read_item, ret, e);
+}
+
+int s3_xml_uploads(const void *p, size_t n, struct s3_page *ret, struct err *e)
+{
+    return read_page(p, n, "ListMultipartUploadsResult", "Upload", "NextKeyMarker", read_upload,
+                     ret, e);
+}
+
+char *s3_xml_created(const void *p, size_t n)
+{
+    cleanup(free_doc) xmlDoc *d = parse(p, n);
+    if (!d || !named(xmlDocGetRootElement(d), "InitiateMultipartUploadResult"))
+        return NULL;
+    cleanup_free char *id = text_of(xmlDocGetRootElement(d), "UploadId");
+    return id && *id ? TAKE_PTR(id) : NULL;
+}
+
+bool s3_xml_completed(const void *p, size_t n)
+{
+    cleanup(free_doc) xmlDoc *d = parse(p, n);
+    return d && named(xmlDocGetRootElement(d), "CompleteMultipartUploadResult");
+}
+
+/* ETags come from the server: whatever they are, they stay inside their element */
+static void add_escaped(struct buf *out, const char *s)
+{
+    for (; *s; s++) {
+        if (*s == '&' || *s == '<' || *s == '>')
+            buf_printf(out, "&#%d;", *s);
+        else
+            buf_add(out, s, 1);
+    }
+}
+
+void s3_xml_complete(struct buf *out, char *const *etag, size_t n)
+{
+    buf_add_str(out, "<CompleteMultipartUpload "
+                     "xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+    for (size_t i = 0; i < n; i++) {
+        if (!etag[i])
+            continue;
+        buf_printf(out, "<Part><PartNumber>%zu</PartNumber><ETag>", i + 1);
+        add_escaped(out, etag[i]);
+        buf_add_str(out, "</ETag></Part>");
+    }
+    buf_add_str(out, "</CompleteMultipartUpload>");
 }

@@ -3,6 +3,7 @@
 #ifndef WALSUP_S3_XML_H
 #define WALSUP_S3_XML_H
 
+#include "common/base/buf.h"
 #include "common/base/err.h"
 
 struct s3_error_doc {
@@ -11,6 +12,7 @@ struct s3_error_doc {
 
 struct s3_page_item {
     char *key;
+    char *upload_id; /* NULL but in a listing of uploads */
     uint64_t size;
     int64_t mtime_ms;
 };
@@ -20,6 +22,7 @@ struct s3_page {
     size_t n;
     bool truncated;
     char *next_marker; /* NULL if absent */
+    char *next_id;     /* of uploads, goes with the marker */
 };
 
 /** s3_xml_error(p, n, ret): true if it is an <Error> document; texts are cut to what fits and
@@ -28,6 +31,16 @@ bool s3_xml_error(const void *p, size_t n, struct s3_error_doc *ret);
 /** s3_xml_page(p, n, ret, e): a complete, well-formed ListBucketResult, or an error that says
  * what it is instead. Free with s3_page_done. */
 int s3_xml_page(const void *p, size_t n, struct s3_page *ret, struct err *e);
+/** s3_xml_uploads(p, n, ret, e): the same for a ListMultipartUploadsResult; mtime_ms is when the
+ * upload was begun. */
+int s3_xml_uploads(const void *p, size_t n, struct s3_page *ret, struct err *e);
+/** s3_xml_created(p, n): the UploadId of an InitiateMultipartUploadResult, or NULL. */
+char *s3_xml_created(const void *p, size_t n);
+/** s3_xml_completed(p, n): it is a whole CompleteMultipartUploadResult. */
+bool s3_xml_completed(const void *p, size_t n);
+/** s3_xml_complete(out, etag, n): the document that asks for it; etag[k] is of part k + 1, NULL: not
+ * there. */
+void s3_xml_complete(struct buf *out, char *const *etag, size_t n);
 void s3_page_done(struct s3_page *page);
 
 #endif

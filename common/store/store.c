@@ -103,6 +103,7 @@ void store_close(struct store *s, void (*closed)(void *arg), void *arg)
     s->closing = true;
     s->closed = closed;
     s->closed_arg = arg;
+    store_big_close(s);
     s->ops->close(s);
 }
 
@@ -133,14 +134,14 @@ unsigned store_connections(const struct store *s)
     return s->connections;
 }
 
-/* false: the request has been refused and its done() is on the way */
-static bool submit(struct store *s, struct store_req *req, const char *key)
+bool store_submit(struct store *s, struct store_req *req, const char *key)
 {
     assert(s->magic == STORE_MAGIC && req->done);
     err_clear(&req->err);
     req->bytes = 0;
     req->store = s;
     req->impl = NULL;
+    req->cancel = NULL;
     s->in_flight++;
     if (s->closing)
         (void)err_set(&req->err, ERR_CANCELED, "the store %s is closing", s->describe);
@@ -153,14 +154,18 @@ static bool submit(struct store *s, struct store_req *req, const char *key)
 void store_put(struct store *s, struct store_req *req, const char *key,
                const struct store_body *body, const struct store_meta *meta, unsigned flags)
 {
-    if (submit(s, req, key))
+    if (!store_submit(s, req, key))
+        return;
+    if (body->size > s->put_bytes)
+        store_big_put(s, req, key, body, meta, flags);
+    else
         s->ops->put(s, req, key, body, meta, flags);
 }
 
 void store_get(struct store *s, struct store_req *req, const char *key, uint64_t off, uint64_t len,
                store_sink_fn sink, void *arg, struct store_info *ret_info)
 {
-    if (!submit(s, req, key))
+    if (!store_submit(s, req, key))
         return;
     if (len && (len == UINT64_MAX || off <= UINT64_MAX - len)) {
         s->ops->get(s, req, key, off, len, sink, arg, ret_info);
@@ -173,13 +178,13 @@ void store_get(struct store *s, struct store_req *req, const char *key, uint64_t
 void store_list(struct store *s, struct store_req *req, const char *prefix, const char *after,
                 store_item_fn item, void *arg)
 {
-    if (submit(s, req, NULL))
+    if (store_submit(s, req, NULL))
         s->ops->list(s, req, prefix ? prefix : "", after ? after : "", item, arg);
 }
 
 void store_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n)
 {
-    if (!submit(s, req, NULL))
+    if (!store_submit(s, req, NULL))
         return;
     for (size_t i = 0; i < n; i++) {
         if (store_key_ok(keys[i], &req->err) < 0) {
@@ -196,14 +201,29 @@ void store_delete(struct store *s, struct store_req *req, const char *const *key
 void store_head(struct store *s, struct store_req *req, const char *key,
                 struct store_info *ret_info)
 {
-    if (submit(s, req, key))
+    if (store_submit(s, req, key))
         s->ops->head(s, req, key, ret_info);
 }
 
 void store_cancel(struct store_req *req)
 {
-    if (req->store && req->impl)
+    if (!req->store || !req->impl)
+        return;
+    if (req->cancel)
+        req->cancel(req);
+    else
         req->store->ops->cancel(req);
+}
+
+int store_body_fits(const struct store_body *b, uint64_t file_bytes, struct err *e)
+{
+    uint64_t end = b->off + b->size;
+    uint64_t expected = b->file_bytes ? b->file_bytes : end;
+    if (expected == STORE_ANY_SIZE ? file_bytes >= end : file_bytes == expected)
+        return 0;
+    return err_set(e, ERR_CORRUPT, "%s has %llu bytes, %llu were announced", b->path,
+                   (unsigned long long)file_bytes,
+                   (unsigned long long)(expected == STORE_ANY_SIZE ? end : expected));
 }
 
 /* ---- keys and metadata ---------------------------------------------------------------------- */

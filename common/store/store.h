@@ -26,6 +26,7 @@
 
 struct store;
 struct store_req;
+struct store_upload;
 
 /* Metadata kept with an object; 0 = not there. On S3: x-amz-meta-litestream-timestamp (RFC 3339),
  * x-amz-meta-walsup-checksum, x-amz-meta-walsup-lineage (16 hex digits). In a directory: extended
@@ -48,13 +49,15 @@ struct store_info {
     struct store_meta meta;
 };
 
-/* What to upload: bytes in memory (p), or a file (path). `size` is exact; a file that turns out
- * shorter or longer is ERR_CORRUPT and nothing counts as stored. */
+/* What to upload: `size` bytes in memory (p), or of a file (path) from `off` on. A file that turns
+ * out to be larger or smaller than `file_bytes` (0: off + size) is ERR_CORRUPT, and nothing counts
+ * as stored; STORE_ANY_SIZE: it only has to reach to the end of the body. */
 struct store_body {
     const void *p;
     const char *path;
-    uint64_t size;
+    uint64_t off, size, file_bytes;
 };
+#define STORE_ANY_SIZE UINT64_MAX
 
 enum store_put_flags {
     STORE_IF_ABSENT = 1, /* fail with ERR_CONFLICT if the key exists (If-None-Match: *) */
@@ -76,6 +79,7 @@ struct store_req {
     /* the store's own */
     struct store *store;
     void *impl;
+    void (*cancel)(struct store_req *req); /* NULL: impl is of the kind of store */
 };
 
 /** store_open(loop, target, ret, e): a store for a configured target. Copies what it needs from
@@ -94,7 +98,8 @@ unsigned store_connections(const struct store *s);
 
 /** store_put(s, req, key, body, meta, flags): replace or create the object; meta may be NULL. Done
  * without error means: the store has acknowledged every byte (S3: 200 and an ETag; directory: file
- * and directory fsynced). */
+ * and directory fsynced). To a bucket, what is large goes up in parts, some at a time, each of them
+ * tried again on its own while the trouble looks like passing; memory stays bounded. */
 void store_put(struct store *s, struct store_req *req, const char *key,
                const struct store_body *body, const struct store_meta *meta, unsigned flags);
 /** store_get(s, req, key, off, len, sink, arg): bytes [off, off+len) into the sink; len UINT64_MAX:
@@ -119,6 +124,51 @@ void store_head(struct store *s, struct store_req *req, const char *key,
 bool store_is_local(const struct store *s);
 int store_open_local(const struct store *s, const char *key, int *ret_fd,
                      struct store_info *ret_info, struct err *e);
+
+/* An object whose bytes come into being over time, and whose length is not known at the beginning.
+ * It goes up in parts, and is not visible before its end:
+ *
+ *   u = store_upload_new(s, key, meta, flags, at_most)
+ *   store_upload_begin(u, req)            done(): parts may be added
+ *   store_upload_add(u, req, n, body)     done(): the store has it; its bytes may be overwritten
+ *   store_upload_finish(u, req, total)    done() without error: what store_put promises
+ *   store_upload_free(u)
+ *
+ * After ERR_NET, ERR_TIMEOUT and ERR_STORE the same request may be submitted again, however often.
+ * After anything else (ERR_NOTFOUND: the server has forgotten the upload) it has to be aborted and
+ * begun anew. Whoever gives up calls store_upload_abort, and frees after its done(), whatever that
+ * says. What was neither finished nor aborted is removed some day, by store_sweep. */
+
+/** store_upload_new(s, key, meta, flags, at_most): copies key and meta. The object may become
+ * at_most bytes long (0: as long as parts of the usual size allow, some 150 GiB); that decides how
+ * large a part is. Submits nothing. NULL: no object may be that long (5 TiB). */
+struct store_upload *store_upload_new(struct store *s, const char *key,
+                                      const struct store_meta *meta, unsigned flags,
+                                      uint64_t at_most);
+/** store_upload_part_bytes(u), store_upload_parallel(u): every part but the last has exactly so
+ * many bytes (16 MiB or more); so many at a time make sense. */
+uint64_t store_upload_part_bytes(const struct store_upload *u);
+unsigned store_upload_parallel(const struct store_upload *u);
+void store_upload_begin(struct store_upload *u, struct store_req *req);
+/** store_upload_add(u, req, n, body): part n, which starts at byte n * part_bytes of the object. In
+ * any order, and several at a time, but no part twice at the same time. A part that was added
+ * before is replaced. */
+void store_upload_add(struct store_upload *u, struct store_req *req, unsigned n,
+                      const struct store_body *body);
+/** store_upload_finish(u, req, total): parts 0 to the last were added, and have `total` bytes
+ * together (at least one). Nothing else may be under way. */
+void store_upload_finish(struct store_upload *u, struct store_req *req, uint64_t total);
+/** store_upload_abort(u, req): drop the parts. Cancel what is under way first, and await it. */
+void store_upload_abort(struct store_upload *u, struct store_req *req);
+/** store_upload_free(u): none of its requests may be under way; NULL is fine. Call it before
+ * the store is closed, or in the done() of its last request. */
+void store_upload_free(struct store_upload *u);
+
+/** store_sweep(s, req, prefix, older_ms): abort the uploads of objects below prefix that this
+ * store did not begin and that were begun more than older_ms ago, by the server's clock. In a
+ * directory nothing: listing does it there. */
+void store_sweep(struct store *s, struct store_req *req, const char *prefix, uint64_t older_ms);
+
 /** store_cancel(req): end it soon; done() comes with ERR_CANCELED (or with the outcome, if that was
  * already decided). For a put this says nothing about what the store has. */
 void store_cancel(struct store_req *req);

@@ -1,208 +1,24 @@
 /* A directory as a store. Everything that touches the disk runs in on_work() on a worker, a
  * bounded piece at a time; after_work() delivers on the loop thread and queues the next piece. */
-#include "common/store/store_impl.h"
+#include "common/store/store_file_int.h"
 
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
-#include <stdatomic.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
-#include <time.h>
 
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
 
 #define OP_MAGIC 0x0f11e0a1u
-#define CHUNK_BYTES ((size_t)1 << 20)
-#define PUT_STEP_BYTES ((uint64_t)8 << 20) /* copied before the loop hears of it */
 #define TMP_STALE_MS (3600 * 1000)
-#define DIR_MODE 0750
-#define FILE_MODE 0640
 #define DEFAULT_CONNECTIONS 4
+#define PARALLEL_PARTS 2
+#define PART_BYTES ((uint64_t)16 << 20)
 #define MAX_DEPTH 64
-
-struct store_file {
-    struct store base;
-    char *dir;
-    struct op *ops; /* all that run, for close */
-};
-
-enum verb { PUT, GET, LIST, DELETE, HEAD };
-
-struct found {
-    char *key;
-    uint64_t size;
-    int64_t mtime_ms;
-};
-
-struct op {
-    unsigned magic;
-    enum verb verb;
-    struct store_file *store;
-    struct store_req *req;
-    struct op *next, *prev;
-    uv_work_t work;
-    atomic_bool canceled;
-    bool finished; /* the worker has nothing left to do */
-    struct err err;
-    char *path; /* of the object; the directory where the walk starts for LIST */
-
-    struct store_body body; /* PUT */
-    struct store_meta meta;
-    unsigned flags;
-    struct fsx_tmp tmp;
-
-    int fd; /* PUT: the source; GET: the object */
-    uint64_t off, end;
-    void *chunk;
-    size_t n_chunk;
-    store_sink_fn sink;
-    void *arg;
-    struct store_info info, *ret_info;
-    bool info_given;
-
-    const char *prefix, *after; /* LIST */
-    store_item_fn item;
-    struct found *found;
-    size_t n_found, cap_found;
-
-    const char *const *keys; /* DELETE */
-    size_t n_keys;
-};
-
-/* ---- on a worker: put ----------------------------------------------------------------------- */
-
-/* Create what is missing of a directory, and make each new entry durable in its parent: a file
- * in a directory that a power cut undoes is not stored. */
-static int make_dirs(const char *dir, struct err *e)
-{
-    if (mkdir(dir, DIR_MODE) == 0 || errno == ENOENT) {
-        cleanup_free char *copy = util_strdup(dir);
-        const char *parent = dirname(copy);
-        struct stat st;
-        if (stat(dir, &st) < 0) {
-            int r = make_dirs(parent, e);
-            if (r < 0)
-                return r;
-            if (mkdir(dir, DIR_MODE) < 0 && errno != EEXIST)
-                return err_sys(e, errno, "create directory %s", dir);
-        }
-        return fsx_sync_dir(parent, e);
-    }
-    if (errno != EEXIST)
-        return err_sys(e, errno, "create directory %s", dir);
-    return 0;
-}
-
-static int set_xattr(int fd, const char *name, const char *value, struct err *e)
-{
-    char full[64];
-    (void)snprintf(full, sizeof full, "user.%s", name);
-    if (fsetxattr(fd, full, value, strlen(value), 0) == 0)
-        return 0;
-    /* no support, or no room for attributes: the object is what counts */
-    if (errno == ENOTSUP || errno == ENOSPC || errno == E2BIG || errno == EPERM)
-        return 0;
-    return err_sys(e, errno, "set attribute %s", full);
-}
-
-static int set_meta(int fd, const struct store_meta *m, struct err *e)
-{
-    struct store_meta_text text[STORE_META_MAX];
-    size_t n = store_meta_format(m, text);
-    for (size_t i = 0; i < n; i++) {
-        int r = set_xattr(fd, text[i].name, text[i].value, e);
-        if (r < 0)
-            return r;
-    }
-    if (m->timestamp_ms) {
-        struct timespec t = {.tv_sec = (time_t)(m->timestamp_ms / 1000),
-                             .tv_nsec = (long)(m->timestamp_ms % 1000) * 1000000};
-        struct timespec both[2] = {{.tv_nsec = UTIME_OMIT}, t};
-        if (futimens(fd, both) < 0)
-            return err_sys(e, errno, "set time");
-    }
-    return 0;
-}
-
-static int put_begin(struct op *op, struct err *e)
-{
-    if (op->body.path) {
-        op->fd = open(op->body.path, O_RDONLY | O_CLOEXEC);
-        if (op->fd < 0)
-            return err_sys(e, errno, "open %s", op->body.path);
-        op->chunk = malloc(CHUNK_BYTES);
-        if (!op->chunk)
-            return err_set(e, ERR_NOMEM, "no memory to copy %s", op->body.path);
-    }
-    /* the parents are there except for the first object: try before looking */
-    int r = fsx_tmp_open(op->path, FILE_MODE, &op->tmp, e);
-    if (r != -ERR_NOTFOUND)
-        return r;
-    cleanup_free char *copy = util_strdup(op->path);
-    r = make_dirs(dirname(copy), e);
-    if (r < 0)
-        return r;
-    err_clear(e);
-    return fsx_tmp_open(op->path, FILE_MODE, &op->tmp, e);
-}
-
-static int put_copy(struct op *op, struct err *e)
-{
-    if (!op->body.path) {
-        op->off = op->end;
-        return fsx_write_all(op->tmp.fd, op->body.p, (size_t)op->body.size, e);
-    }
-    for (uint64_t stop = MIN(op->end, op->off + PUT_STEP_BYTES); op->off < stop;) {
-        if (atomic_load(&op->canceled))
-            return err_set(e, ERR_CANCELED, "canceled");
-        size_t n = (size_t)MIN(stop - op->off, CHUNK_BYTES);
-        int r = fsx_pread_all(op->fd, op->chunk, n, op->off, e);
-        if (r < 0)
-            return err_wrap(e, "read %s", op->body.path);
-        r = fsx_write_all(op->tmp.fd, op->chunk, n, e);
-        if (r < 0)
-            return r;
-        op->off += n;
-    }
-    return 0;
-}
-
-static int put_publish(struct op *op, struct err *e)
-{
-    struct stat st;
-    if (op->body.path) {
-        if (fstat(op->fd, &st) < 0)
-            return err_sys(e, errno, "stat %s", op->body.path);
-        if ((uint64_t)st.st_size != op->body.size)
-            return err_set(e, ERR_CORRUPT, "%s has %lld bytes, %llu were announced",
-                           op->body.path, (long long)st.st_size,
-                           (unsigned long long)op->body.size);
-    }
-    int r = set_meta(op->tmp.fd, &op->meta, e);
-    if (r < 0)
-        return r;
-    r = fsx_tmp_publish(&op->tmp, op->flags & STORE_IF_ABSENT ? 0 : FSX_REPLACE, e);
-    if (r == -ERR_EXISTS) {
-        r = err_set(e, ERR_CONFLICT, "it exists already");
-        (void)err_hint(e, "another writer may be replicating to this path");
-    }
-    return r;
-}
-
-static int work_put(struct op *op, struct err *e)
-{
-    int r = op->tmp.path ? 0 : put_begin(op, e);
-    if (r == 0)
-        r = put_copy(op, e);
-    if (r < 0 || op->off < op->end)
-        return r;
-    op->finished = true;
-    return put_publish(op, e);
-}
 
 /* ---- on a worker: get, head, delete --------------------------------------------------------- */
 
@@ -247,12 +63,12 @@ static int open_path(const char *path, int *ret_fd, struct store_info *ret, stru
     return 0;
 }
 
-static int open_object(struct op *op, struct err *e)
+static int open_object(struct file_op *op, struct err *e)
 {
     return open_path(op->path, &op->fd, &op->info, e);
 }
 
-static int work_get(struct op *op, struct err *e)
+static int work_get(struct file_op *op, struct err *e)
 {
     if (op->fd < 0) {
         int r = open_object(op, e);
@@ -278,13 +94,13 @@ static int work_get(struct op *op, struct err *e)
     return 0;
 }
 
-static int work_head(struct op *op, struct err *e)
+static int work_head(struct file_op *op, struct err *e)
 {
     op->finished = true;
     return open_object(op, e);
 }
 
-static int work_delete(struct op *op, struct err *e)
+static int work_delete(struct file_op *op, struct err *e)
 {
     op->finished = true;
     for (size_t i = 0; i < op->n_keys; i++) {
@@ -305,7 +121,7 @@ static void closedirp(DIR **d)
         (void)closedir(*d);
 }
 
-static int add_found(struct op *op, const char *key, const struct stat *st, struct err *e)
+static int add_found(struct file_op *op, const char *key, const struct stat *st, struct err *e)
 {
     if (op->n_found == op->cap_found) {
         size_t cap = op->cap_found ? op->cap_found * 2 : 64;
@@ -326,9 +142,9 @@ static bool dir_matches(const char *dir_key, const char *prefix)
     return !strncmp(dir_key, prefix, MIN(strlen(dir_key), strlen(prefix)));
 }
 
-static int walk(struct op *op, int dir_fd, const char *dir_key, unsigned depth, struct err *e);
+static int walk(struct file_op *op, int dir_fd, const char *dir_key, unsigned depth, struct err *e);
 
-static int walk_entry(struct op *op, int dir_fd, const char *dir_key, const char *name,
+static int walk_entry(struct file_op *op, int dir_fd, const char *dir_key, const char *name,
                       unsigned depth, struct err *e)
 {
     cleanup_free char *key = util_printf("%s%s", dir_key, name);
@@ -360,7 +176,7 @@ static int walk_entry(struct op *op, int dir_fd, const char *dir_key, const char
 }
 
 /* takes over dir_fd */
-static int walk(struct op *op, int dir_fd, const char *dir_key, unsigned depth, struct err *e)
+static int walk(struct file_op *op, int dir_fd, const char *dir_key, unsigned depth, struct err *e)
 {
     cleanup(closedirp) DIR *d = fdopendir(dir_fd);
     if (!d) {
@@ -388,7 +204,7 @@ static int by_key(const void *a, const void *b)
     return strcmp(((const struct found *)a)->key, ((const struct found *)b)->key);
 }
 
-static int work_list(struct op *op, struct err *e)
+static int work_list(struct file_op *op, struct err *e)
 {
     op->finished = true;
     const char *slash = strrchr(op->prefix, '/');
@@ -407,11 +223,13 @@ static int work_list(struct op *op, struct err *e)
 
 static void on_work(uv_work_t *w)
 {
-    struct op *op = w->data;
+    struct file_op *op = w->data;
     assert(op->magic == OP_MAGIC);
-    static int (*const work[])(struct op *, struct err *) = {
-        [PUT] = work_put, [GET] = work_get, [LIST] = work_list,
-        [DELETE] = work_delete, [HEAD] = work_head};
+    static int (*const work[])(struct file_op *, struct err *) = {
+        [PUT] = file_work_put,     [GET] = work_get,         [LIST] = work_list,
+        [DELETE] = work_delete,    [HEAD] = work_head,       [UP_BEGIN] = file_work_begin,
+        [UP_ADD] = file_work_add,  [UP_FINISH] = file_work_finish,
+        [UP_ABORT] = file_work_abort};
     if (atomic_load(&op->canceled))
         (void)err_set(&op->err, ERR_CANCELED, "canceled");
     else
@@ -420,10 +238,12 @@ static void on_work(uv_work_t *w)
         fsx_tmp_abort(&op->tmp);
 }
 
-static void op_finish(struct op *op)
+static void op_finish(struct file_op *op)
 {
     static const char *const name[] = {
-        [PUT] = "write", [GET] = "read", [LIST] = "list", [DELETE] = "delete", [HEAD] = "look up"};
+        [PUT] = "write", [GET] = "read", [LIST] = "list", [DELETE] = "delete", [HEAD] = "look up",
+        [UP_BEGIN] = "begin to write", [UP_ADD] = "write a part of", [UP_FINISH] = "write",
+        [UP_ABORT] = "give up"};
     struct store_req *req = op->req;
     struct store_file *f = op->store;
     if (op->err.code == ERR_CANCELED)
@@ -455,13 +275,13 @@ static void op_finish(struct op *op)
         store_impl_closed(&f->base);
 }
 
-static int deliver(struct op *op)
+static int deliver(struct file_op *op)
 {
     struct store_req *req = op->req;
     if (op->ret_info && !op->info_given)
         *op->ret_info = op->info;
     op->info_given = true;
-    if (op->verb == PUT)
+    if (op->verb == PUT || op->verb == UP_ADD)
         req->bytes = op->off;
     if (op->verb == GET && op->n_chunk) {
         size_t n = op->n_chunk;
@@ -482,7 +302,7 @@ static int deliver(struct op *op)
 
 static void after_work(uv_work_t *w, int status);
 
-static void op_queue(struct op *op)
+void file_op_queue(struct file_op *op)
 {
     op->work.data = op;
     (void)uv_queue_work(op->store->base.loop, &op->work, on_work, after_work);
@@ -490,7 +310,7 @@ static void op_queue(struct op *op)
 
 static void after_work(uv_work_t *w, int status)
 {
-    struct op *op = w->data;
+    struct file_op *op = w->data;
     assert(op->magic == OP_MAGIC);
     if (status == UV_ECANCELED)
         (void)err_set(&op->err, ERR_CANCELED, "canceled");
@@ -502,13 +322,14 @@ static void after_work(uv_work_t *w, int status)
     if (op->err.code || op->finished)
         op_finish(op);
     else
-        op_queue(op);
+        file_op_queue(op);
 }
 
-static struct op *op_new(struct store *s, struct store_req *req, enum verb verb, const char *key)
+struct file_op *file_op_new(struct store *s, struct store_req *req, enum file_verb verb,
+                            const char *key)
 {
     struct store_file *f = CONTAINER_OF(s, struct store_file, base);
-    struct op *op = util_zalloc(sizeof *op);
+    struct file_op *op = util_zalloc(sizeof *op);
     op->magic = OP_MAGIC;
     op->verb = verb;
     op->store = f;
@@ -533,25 +354,25 @@ static void file_put(struct store *s, struct store_req *req, const char *key,
         store_finish_later(req);
         return;
     }
-    struct op *op = op_new(s, req, PUT, key);
+    struct file_op *op = file_op_new(s, req, PUT, key);
     op->body = *body;
     if (meta)
         op->meta = *meta;
     op->flags = flags;
     op->end = body->size;
-    op_queue(op);
+    file_op_queue(op);
 }
 
 static void file_get(struct store *s, struct store_req *req, const char *key, uint64_t off,
                      uint64_t len, store_sink_fn sink, void *arg, struct store_info *ret_info)
 {
-    struct op *op = op_new(s, req, GET, key);
+    struct file_op *op = file_op_new(s, req, GET, key);
     op->off = off;
     op->end = len == UINT64_MAX ? UINT64_MAX : off + len;
     op->sink = sink;
     op->arg = arg;
     op->ret_info = ret_info;
-    op_queue(op);
+    file_op_queue(op);
 }
 
 static void file_list(struct store *s, struct store_req *req, const char *prefix,
@@ -563,31 +384,31 @@ static void file_list(struct store *s, struct store_req *req, const char *prefix
         store_finish_later(req);
         return;
     }
-    struct op *op = op_new(s, req, LIST, dir);
+    struct file_op *op = file_op_new(s, req, LIST, dir);
     op->prefix = prefix;
     op->after = after;
     op->item = item;
     op->arg = arg;
-    op_queue(op);
+    file_op_queue(op);
 }
 
 static void file_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n)
 {
-    struct op *op = op_new(s, req, DELETE, n == 1 ? keys[0] : NULL);
+    struct file_op *op = file_op_new(s, req, DELETE, n == 1 ? keys[0] : NULL);
     op->keys = keys;
     op->n_keys = n;
-    op_queue(op);
+    file_op_queue(op);
 }
 
 static void file_head(struct store *s, struct store_req *req, const char *key,
                       struct store_info *ret_info)
 {
-    struct op *op = op_new(s, req, HEAD, key);
+    struct file_op *op = file_op_new(s, req, HEAD, key);
     op->ret_info = ret_info;
-    op_queue(op);
+    file_op_queue(op);
 }
 
-static void op_cancel(struct op *op)
+static void op_cancel(struct file_op *op)
 {
     atomic_store(&op->canceled, true);
     (void)uv_cancel((uv_req_t *)&op->work); /* fails when it runs: then the flag ends it */
@@ -602,7 +423,7 @@ static void file_close(struct store *s)
 {
     struct store_file *f = CONTAINER_OF(s, struct store_file, base);
     s->impl_closing = true;
-    for (struct op *op = f->ops; op; op = op->next)
+    for (struct file_op *op = f->ops; op; op = op->next)
         op_cancel(op);
     if (!f->ops)
         store_impl_closed(s);
@@ -624,9 +445,18 @@ static int file_open(const struct store *s, const char *key, int *ret_fd,
     return r < 0 ? err_wrap(e, "get %s", path) : 0;
 }
 
+/* what a killed put leaves is removed by listing */
+static void file_sweep(struct store *s, struct store_req *req, const char *prefix,
+                       uint64_t older_ms)
+{
+    (void)s, (void)prefix, (void)older_ms;
+    store_finish_later(req);
+}
+
 static const struct store_ops ops = {
     file_put, file_get, file_list, file_delete, file_head, file_cancel, file_close, file_free,
-    file_open};
+    file_upload_begin, file_upload_add, file_upload_finish, file_upload_abort, file_upload_free,
+    file_sweep, file_open};
 
 int store_file_new(uv_loop_t *loop, const struct conf_target *t, struct store **ret,
                    struct err *e)
@@ -641,6 +471,10 @@ int store_file_new(uv_loop_t *loop, const struct conf_target *t, struct store **
     f->base.ops = &ops;
     f->base.describe = util_strdup(t->path);
     f->base.connections = t->max_connections ? t->max_connections : DEFAULT_CONNECTIONS;
+    f->base.put_bytes = UINT64_MAX;
+    f->base.part_bytes = PART_BYTES;
+    f->base.max_parts = UINT_MAX;
+    f->base.parallel_parts = PARALLEL_PARTS;
     f->dir = util_strdup(t->path);
     size_t n = strlen(f->dir);
     while (n > 1 && f->dir[n - 1] == '/')

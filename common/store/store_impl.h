@@ -3,6 +3,7 @@
 #ifndef WALSUP_STORE_IMPL_H
 #define WALSUP_STORE_IMPL_H
 
+#include "common/base/fsx.h"
 #include "common/store/store.h"
 
 /* Each of the first five has to end in exactly one store_finish(req), later. `close` cancels all
@@ -21,9 +22,35 @@ struct store_ops {
     void (*cancel)(struct store_req *req);
     void (*close)(struct store *s);
     void (*free)(struct store *s);
+    /* as store_upload_ and store_sweep; upload_free frees what the kind put into u */
+    void (*upload_begin)(struct store_upload *u, struct store_req *req);
+    void (*upload_add)(struct store_upload *u, struct store_req *req, unsigned n,
+                       const struct store_body *body);
+    void (*upload_finish)(struct store_upload *u, struct store_req *req, uint64_t total);
+    void (*upload_abort)(struct store_upload *u, struct store_req *req);
+    void (*upload_free)(struct store_upload *u);
+    void (*sweep)(struct store *s, struct store_req *req, const char *prefix, uint64_t older_ms);
     /* blocking, any thread; NULL: objects are not files of this machine */
     int (*open)(const struct store *s, const char *key, int *ret_fd, struct store_info *ret_info,
                 struct err *e);
+};
+
+struct store_big;
+
+/* one multipart upload, or one file that grows beside its final name */
+struct store_upload {
+    struct store *store;
+    struct store_upload *next, *prev; /* all of the store's */
+    char *key;
+    struct store_meta meta;
+    unsigned flags;
+    uint64_t part_bytes;
+    /* a bucket's: the upload's name once it is begun, and what was answered for each part */
+    char *id;
+    char **etag;
+    size_t n_etags;
+    /* a directory's */
+    struct fsx_tmp tmp;
 };
 
 /* embedded as the first member of struct store_file and struct store_s3 */
@@ -34,6 +61,11 @@ struct store {
     enum conf_target_type type;
     char *describe;
     unsigned connections;
+    /* in one piece up to put_bytes, then in parts of part_bytes or more */
+    uint64_t put_bytes, part_bytes;
+    unsigned max_parts, parallel_parts;
+    struct store_upload *uploads;
+    struct store_big *bigs; /* puts that go up in parts */
 
     unsigned in_flight; /* submitted, done() not yet called */
     bool closing, impl_closing, impl_closed, handle_closing;
@@ -55,6 +87,18 @@ void store_finish(struct store_req *req);
 /** store_finish_later(req): the same from inside a submitting call. */
 void store_finish_later(struct store_req *req);
 void store_impl_closed(struct store *s);
+
+/** store_submit(s, req, key): begin a request; false: it has been refused and its done() is on the
+ * way. key NULL: there is none to be looked at. */
+bool store_submit(struct store *s, struct store_req *req, const char *key);
+/** store_body_fits(b, file_bytes, e): is a file of that size what the body announced? */
+int store_body_fits(const struct store_body *b, uint64_t file_bytes, struct err *e);
+
+/** store_big_put(...): like store_put, submitted already, in parts. store_big_close(s): cancel them
+ * all. */
+void store_big_put(struct store *s, struct store_req *req, const char *key,
+                   const struct store_body *body, const struct store_meta *meta, unsigned flags);
+void store_big_close(struct store *s);
 
 /** store_key_ok(key, e): no empty, "." or ".." component, no control character, at most 1024
  * bytes: such names mean different things to different stores. */

@@ -1,44 +1,11 @@
 /* An S3 bucket as a store: a queue of requests in front of the transport. Each request becomes one
  * transfer (PUT, GET, HEAD) or several in a row (pages of a LIST, keys of a DELETE). */
-#include "common/store/store_impl.h"
+#include "common/store/store_s3_int.h"
 
 #include <assert.h>
 
-#include "common/store/s3_transport.h"
-
 #define OP_MAGIC 0x53090b1eu
-#define DEFAULT_CONNECTIONS 8
-#define DEFAULT_CONNECT_MS 5000
-#define DEFAULT_IDLE_MS 15000
-#define PUT_MAX_BYTES ((uint64_t)5 << 30) /* S3's limit for one PUT */
-
-struct op {
-    unsigned magic;
-    struct store_s3 *store;
-    struct store_req *req;
-    struct op *next, *prev;
-    bool started, sending, canceled;
-    struct s3_xfer x;
-    char *key; /* whole key or prefix */
-    char *marker;
-    struct s3_body *body;
-
-    store_item_fn item; /* LIST */
-    void *item_arg;
-    const char *const *keys; /* DELETE */
-    size_t n_keys, at_key;
-};
-
-struct store_s3 {
-    struct store base;
-    struct s3_target target;
-    struct s3_transport *transport;
-    char *path; /* "" or "prefix/" */
-    struct op *first, *last;
-    unsigned started;
-    bool canceled; /* one that has not started: look for it */
-    bool closed;
-};
+#define MAX_PARTS 10000
 
 /* ---- the queue ----------------------------------------------------------------------------- */
 
@@ -66,7 +33,7 @@ static void maybe_close(struct store_s3 *s)
 
 static void op_gone(void *arg)
 {
-    struct op *op = arg;
+    struct s3_op *op = arg;
     struct store_s3 *s = op->store;
     struct store_req *req = op->req;
     if (op->prev)
@@ -81,6 +48,10 @@ static void op_gone(void *arg)
         s->started--;
     free(op->key);
     free(op->marker);
+    free(op->id_marker);
+    buf_free(&op->document);
+    s3_page_done(&op->swept);
+    free(op->was);
     op->magic = 0;
     free(op);
     poke_soon(s);
@@ -88,7 +59,7 @@ static void op_gone(void *arg)
     store_finish(req);
 }
 
-static void op_end(struct op *op)
+static void op_end(struct s3_op *op)
 {
     struct s3_body *body = TAKE_PTR(op->body);
     if (body)
@@ -97,13 +68,13 @@ static void op_end(struct op *op)
         op_gone(op);
 }
 
-static void op_fail(struct op *op, const struct err *e)
+static void op_fail(struct s3_op *op, const struct err *e)
 {
     op->req->err = *e;
     op_end(op);
 }
 
-static void op_send(struct op *op)
+static void op_send(struct s3_op *op)
 {
     op->sending = true;
     s3_transport_send(op->store->transport, &op->x);
@@ -111,7 +82,7 @@ static void op_send(struct op *op)
         s3_transport_cancel(&op->x);
 }
 
-static void op_canceled(struct op *op)
+static void op_canceled(struct s3_op *op)
 {
     (void)err_set(&op->req->err, ERR_CANCELED, "canceled");
     (void)s3_error_where(&op->store->target, op->x.verb, op->x.key, &op->req->err);
@@ -120,7 +91,7 @@ static void op_canceled(struct op *op)
 
 static void on_body(void *arg)
 {
-    struct op *op = arg;
+    struct s3_op *op = arg;
     assert(op->magic == OP_MAGIC);
     if (op->sending) {
         s3_transport_body_event(&op->x);
@@ -138,7 +109,7 @@ static void on_body(void *arg)
     }
 }
 
-static void op_start(struct op *op)
+static void op_start(struct s3_op *op)
 {
     op->started = true;
     op->store->started++;
@@ -149,11 +120,11 @@ static void op_start(struct op *op)
 }
 
 /* the first that may start: canceled ones do not wait for their turn */
-static struct op *startable(const struct store_s3 *s)
+static struct s3_op *startable(const struct store_s3 *s)
 {
     if (!s->canceled && s->started >= s->base.connections)
         return NULL;
-    for (struct op *op = s->first; op; op = op->next) {
+    for (struct s3_op *op = s->first; op; op = op->next) {
         if (!op->started && (op->canceled || s->started < s->base.connections))
             return op;
     }
@@ -163,7 +134,7 @@ static struct op *startable(const struct store_s3 *s)
 static void on_poke(void *arg)
 {
     struct store_s3 *s = arg;
-    for (struct op *op; (op = startable(s));)
+    for (struct s3_op *op; (op = startable(s));)
         op_start(op); /* its done() may come from inside and change the queue */
     s->canceled = false;
     maybe_close(s);
@@ -171,7 +142,7 @@ static void on_poke(void *arg)
 
 /* ---- answers ------------------------------------------------------------------------------- */
 
-static void next_marker(struct op *op, const char *marker)
+static void next_marker(struct s3_op *op, const char *marker)
 {
     char *copy = util_strdup(marker);
     free(op->marker);
@@ -180,7 +151,7 @@ static void next_marker(struct op *op, const char *marker)
 }
 
 /* Deliver one page; 1: another one is needed. */
-static int deliver(struct op *op, struct err *e)
+static int deliver(struct s3_op *op, struct err *e)
 {
     struct s3_page *page = &op->x.page;
     size_t skip = strlen(op->store->path);
@@ -199,31 +170,40 @@ static int deliver(struct op *op, struct err *e)
     return 1;
 }
 
-static void next_key(struct op *op)
+static void next_key(struct s3_op *op)
 {
     free(op->key);
     op->key = util_printf("%s%s", op->store->path, op->keys[op->at_key]);
     op->x.key = op->key;
 }
 
+static int on_page(struct s3_op *op, struct err *e)
+{
+    if (e->code)
+        return -(int)e->code;
+    int more = deliver(op, e);
+    return more < 0 ? s3_error_where(&op->store->target, op->x.verb, op->x.key, e) : more;
+}
+
+static int on_deleted(struct s3_op *op, struct err *e)
+{
+    if (e->code)
+        return -(int)e->code;
+    if (++op->at_key == op->n_keys)
+        return 0;
+    next_key(op);
+    return 1;
+}
+
 static void on_xfer(struct s3_xfer *x)
 {
-    struct op *op = x->data;
+    struct s3_op *op = x->data;
     assert(op->magic == OP_MAGIC);
-    int more = 0;
     op->sending = false;
     struct err e = x->err;
-    if (!e.code && x->verb == S3_LIST) {
-        more = deliver(op, &e);
-        if (more < 0)
-            (void)s3_error_where(&op->store->target, x->verb, x->key, &e);
-    }
+    int more = op->answer ? op->answer(op, &e) : -(int)e.code;
     s3_page_done(&x->page);
-    if (!e.code && x->verb == S3_DELETE && ++op->at_key < op->n_keys) {
-        next_key(op);
-        more = 1;
-    }
-    if (e.code)
+    if (more < 0)
         op_fail(op, &e);
     else if (more > 0)
         op_send(op);
@@ -233,11 +213,11 @@ static void on_xfer(struct s3_xfer *x)
 
 /* ---- the interface ------------------------------------------------------------------------- */
 
-static struct op *op_new(struct store *base, struct store_req *req, enum s3_verb verb,
-                         const char *key)
+struct s3_op *s3_op_new(struct store *base, struct store_req *req, enum s3_verb verb,
+                        const char *key, int (*answer)(struct s3_op *op, struct err *e))
 {
     struct store_s3 *s = CONTAINER_OF(base, struct store_s3, base);
-    struct op *op = util_zalloc(sizeof *op);
+    struct s3_op *op = util_zalloc(sizeof *op);
     op->magic = OP_MAGIC;
     op->store = s;
     op->req = req;
@@ -249,6 +229,7 @@ static struct op *op_new(struct store *base, struct store_req *req, enum s3_verb
     op->x.progress = &req->bytes;
     op->x.done = on_xfer;
     op->x.data = op;
+    op->answer = answer;
     op->prev = s->last;
     if (op->prev)
         op->prev->next = op;
@@ -260,18 +241,17 @@ static struct op *op_new(struct store *base, struct store_req *req, enum s3_verb
     return op;
 }
 
+void s3_op_body(struct s3_op *op, const struct store_body *body)
+{
+    op->body = s3_body_new(op->store->base.loop, body, on_body, op);
+    op->x.body = op->body;
+}
+
 static void s3_put(struct store *s, struct store_req *req, const char *key,
                    const struct store_body *body, const struct store_meta *meta, unsigned flags)
 {
-    if (body->size > PUT_MAX_BYTES) {
-        (void)err_set(&req->err, ERR_UNSUPPORTED, "\"%s\" has %llu bytes, and S3 takes at most "
-                      "5 GiB in one piece", key, (unsigned long long)body->size);
-        store_finish_later(req);
-        return;
-    }
-    struct op *op = op_new(s, req, S3_PUT, key);
-    op->body = s3_body_new(s->loop, body, on_body, op);
-    op->x.body = op->body;
+    struct s3_op *op = s3_op_new(s, req, S3_PUT, key, NULL);
+    s3_op_body(op, body);
     op->x.if_absent = flags & STORE_IF_ABSENT;
     if (meta)
         op->x.meta = *meta;
@@ -280,7 +260,7 @@ static void s3_put(struct store *s, struct store_req *req, const char *key,
 static void s3_get(struct store *s, struct store_req *req, const char *key, uint64_t off,
                    uint64_t len, store_sink_fn sink, void *arg, struct store_info *ret_info)
 {
-    struct op *op = op_new(s, req, S3_GET, key);
+    struct s3_op *op = s3_op_new(s, req, S3_GET, key, NULL);
     op->x.off = off;
     op->x.len = len;
     op->x.sink = sink;
@@ -291,7 +271,7 @@ static void s3_get(struct store *s, struct store_req *req, const char *key, uint
 static void s3_list(struct store *s, struct store_req *req, const char *prefix, const char *after,
                     store_item_fn item, void *arg)
 {
-    struct op *op = op_new(s, req, S3_LIST, prefix);
+    struct s3_op *op = s3_op_new(s, req, S3_LIST, prefix, on_page);
     op->item = item;
     op->item_arg = arg;
     if (after[0]) {
@@ -302,7 +282,7 @@ static void s3_list(struct store *s, struct store_req *req, const char *prefix, 
 
 static void s3_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n)
 {
-    struct op *op = op_new(s, req, S3_DELETE, keys[0]);
+    struct s3_op *op = s3_op_new(s, req, S3_DELETE, keys[0], on_deleted);
     op->keys = keys;
     op->n_keys = n;
 }
@@ -310,11 +290,11 @@ static void s3_delete(struct store *s, struct store_req *req, const char *const 
 static void s3_head(struct store *s, struct store_req *req, const char *key,
                     struct store_info *ret_info)
 {
-    struct op *op = op_new(s, req, S3_HEAD, key);
+    struct s3_op *op = s3_op_new(s, req, S3_HEAD, key, NULL);
     op->x.ret_info = ret_info;
 }
 
-static void op_cancel(struct op *op)
+static void op_cancel(struct s3_op *op)
 {
     op->canceled = true;
     if (op->sending) {
@@ -335,97 +315,32 @@ static void s3_close(struct store *base)
 {
     struct store_s3 *s = CONTAINER_OF(base, struct store_s3, base);
     base->impl_closing = true;
-    for (struct op *op = s->first; op; op = op->next)
+    for (struct s3_op *op = s->first; op; op = op->next)
         op_cancel(op);
     poke_soon(s);
-}
-
-static void target_done(struct s3_target *t)
-{
-    free(t->name);
-    free(t->endpoint);
-    free(t->host);
-    free(t->bucket);
-    free(t->region);
-    free(t->ca_file);
-    free(t->storage_class);
-    cred_done(&t->cred);
 }
 
 static void s3_free(struct store *base)
 {
     struct store_s3 *s = CONTAINER_OF(base, struct store_s3, base);
-    target_done(&s->target);
+    s3_target_done(&s->target);
     free(s->path);
     free(s);
 }
 
-static const struct store_ops ops = {s3_put,  s3_get,    s3_list,  s3_delete,
-                                     s3_head, s3_cancel, s3_close, s3_free, NULL};
-
-/* ---- opening ------------------------------------------------------------------------------- */
-
-static char *copy_if_given(const char *s)
-{
-    return s && *s ? util_strdup(s) : NULL;
-}
-
-static uint64_t ms_from_env(const char *name, uint64_t otherwise)
-{
-    const char *v = getenv(name);
-    uint64_t ms = v ? strtoull(v, NULL, 10) : 0;
-    return ms ? ms : otherwise;
-}
-
-static int fill_target(const struct conf_target *c, struct s3_target *t, struct err *e)
-{
-    const char *sep = c->endpoint ? strstr(c->endpoint, "://") : NULL;
-    t->name = util_strdup(c->name ? c->name : "");
-    t->https = sep && !strncmp(c->endpoint, "https://", 8);
-    if (!sep || (!t->https && strncmp(c->endpoint, "http://", 7)) || !sep[3] ||
-        strpbrk(sep + 3, "/?#@ \t")) {
-        (void)err_set(e, ERR_CONFIG, "target %s: endpoint \"%s\" is not scheme://host[:port]",
-                      t->name, c->endpoint ? c->endpoint : "");
-        return err_hint(e, "write endpoint = https://host in [target %s]; bucket and path have "
-                           "keys of their own", t->name);
-    }
-    if (!c->bucket || !*c->bucket || strpbrk(c->bucket, "/?#@% \t")) {
-        (void)err_set(e, ERR_CONFIG, "target %s: \"%s\" is no name of a bucket", t->name,
-                      c->bucket ? c->bucket : "");
-        return err_hint(e, "write bucket = NAME in [target %s]", t->name);
-    }
-    const char *host = sep + 3;
-    t->aws = strstr(host, ".amazonaws.com") != NULL;
-    t->virtual_host = c->addressing == CONF_ADDR_VIRTUAL ||
-                      (c->addressing == CONF_ADDR_AUTO && t->aws);
-    /* a dot in the bucket's name is one too many for the wildcard of Amazon's certificate */
-    if (c->addressing == CONF_ADDR_AUTO && t->https && strchr(c->bucket, '.'))
-        t->virtual_host = false;
-    t->host = t->virtual_host ? util_printf("%s.%s", c->bucket, host) : util_strdup(host);
-    size_t n = strlen(t->host), port = t->https ? 4 : 3;
-    if (n > port && !strcmp(t->host + n - port, t->https ? ":443" : ":80"))
-        t->host[n - port] = '\0'; /* as curl and every server writes it */
-    t->endpoint = util_strdup(c->endpoint);
-    t->bucket = util_strdup(c->bucket);
-    t->region = util_strdup(c->region && *c->region ? c->region : "us-east-1");
-    t->ca_file = copy_if_given(c->ca_file);
-    t->storage_class = copy_if_given(c->storage_class);
-    t->skip_verify = c->skip_verify;
-    t->max_connections = c->max_connections ? c->max_connections : DEFAULT_CONNECTIONS;
-    t->bandwidth_limit_bytes = c->bandwidth_limit_bytes;
-    t->connect_ms = ms_from_env("WALSUP_TEST_S3_CONNECT_MS", DEFAULT_CONNECT_MS);
-    t->idle_ms = ms_from_env("WALSUP_TEST_S3_IDLE_MS", DEFAULT_IDLE_MS);
-    return cred_load(c, &t->cred, e);
-}
+static const struct store_ops ops = {
+    s3_put, s3_get, s3_list, s3_delete, s3_head, s3_cancel, s3_close, s3_free,
+    s3_upload_begin, s3_upload_add, s3_upload_finish, s3_upload_abort, s3_upload_free, s3_sweep,
+    NULL};
 
 int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **ret, struct err *e)
 {
     struct store_s3 *s = util_zalloc(sizeof *s);
-    int r = fill_target(c, &s->target, e);
+    int r = s3_target_fill(c, &s->target, e);
     if (r == 0)
         r = s3_transport_new(loop, &s->target, &s->transport, e);
     if (r < 0) {
-        target_done(&s->target);
+        s3_target_done(&s->target);
         free(s);
         return r;
     }
@@ -433,6 +348,10 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     s->path = path ? util_printf("%s/", c->path) : util_strdup("");
     s->base.ops = &ops;
     s->base.connections = s->target.max_connections;
+    s->base.put_bytes = s->target.put_bytes;
+    s->base.part_bytes = s->target.part_bytes;
+    s->base.max_parts = MAX_PARTS;
+    s->base.parallel_parts = s->target.parallel_parts;
     s->base.describe = util_printf("%s/%s%s%s as key id %s", s->target.endpoint, s->target.bucket,
                                    path ? "/" : "", path ? c->path : "", s->target.cred.key_id);
     *ret = &s->base;

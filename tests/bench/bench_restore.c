@@ -79,8 +79,7 @@ static void *work(void *arg)
     for (struct chunk *c = take(r); c; c = take(r)) {
         unsigned from = 0; /* start of the run of neighbours not yet written */
         for (unsigned i = 0; i < c->n; i++) {
-            if (ltx_walk_page(&r->d, &c->entry[i], r->d.p + c->entry[i].off, pages + i * ps,
-                              &c->sum, &e) < 0)
+            if (ltx_walk_page(&r->d, &c->entry[i], pages + i * ps, &c->sum, &e) < 0)
                 fatal(&e);
             if (i + 1 < c->n && c->entry[i + 1].pgno == c->entry[i].pgno + 1)
                 continue;

@@ -80,7 +80,7 @@ static bool walk(const uint8_t *p, size_t n)
     struct ltx_sum sum = {0};
     int r = ltx_decoder_open(&d, p, n, &e);
     while (r == 0 && (r = ltx_walk_next(&d, &x, &e)) == 0)
-        r = ltx_walk_page(&d, &x, d.p + x.off, page, &sum, &e);
+        r = ltx_walk_page(&d, &x, page, &sum, &e);
     return r > 0 && ltx_walk_finish(&d, &sum, &e) == 0;
 }
 

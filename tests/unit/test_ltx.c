@@ -109,7 +109,7 @@ static void expect_pages(const struct buf *b, const uint32_t *pgno, size_t n)
     for (size_t i = 0; i < n; i++) {
         assert_int_equal(ltx_walk_next(&d, &x, &e), 0);
         assert_int_equal(x.pgno, pgno[i]);
-        assert_int_equal(ltx_walk_page(&d, &x, d.p + x.off, page, &sum[i > n / 3], &e), 0);
+        assert_int_equal(ltx_walk_page(&d, &x, page, &sum[i > n / 3], &e), 0);
         fill(want, d.h.page_size, x.pgno);
         assert_memory_equal(page, want, d.h.page_size);
         assert_true(sum[i > n / 3].page == ltx_page_checksum(x.pgno, page, d.h.page_size));
@@ -605,7 +605,7 @@ static int walk(const void *p, size_t n)
     struct ltx_sum sum = {0};
     int r = ltx_decoder_open(&d, p, n, &e);
     while (r == 0 && (r = ltx_walk_next(&d, &x, &e)) == 0)
-        r = ltx_walk_page(&d, &x, d.p + x.off, page, &sum, &e);
+        r = ltx_walk_page(&d, &x, page, &sum, &e);
     return r < 0 ? r : ltx_walk_finish(&d, &sum, &e);
 }
 

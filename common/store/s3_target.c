@@ -1,0 +1,80 @@
+#include "common/store/s3_answer.h"
+
+#include "common/format/conf.h"
+
+#define DEFAULT_CONNECTIONS 8
+#define DEFAULT_CONNECT_MS 5000
+#define DEFAULT_IDLE_MS 15000
+#define DEFAULT_PART_BYTES ((uint64_t)16 << 20)
+#define DEFAULT_PUT_BYTES ((uint64_t)64 << 20) /* up to this an object goes up in one piece */
+#define PARALLEL_PARTS 4
+
+static char *copy_if_given(const char *s)
+{
+    return s && *s ? util_strdup(s) : NULL;
+}
+
+static uint64_t from_env(const char *name, uint64_t otherwise)
+{
+    const char *v = getenv(name);
+    uint64_t n = v ? strtoull(v, NULL, 10) : 0;
+    return n ? n : otherwise;
+}
+
+int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err *e)
+{
+    const char *sep = c->endpoint ? strstr(c->endpoint, "://") : NULL;
+    t->name = util_strdup(c->name ? c->name : "");
+    t->https = sep && !strncmp(c->endpoint, "https://", 8);
+    if (!sep || (!t->https && strncmp(c->endpoint, "http://", 7)) || !sep[3] ||
+        strpbrk(sep + 3, "/?#@ \t")) {
+        (void)err_set(e, ERR_CONFIG, "target %s: endpoint \"%s\" is not scheme://host[:port]",
+                      t->name, c->endpoint ? c->endpoint : "");
+        return err_hint(e, "write endpoint = https://host in [target %s]; bucket and path have "
+                           "keys of their own", t->name);
+    }
+    if (!c->bucket || !*c->bucket || strpbrk(c->bucket, "/?#@% \t")) {
+        (void)err_set(e, ERR_CONFIG, "target %s: \"%s\" is no name of a bucket", t->name,
+                      c->bucket ? c->bucket : "");
+        return err_hint(e, "write bucket = NAME in [target %s]", t->name);
+    }
+    const char *host = sep + 3;
+    t->aws = strstr(host, ".amazonaws.com") != NULL;
+    t->virtual_host = c->addressing == CONF_ADDR_VIRTUAL ||
+                      (c->addressing == CONF_ADDR_AUTO && t->aws);
+    /* a dot in the bucket's name is one too many for the wildcard of Amazon's certificate */
+    if (c->addressing == CONF_ADDR_AUTO && t->https && strchr(c->bucket, '.'))
+        t->virtual_host = false;
+    t->host = t->virtual_host ? util_printf("%s.%s", c->bucket, host) : util_strdup(host);
+    size_t n = strlen(t->host), port = t->https ? 4 : 3;
+    if (n > port && !strcmp(t->host + n - port, t->https ? ":443" : ":80"))
+        t->host[n - port] = '\0'; /* as curl and every server writes it */
+    t->endpoint = util_strdup(c->endpoint);
+    t->bucket = util_strdup(c->bucket);
+    t->region = util_strdup(c->region && *c->region ? c->region : "us-east-1");
+    t->ca_file = copy_if_given(c->ca_file);
+    t->storage_class = copy_if_given(c->storage_class);
+    t->skip_verify = c->skip_verify;
+    t->max_connections = c->max_connections ? c->max_connections : DEFAULT_CONNECTIONS;
+    t->bandwidth_limit_bytes = c->bandwidth_limit_bytes;
+    t->connect_ms = from_env("WALSUP_TEST_S3_CONNECT_MS", DEFAULT_CONNECT_MS);
+    t->idle_ms = from_env("WALSUP_TEST_S3_IDLE_MS", DEFAULT_IDLE_MS);
+    t->part_bytes = from_env("WALSUP_TEST_S3_PART_BYTES", DEFAULT_PART_BYTES);
+    t->put_bytes = MIN(t->part_bytes * 4, DEFAULT_PUT_BYTES);
+    /* R2 refuses more than two parts of one upload at a time */
+    t->parallel_parts = MIN(strstr(host, ".r2.cloudflarestorage.com") ? 2u : PARALLEL_PARTS,
+                            t->max_connections);
+    return cred_load(c, &t->cred, e);
+}
+
+void s3_target_done(struct s3_target *t)
+{
+    free(t->name);
+    free(t->endpoint);
+    free(t->host);
+    free(t->bucket);
+    free(t->region);
+    free(t->ca_file);
+    free(t->storage_class);
+    cred_done(&t->cred);
+}

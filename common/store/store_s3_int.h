@@ -1,0 +1,68 @@
+/* store_s3_int.h - the queue of requests of an S3 store, for store_s3.c and store_s3_upload.c. Loop
+ * thread. */
+#ifndef WALSUP_STORE_S3_INT_H
+#define WALSUP_STORE_S3_INT_H
+
+#include "common/store/s3_transport.h"
+#include "common/store/store_impl.h"
+
+struct store_s3;
+
+/* One request of a caller: one transfer, or several in a row. */
+struct s3_op {
+    unsigned magic;
+    struct store_s3 *store;
+    struct store_req *req;
+    struct s3_op *next, *prev;
+    bool started, sending, canceled;
+    struct s3_xfer x;
+    char *key; /* whole key or prefix */
+    char *marker, *id_marker;
+    struct s3_body *body;
+    /** what to do with an answer: 0: done, 1: x is ready to be sent again, negative: e is the
+     * error. It sees every answer, failed ones as well (e->code is set then). */
+    int (*answer)(struct s3_op *op, struct err *e);
+
+    store_item_fn item; /* LIST */
+    void *item_arg;
+    const char *const *keys; /* DELETE */
+    size_t n_keys, at_key;
+
+    struct store_upload *upload; /* multipart */
+    unsigned part;
+    struct buf document;
+    uint64_t total, older_ms;
+    struct s3_page swept; /* uploads to be aborted, and how many of them are */
+    size_t n_swept;
+    struct store_info info;
+    struct err *was; /* what led to looking whether it is there all the same */
+};
+
+struct store_s3 {
+    struct store base;
+    struct s3_target target;
+    struct s3_transport *transport;
+    char *path; /* "" or "prefix/" */
+    struct s3_op *first, *last;
+    unsigned started;
+    bool canceled; /* one that has not started: look for it */
+    bool closed;
+};
+
+/** s3_op_new(s, req, verb, key, answer): queued; it starts from the loop, so the caller can still
+ * fill in what is missing. answer NULL: one transfer, whose outcome is the request's. */
+struct s3_op *s3_op_new(struct store *s, struct store_req *req, enum s3_verb verb,
+                        const char *key, int (*answer)(struct s3_op *op, struct err *e));
+/** s3_op_body(op, body): what it sends. `body` is copied, not what it points to. */
+void s3_op_body(struct s3_op *op, const struct store_body *body);
+
+/* of struct store_ops */
+void s3_upload_begin(struct store_upload *u, struct store_req *req);
+void s3_upload_add(struct store_upload *u, struct store_req *req, unsigned n,
+                   const struct store_body *body);
+void s3_upload_finish(struct store_upload *u, struct store_req *req, uint64_t total);
+void s3_upload_abort(struct store_upload *u, struct store_req *req);
+void s3_upload_free(struct store_upload *u);
+void s3_sweep(struct store *s, struct store_req *req, const char *prefix, uint64_t older_ms);
+
+#endif
