@@ -304,6 +304,20 @@ static int follow(struct job *j)
               : follow_run(&j->from, &j->from.replica[which], &j->opts, j->follow_ms);
 }
 
+/* Damage is never passed over by taking another replica in silence. */
+static void name_others(const struct job *j, size_t which, struct err *e)
+{
+    cleanup_buf struct buf b = BUF_INIT;
+    const struct from *f = &j->from;
+    if (f->n < 2)
+        return;
+    for (size_t i = 0; i < f->n; i++)
+        if (i != which)
+            buf_printf(&b, "%s--target %s", b.len ? " or " : "", f->replica[i].name);
+    (void)err_wrap(e, "target %s", f->replica[which].name);
+    (void)err_hint(e, "another replica may be sound: %s", buf_str(&b));
+}
+
 static int restore(struct job *j)
 {
     struct err e = {0};
@@ -336,6 +350,8 @@ static int restore(struct job *j)
     const struct from_replica *from = &j->from.replica[which];
     if (rc == 0)
         rc = from_restore(&j->from, from, &j->opts, &r, &where, &e);
+    if (rc == -(int)ERR_CORRUPT)
+        name_others(j, which, &e);
     if (rc == 1 && j->if_replica_exists)
         return nothing_done(j, "the replica is empty");
     if (rc == 1 && !*e.msg) {

@@ -406,7 +406,7 @@ static void end_failed(struct restore *r, struct err *e)
     char size[32];
     if (r->tmp.fd < 0 || !r->keep.path)
         return;
-    if (e->code == ERR_NOSPC)
+    if (e->code == ERR_NOSPC && !*e->hint) /* else it was found out before anything was written */
         (void)restore_no_room(r->opts->output, &r->need, e);
     if (!worth_keeping(e->code) || r->keep.off || !r->pages.expected || !r->pages.written) {
         keep_remove(&r->keep);

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <libgen.h>
+#include <sqlite3.h>
 #include <sys/stat.h>
 
 #include "common/base/fsx.h"

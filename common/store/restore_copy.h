@@ -11,9 +11,10 @@
 #ifndef WALSUP_RESTORE_COPY_H
 #define WALSUP_RESTORE_COPY_H
 
-#include <sqlite3.h>
-
 #include "common/store/restore_pages.h"
+
+struct sqlite3;
+struct sqlite3_file;
 
 #define COPY_HEADER_SIZE 100u
 
@@ -27,8 +28,8 @@ struct copy_state {
 
 struct copy {
     char *path, *record;
-    sqlite3 *db;
-    sqlite3_file *file; /* db's */
+    struct sqlite3 *db;
+    struct sqlite3_file *file; /* db's */
     struct copy_state state;
 };
 

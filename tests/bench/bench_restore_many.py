@@ -60,7 +60,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def list(self, query):
         prefix, after = query.get("prefix", [""])[0], query.get("start-after", [""])[0]
-        after = query.get("continuation-token", [after])[0]
+        after = query.get("continuation-token", query.get("marker", [after]))[0]
         most = int(query.get("max-keys", ["1000"])[0])
         keys = []
         for level in self.replica.glob("ltx/*"):
@@ -79,7 +79,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bench</Name>'
             f"<Prefix>{escape(prefix)}</Prefix><KeyCount>{len(page)}</KeyCount><MaxKeys>{most}</MaxKeys>"
             f"<IsTruncated>{str(more).lower()}</IsTruncated>"
-            + (f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>" if more else "")
+            + (f"<NextContinuationToken>{escape(page[-1][0])}</NextContinuationToken>"
+               f"<NextMarker>{escape(page[-1][0])}</NextMarker>" if more else "")
             + rows + "</ListBucketResult>").encode(), [("Content-Type", "application/xml")])
 
     def object(self, key):
