@@ -348,10 +348,11 @@ static int restore(struct job *j)
     uint64_t start_ms = clk_mono_ms();
     int rc = from_choose(&j->from, &j->opts, &which, &e);
     const struct from_replica *from = &j->from.replica[which];
-    if (rc == 0)
+    if (rc == 0) {
         rc = from_restore(&j->from, from, &j->opts, &r, &where, &e);
-    if (rc == -(int)ERR_CORRUPT)
-        name_others(j, which, &e);
+        if (rc == -(int)ERR_CORRUPT)
+            name_others(j, which, &e);
+    }
     if (rc == 1 && j->if_replica_exists)
         return nothing_done(j, "the replica is empty");
     if (rc == 1 && !*e.msg) {

@@ -234,7 +234,9 @@ static void piece_free(struct pages_piece *x)
 static bool fits(const struct pages *p, const struct pages_piece *x,
                  const struct ltx_index_entry *y)
 {
-    uint64_t end = x->off + x->bytes;
+    uint64_t end = x->off + x->bytes, base = x->file->base;
+    if (x->n && x->off < base && y->off >= base)
+        return false; /* y is in hand already */
     return !x->n || (y->off - end <= p->gap_bytes && y->off + y->size - x->off <= p->piece_bytes);
 }
 
@@ -317,7 +319,7 @@ int pages_next(struct pages *p, struct pages_file *f, struct pages_piece **ret, 
         r = new_part(f, &x->part, e);
         if (!r) {
             f->pending++;
-            if (f->base)
+            if (x->off < f->base)
                 f->taken += x->bytes;
             *ret = x;
             return 0;

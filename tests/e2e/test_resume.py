@@ -1,12 +1,15 @@
 """A restore that is killed, and the same command again."""
 import json
+import os
+import pty
 import random
+import re
 import signal
 import sqlite3
 import subprocess
 import time
 
-from conftest import OUT, image, section
+from conftest import OUT, image, make_db
 
 
 def replicated(world, mib=24):
@@ -108,3 +111,43 @@ def test_no_resume_starts_anew_and_leaves_nothing(world):
     r = json.loads(world.ctl("restore", "a", "-o", out, "--json", "--no-resume").stdout)
     assert r["kept_bytes"] == 0
     is_right(world, out)
+
+
+def test_a_damaged_target_is_not_passed_over_in_silence(world):
+    world.configure(world.file_target("one", path=world.path / "one"),
+                    world.file_target("two", path=world.path / "two"), world.db("a", target="one, two"))
+    make_db(world.path / "a.db").close()
+    world.start()
+    world.sync()
+    world.stop()
+    (damaged,) = world.path.glob("one/a/ltx/*/*.ltx")
+    b = bytearray(damaged.read_bytes())
+    b[len(b) // 2] ^= 1
+    damaged.write_bytes(b)
+    r = world.ctl("restore", "a", "-o", world.path / "out.db", check=False)
+    assert r.returncode == 65
+    assert "target one: " in r.stderr and damaged.name in r.stderr
+    assert "hint: another replica may be sound: --target two" in r.stderr
+    assert beside(world.path / "out.db") == []
+    r = world.ctl("restore", "a", "-o", world.path / "out.db", "--target", "two")
+    assert f"from two ({world.path / 'two'})" in r.stdout
+    is_right(world, world.path / "out.db")
+
+
+def test_progress_says_how_fast_and_how_long(world):
+    replicated(world, 12)
+    r = world.ctl("restore", "a", "-o", world.path / "out.db")
+    assert re.search(r"^fetch: \d+0 % \([0-9.]+ \w+ of [0-9.]+ \w+(, [0-9.]+ \w+/s)?", r.stderr, re.M), r.stderr
+    master, slave = pty.openpty()
+    p = subprocess.Popen([str(OUT / "walsupctl"), "-c", str(world.ini), "restore", "a", "--force", "-o",
+                          str(world.path / "out.db")], stderr=slave, stdout=subprocess.DEVNULL)
+    os.close(slave)
+    text = b""
+    try:
+        while piece := os.read(master, 65536):
+            text += piece
+    except OSError: # the other end is closed
+        pass
+    os.close(master)
+    assert p.wait() == 0
+    assert re.search(rb"\rfetch +\d+ %  [0-9.]+ \w+ of [0-9.]+ \w+", text), text

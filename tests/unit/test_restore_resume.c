@@ -145,7 +145,9 @@ static void what_was_kept_may_be_of_an_older_txid(void **state)
         assert_int_equal(run(f, &o, left, &r, &e), -(int)ERR_AUTH);
         o.txid = 10;
         assert_int_equal(run(f, &o, UINT32_MAX, &r, &e), 0);
-        assert_true(r.verified && r.kept_bytes > 0 && cut.gets < all);
+        assert_true(r.verified && r.kept_bytes > 0);
+        /* header, page index in two steps and page of file 10; less what is there */
+        assert_true(cut.gets + r.kept_bytes / f->page_size <= all + 4);
         restore_result_done(&r);
         expect_state(f, 10);
         (void)unlink(f->out);
