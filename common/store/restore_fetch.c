@@ -395,8 +395,7 @@ static int run(struct fetch *f, struct err *e)
     int r = n ? restore_round_feed(f->round, take, submit, e)
               : err_set(e, ERR_NOMEM, "no thread can be started");
     (void)pthread_mutex_lock(&f->lock);
-    f->last = true;
-    f->failed = f->failed || r < 0;
+    f->last = true; /* what has arrived is written, also for a restore that goes on with it */
     (void)pthread_cond_broadcast(&f->more);
     (void)pthread_mutex_unlock(&f->lock);
     while (n)
