@@ -230,29 +230,35 @@ static bool send_something(struct keeper *k)
     return true;
 }
 
-static void sent(struct keeper *k)
+void keeper_stored(struct keeper *k, unsigned level, const struct level_file *f)
 {
-    const struct level_file *f = &k->sending;
     struct inventory_place at = keeper_place(k);
     inventory_added(k->h->shared->inventory, &at,
-                    &(struct inventory_object){k->level, f->min, f->max, f->size, f->timestamp_ms});
+                    &(struct inventory_object){level, f->min, f->max, f->size, f->timestamp_ms});
     k->u->uploads++;
     k->u->bytes += f->size;
-    k->u->level_bytes[k->level] += f->size;
-    if (k->level == LTX_SNAPSHOT_LEVEL) {
+    k->u->level_bytes[level] += f->size;
+    if (level == LTX_SNAPSHOT_LEVEL) {
         char size[32];
         log_line(LOG_INFO, "%s -> %s: snapshot of TXID %016" PRIx64 ", %s", k->h->db->name, k->u->target, f->max,
                  util_size(size, f->size));
         k->snapshot.txid = 0;
         k->wants_snapshot = false;
         k->stale = true;
-        database_snapshot_used(k->h->db, f->max);
         k->u->snapshot_txid = f->max;
+        k->u->snapshot_bytes = f->size;
         k->u->snapshot_ms = f->timestamp_ms;
     } else {
-        k->has[k->level - 1] = MAX(k->has[k->level - 1], f->max);
+        k->has[level - 1] = MAX(k->has[level - 1], f->max);
     }
     keeper_worked(k);
+}
+
+static void sent(struct keeper *k)
+{
+    keeper_stored(k, k->level, &k->sending);
+    if (k->level == LTX_SNAPSHOT_LEVEL)
+        database_snapshot_used(k->h->db, k->sending.max);
 }
 
 static void not_sent(struct keeper *k)

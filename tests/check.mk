@@ -42,6 +42,7 @@ help:
 #:   fuzz            look for more; FUZZ_SECONDS=20
 #:   bench           cost for a writer, lag, memory, restore; bench-format: the formats alone
 #:   bench-resync    1 % of 1 GiB rewritten while walsupd was away: what is uploaded
+#:   bench-cost      requests and bytes a day, beside Litestream
 #:   bench-many      very many databases; N=10000, EXPLICIT=1 for a section each
 #: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60

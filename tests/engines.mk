@@ -2,6 +2,7 @@
 # seed and what it looked at, fails when that is nothing, and has a control: the same on something broken,
 # where it has to find a violation. `make check` takes a part by the seed, `make torture` everything.
 .PHONY: engines explorer failnth kills model races history torture torture-asan
+COMMA := ,
 ENGINE_SEED ?= $(shell date +%s)
 # seconds of each mode of what has no end of its own
 TORTURE_SECONDS ?= 60
@@ -15,7 +16,8 @@ EXPLORER_O := $(patsubst %,$(OUT)/tests/explorer/%.o,steps wraps world actions o
 ENGINES := $(patsubst %,$(OUT)/engines/%,explorer failnth scripted reset_race locks)
 
 engines: $(ENGINES) $(OUT)/engines/history
-# without the steps: the clock it moves is the real one's shift
+# without the steps: the clock it moves is the real one's shift. What is asked of the store is counted.
+$(OUT)/engines/history: WRAP_FLAGS += $(patsubst %,-Wl$(COMMA)--wrap=store_%,put get list delete head)
 $(OUT)/engines/history: $(OUT)/tests/engines/history.o $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)

@@ -78,3 +78,8 @@ bench-resync: programs
 bench-restore: programs $(OUT)/bench/bench_replica
 	$(Q)tests/tools/get_litestream_v3.sh
 	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_restore_many.py
+
+# What a replica costs: requests and bytes a day. MINIO_BIN, LITESTREAM_BIN and MINUTES=5 for the comparison.
+.PHONY: bench-cost
+bench-cost: programs $(OUT)/engines/history
+	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_cost.py

@@ -6,6 +6,7 @@
  *   history judge DIR N SEED       restores N of the TXIDs and N random times inside the retention, and some outside
  *   history orphans DIR            every object is in the inventory, and none is older than it needs to be
  *   history clock DIR              the clock is set ten years ahead: nothing may be deleted
+ *   history cost DIR MINUTES SEED  two virtual days with a commit every so many minutes (0: none): what it costs
  *   history make|run|recover DIR   a brief life for kills.py: a day; another one, to be killed in; what the next
  *                                  process makes of it: two days more, judged, no orphans
  *
@@ -488,6 +489,109 @@ static int part_of_a_brief_life(const char *verb)
     return orphans() || r;
 }
 
+/* ---- requests, counted where the store is asked (the linker's --wrap) ----------------------------------------- */
+
+static struct requests {
+    uint64_t puts, gets, lists, deletes, heads;
+} asked;
+
+void __real_store_put(struct store *s, struct store_req *req, const char *key, const struct store_body *body,
+                      const struct store_meta *meta, unsigned flags);
+void __wrap_store_put(struct store *s, struct store_req *req, const char *key, const struct store_body *body,
+                      const struct store_meta *meta, unsigned flags);
+void __real_store_get(struct store *s, struct store_req *req, const char *key, uint64_t off, uint64_t len,
+                      store_sink_fn sink, void *arg, struct store_info *ret_info);
+void __wrap_store_get(struct store *s, struct store_req *req, const char *key, uint64_t off, uint64_t len,
+                      store_sink_fn sink, void *arg, struct store_info *ret_info);
+void __real_store_list(struct store *s, struct store_req *req, const char *prefix, const char *after, store_item_fn item,
+                       void *arg);
+void __wrap_store_list(struct store *s, struct store_req *req, const char *prefix, const char *after, store_item_fn item,
+                       void *arg);
+void __real_store_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n);
+void __wrap_store_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n);
+void __real_store_head(struct store *s, struct store_req *req, const char *key, struct store_info *ret_info);
+void __wrap_store_head(struct store *s, struct store_req *req, const char *key, struct store_info *ret_info);
+
+void __wrap_store_put(struct store *s, struct store_req *req, const char *key, const struct store_body *body,
+                      const struct store_meta *meta, unsigned flags)
+{
+    asked.puts++;
+    __real_store_put(s, req, key, body, meta, flags);
+}
+
+void __wrap_store_get(struct store *s, struct store_req *req, const char *key, uint64_t off, uint64_t len,
+                      store_sink_fn sink, void *arg, struct store_info *ret_info)
+{
+    asked.gets++;
+    __real_store_get(s, req, key, off, len, sink, arg, ret_info);
+}
+
+void __wrap_store_list(struct store *s, struct store_req *req, const char *prefix, const char *after, store_item_fn item,
+                       void *arg)
+{
+    asked.lists++;
+    __real_store_list(s, req, prefix, after, item, arg);
+}
+
+void __wrap_store_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n)
+{
+    asked.deletes++;
+    __real_store_delete(s, req, keys, n);
+}
+
+void __wrap_store_head(struct store *s, struct store_req *req, const char *key, struct store_info *ret_info)
+{
+    asked.heads++;
+    __real_store_head(s, req, key, ret_info);
+}
+
+/* ---- what it costs ----------------------------------------------------------------------------------------- */
+
+static void cost(long minutes)
+{
+    begin();
+    commit();
+    settle();
+    /* the first day fills the replica, the second one is counted */
+    struct uploader before = {0};
+    struct source_counters count = {0};
+    for (long i = 0; i < 2 * 1440; i++) {
+        if (i == 1440) {
+            before = *db()->up[0];
+            count = db()->seen.count;
+            asked = (struct requests){0};
+        }
+        if (minutes && i % minutes == 0) {
+            sql("begin; insert into t(b) values(randomblob(200)); update t set b = randomblob(200) where a = %ld; commit",
+                1 + random() % (i + 1));
+            struct database_sync w = {.done = on_synced, .wait = true};
+            synced = false;
+            database_sync(db(), &w, 60000);
+            while (!synced)
+                (void)uv_run(&loop, UV_RUN_ONCE);
+        }
+        clock_forward(MINUTE / 2);
+        settle();
+        clock_forward(MINUTE / 2);
+        settle();
+    }
+    const struct uploader *u = db()->up[0];
+    uint64_t pages = (db()->seen.count.pages - count.pages) * db()->seen.page_size, merged = 0;
+    for (unsigned i = 0; i < LTX_SNAPSHOT_LEVEL; i++)
+        merged += u->level_bytes[i] - before.level_bytes[i];
+    uint64_t snapshots = u->level_bytes[LTX_SNAPSHOT_LEVEL] - before.level_bytes[LTX_SNAPSHOT_LEVEL];
+    char every[40] = "no commit";
+    if (minutes)
+        (void)snprintf(every, sizeof every, "a commit every %ld min", minutes);
+    printf("cost: %s: on the second day %llu PUT, %llu GET, %llu LIST, %llu DELETE, %llu HEAD; pages changed %llu bytes, "
+           "uploaded at levels 0 to 3 %llu bytes (%.2f for each byte), snapshots %llu bytes (the database has %llu)\n",
+           every, (unsigned long long)asked.puts, (unsigned long long)asked.gets, (unsigned long long)asked.lists,
+           (unsigned long long)asked.deletes, (unsigned long long)asked.heads, (unsigned long long)pages,
+           (unsigned long long)merged, pages ? (double)merged / (double)pages : 0, (unsigned long long)snapshots,
+           (unsigned long long)db()->seen.pages * db()->seen.page_size);
+    end();
+}
+
 int main(int argc, char **argv)
 {
     const char *mode = getenv("HISTORY");
@@ -509,6 +613,10 @@ int main(int argc, char **argv)
         return leap();
     if (argc < 5)
         die("history live|judge DIR NUMBER SEED");
+    if (!strcmp(argv[1], "cost")) {
+        cost(strtol(argv[3], NULL, 10));
+        return 0;
+    }
     if (!strcmp(argv[1], "judge"))
         return judge(strtol(argv[3], NULL, 10));
     live(strtol(argv[3], NULL, 10));
