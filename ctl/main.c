@@ -29,7 +29,10 @@ static const struct ctl_verb verb[] = {
      "  --if-db-not-exists        do nothing, successfully, if the file exists\n"
      "  --if-replica-exists       do nothing, successfully, if the replica is empty\n"
      "  --integrity-check HOW     quick, full or none (quick)\n"
-     "  --parallel N              objects fetched at the same time, 1 to 256\n", cmd_restore},
+     "  --parallel N              requests at the same time, 1 to 256\n"
+     "  --no-resume               do not go on with an interrupted restore, nor leave one\n"
+     "  --follow                  keep the file up to date, for readers, until interrupted\n"
+     "  --follow-interval TIME    how often it looks for news (1s)\n", cmd_restore},
     {"points", "DB", "list what a database can be restored to",
      "Times are those of the commits, in local time; what Litestream v0.3 wrote has\n"
      "those of its objects.\n\n"
