@@ -111,7 +111,7 @@ static int on_object(void *arg, const struct store_object *o, struct err *e)
     if (r->opts->txid && max > r->opts->txid)
         return 0;
     struct verify_file *f = new_file(r);
-    f->f = (struct plan_file){level, min, max, o->size, o->mtime_ms};
+    f->f = (struct plan_file){.level = level, .min = min, .max = max, .size = o->size, .mtime_ms = o->mtime_ms};
     f->name = util_strdup(o->key);
     return 0;
 }
