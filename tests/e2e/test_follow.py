@@ -254,3 +254,33 @@ def test_a_database_that_is_no_copy_is_not_touched(world):
     assert r.returncode == 64 and "--follow needs -o FILE" in r.stderr
     r = world.ctl("restore", "a", "-o", "x", "--follow", "--txid", "1", check=False)
     assert r.returncode == 64 and "excludes" in r.stderr
+
+
+def test_a_copy_whose_base_was_pruned_is_restored_anew_under_its_readers(world, ended):
+    con = followed(world)
+    copy = world.path / "copy.db"
+    f = Follower(world, copy)
+    f.until(1)
+    assert f.end()[0] == 0
+    have = int(f.steps[-1]["txid"], 16)
+    reader = sqlite3.connect(copy)
+    assert reader.execute("select count(*) from t").fetchone() == (0,)
+    for _ in range(3):
+        commit(con)
+        world.sync()
+    world.ctl("snapshot", "a")
+    commit(con)
+    world.sync()
+    (snapshot,) = [p for p in world.replica.glob("a/ltx/9/*.ltx") if int(p.name[17:33], 16) > have]
+    upto = int(snapshot.name[17:33], 16)
+    for p in world.replica.glob("a/ltx/*/*.ltx"): # as retention does
+        if p != snapshot and int(p.name[17:33], 16) <= upto:
+            p.unlink()
+    f.start()
+    ended.append(f.proc)
+    assert f.step()["anew"] == "the files that lead on from its TXID are gone"
+    assert content(copy) == content(world.path / "a.db")
+    assert reader.execute("select count(*) from t").fetchone() == (12,) # the same file, still open
+    reader.close()
+    assert f.end()[0] == 0
+    assert sorted(p.name for p in world.path.glob("copy.db*")) == ["copy.db", "copy.db.follow"]
