@@ -284,3 +284,35 @@ def test_a_copy_whose_base_was_pruned_is_restored_anew_under_its_readers(world, 
     reader.close()
     assert f.end()[0] == 0
     assert sorted(p.name for p in world.path.glob("copy.db*")) == ["copy.db", "copy.db.follow"]
+
+
+def test_killed_at_each_call_of_a_step(world):
+    con = followed(world)
+    copy = world.path / "copy.db"
+    f = Follower(world, copy)
+    f.until(1)
+    assert f.end()[0] == 0
+    killed = 0
+    for syscall in ("pwrite64", "write", "fdatasync", "fsync", "ftruncate", "unlink", "renameat2"):
+        for when in (1, 2, 3, 5, 8):
+            commit(con, 8)
+            world.sync()
+            r = subprocess.Popen(["strace", "-D", "-f", "-o", "/dev/null", "-e", f"trace={syscall}", "-e",
+                                  f"inject={syscall}:signal=KILL:when={when}", *f.args],
+                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=world.env)
+            if r.stdout.readline(): # the step was done before the call was reached
+                r.send_signal(signal.SIGTERM)
+            r.communicate(timeout=30)
+            killed += r.returncode != 0
+            v, rows = content(copy) # what the next reader finds is a whole state
+            assert v == len(rows), (syscall, when)
+            integrity(copy)
+    assert killed > 10
+    commit(con)
+    world.sync()
+    f.start()
+    f.until(newest(world))
+    assert f.steps[-1]["verified"]
+    assert f.end()[0] == 0
+    assert content(copy) == content(world.path / "a.db")
+    assert sorted(p.name for p in world.path.glob("copy.db*")) == ["copy.db", "copy.db.follow"]
