@@ -39,7 +39,7 @@ static void print_step(const struct run *x, const struct follow_step *s)
     (void)snprintf(from, sizeof from, "%016llx", (unsigned long long)s->from);
     (void)snprintf(to, sizeof to, "%016llx", (unsigned long long)s->to);
     if (x->f->c->json) {
-        json_t *o = json_pack("{s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:s?}", "database",
+        json_t *o = json_pack("{s:s, s:o, s:s, s:s, s:I, s:I, s:I, s:I, s:b, s:s?}", "database",
                               x->f->db_name, "output", proto_text(x->opts.output), "txid", to,
                               "timestamp", out_moment(stamp, s->time_ms), "timestamp_ms",
                               (json_int_t)s->time_ms, "files", (json_int_t)s->files, "fetched_bytes",

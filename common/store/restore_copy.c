@@ -9,6 +9,7 @@
 
 #include "common/base/fsx.h"
 #include "common/format/crc64.h"
+#include "common/store/restore_disk.h"
 
 #define MAGIC 0x77616c7375702d66ull /* "walsup-f" */
 #define SLOT_SIZE (4u * 8 + 3 * 4 + COPY_HEADER_SIZE)
@@ -128,6 +129,7 @@ int copy_open(struct copy *c, const char *path, struct err *e)
     struct copy_state s[2];
     uint8_t p[COPY_HEADER_SIZE];
     *c = (struct copy){.path = util_strdup(path), .record = copy_record(path)};
+    (void)restore_sweep(c->record);
     if (!read_record(c->record, s) || access(path, F_OK) < 0) {
         copy_close(c);
         return 2;

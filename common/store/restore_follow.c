@@ -144,14 +144,20 @@ static int find(struct follow *f, struct restore *r, struct err *e)
     k = restore_list(r, e);
     if (!k && r->v3)
         return no_v3(e);
-    if (!k)
-        k = plan_from(r->all, r->n_all, have, &r->plan, &r->n_plan, e);
+    if (k < 0)
+        return k;
     uint64_t newest = 0;
-    for (size_t i = 0; i < r->n_all; i++)
+    size_t n = 0;
+    for (size_t i = 0; i < r->n_all; i++) {
         newest = MAX(newest, r->all[i].max);
-    if (newest < have)
-        return k < 0 ? k : 3;
-    return k < 0 ? k : r->n_plan ? 0 : k ? 2 : 1;
+        if (r->all[i].min > 1) /* a snapshot leads on as well, but it is the whole database */
+            r->all[n++] = r->all[i];
+    }
+    r->n_all = n;
+    k = plan_from(r->all, r->n_all, have, &r->plan, &r->n_plan, e);
+    if (k < 0 || r->n_plan)
+        return k < 0 ? k : 0;
+    return newest > have ? 2 : newest == have ? 1 : 3;
 }
 
 struct job {

@@ -137,7 +137,7 @@ def test_readers_never_see_half_a_step(world, ended):
     commit(con)
     world.sync()
     last = f.until(newest(world))
-    assert last["verified"]
+    assert last["verified"] and last["output"] == str(copy)
     assert content(copy) == content(world.path / "a.db")
     assert copy.stat().st_size == os.path.getsize(world.path / "a.db") or image(copy)
     assert f.end() == (0, "")
@@ -254,3 +254,65 @@ def test_a_database_that_is_no_copy_is_not_touched(world):
     assert r.returncode == 64 and "--follow needs -o FILE" in r.stderr
     r = world.ctl("restore", "a", "-o", "x", "--follow", "--txid", "1", check=False)
     assert r.returncode == 64 and "excludes" in r.stderr
+
+
+def test_a_copy_whose_base_was_pruned_is_restored_anew_under_its_readers(world, ended):
+    con = followed(world)
+    copy = world.path / "copy.db"
+    f = Follower(world, copy)
+    f.until(1)
+    assert f.end()[0] == 0
+    have = int(f.steps[-1]["txid"], 16)
+    reader = sqlite3.connect(copy)
+    assert reader.execute("select count(*) from t").fetchone() == (0,)
+    for _ in range(3):
+        commit(con)
+        world.sync()
+    world.ctl("snapshot", "a")
+    commit(con)
+    world.sync()
+    (snapshot,) = [p for p in world.replica.glob("a/ltx/9/*.ltx") if int(p.name[17:33], 16) > have]
+    upto = int(snapshot.name[17:33], 16)
+    for p in world.replica.glob("a/ltx/*/*.ltx"): # as retention does
+        if p != snapshot and int(p.name[17:33], 16) <= upto:
+            p.unlink()
+    f.start()
+    ended.append(f.proc)
+    assert f.step()["anew"] == "the files that lead on from its TXID are gone"
+    assert content(copy) == content(world.path / "a.db")
+    assert reader.execute("select count(*) from t").fetchone() == (12,) # the same file, still open
+    reader.close()
+    assert f.end()[0] == 0
+    assert sorted(p.name for p in world.path.glob("copy.db*")) == ["copy.db", "copy.db.follow"]
+
+
+def test_killed_at_each_call_of_a_step(world):
+    con = followed(world)
+    copy = world.path / "copy.db"
+    f = Follower(world, copy)
+    f.until(1)
+    assert f.end()[0] == 0
+    killed = 0
+    for syscall in ("pwrite64", "write", "fdatasync", "fsync", "ftruncate", "unlink", "renameat2"):
+        for when in (1, 2, 3, 5, 8):
+            commit(con, 8)
+            world.sync()
+            r = subprocess.Popen(["strace", "-D", "-f", "-o", "/dev/null", "-e", f"trace={syscall}", "-e",
+                                  f"inject={syscall}:signal=KILL:when={when}", *f.args],
+                                 stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=world.env)
+            if r.stdout.readline(): # the step was done before the call was reached
+                r.send_signal(signal.SIGTERM)
+            r.communicate(timeout=30)
+            killed += r.returncode != 0
+            v, rows = content(copy) # what the next reader finds is a whole state
+            assert v == len(rows), (syscall, when)
+            integrity(copy)
+    assert killed > 10
+    commit(con)
+    world.sync()
+    f.start()
+    f.until(newest(world))
+    assert f.steps[-1]["verified"]
+    assert f.end()[0] == 0
+    assert content(copy) == content(world.path / "a.db")
+    assert sorted(p.name for p in world.path.glob("copy.db*")) == ["copy.db", "copy.db.follow"]
