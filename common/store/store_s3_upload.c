@@ -151,7 +151,8 @@ static void keep_old(struct s3_op *op)
 {
     struct s3_page *all = &op->swept, *page = &op->x.page;
     const struct s3_answer *a = &op->x.answer;
-    int64_t until = (a->date_ms ? a->date_ms : clk_real_ms()) - (int64_t)op->older_ms;
+    /* a Date is cut to seconds */
+    int64_t until = (a->date_ms ? a->date_ms + 999 : clk_real_ms()) - (int64_t)op->older_ms;
     if (!page->n)
         return;
     all->item = util_realloc(all->item, (all->n + page->n) * sizeof *all->item);
