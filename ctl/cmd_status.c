@@ -52,12 +52,26 @@ static void add_since(struct buf *b, uint64_t since_ms, uint64_t now_ms)
                    util_rfc3339(stamp, (int64_t)(since_ms / 1000 * 1000)));
 }
 
+static void add_history_error(struct buf *b, const json_t *r, uint64_t now_ms)
+{
+    const json_t *error = json_object_get(r, "history_error");
+    if (!json_is_object(error))
+        return;
+    buf_printf(b, "%s%s: commits are uploaded, snapshots and merged files are not: %s", b->len ? "; " : "",
+               str(r, "target"), str(error, "message"));
+    add_since(b, num(error, "since_ms"), now_ms);
+    if (*str(error, "hint"))
+        buf_printf(b, "; hint: %s", str(error, "hint"));
+}
+
 static void add_replica_error(struct buf *b, const json_t *r, uint64_t now_ms)
 {
     char t[32];
     const json_t *error = json_object_get(r, "error");
-    if (!json_is_object(error))
+    if (!json_is_object(error)) {
+        add_history_error(b, r, now_ms);
         return;
+    }
     buf_printf(b, "%s%s: %s", b->len ? "; " : "", str(r, "target"), str(error, "message"));
     add_since(b, num(error, "since_ms"), now_ms);
     uint64_t next = num(error, "next_retry_ms"), failures = num(error, "failures");
@@ -222,6 +236,26 @@ static void print_counts(const json_t *reply)
     (void)fputc('\n', stdout);
 }
 
+/* Of one database: how far back it can be restored, and from where. */
+static void print_history(const json_t *reply)
+{
+    size_t i;
+    uint64_t now = num(reply, "now_ms");
+    const json_t *r, *db = json_array_get(json_object_get(reply, "databases"), 0);
+    json_array_foreach(json_object_get(db, "replicas"), i, r) {
+        char t[32], stamp[40];
+        uint64_t snapshot = num(r, "snapshot_ms"), oldest = num(r, "oldest_ms");
+        if (!snapshot)
+            continue;
+        printf(i ? "" : "\n");
+        out_text(stdout, str(r, "target"));
+        printf(": newest snapshot %s ago", out_short_duration(t, now > snapshot ? now - snapshot : 0));
+        if (oldest)
+            printf(", restorable back to %s", util_rfc3339(stamp, (int64_t)(oldest / 1000 * 1000)));
+        (void)fputc('\n', stdout);
+    }
+}
+
 static void print_watch(const json_t *reply)
 {
     uint64_t scanned = num(json_object_get(reply, "watch"), "scanned_only");
@@ -262,6 +296,8 @@ static void print_status(const json_t *reply, bool one)
     }
     if (some)
         printf(n ? "\nThe worst are shown; --all shows all.\n" : "--all shows all.\n");
+    if (one)
+        print_history(reply);
     print_watch(reply);
 }
 

@@ -67,6 +67,8 @@ int cmd_status(struct ctl *c);
 int cmd_list(struct ctl *c);
 int cmd_sync(struct ctl *c);
 int cmd_reload(struct ctl *c);
+int cmd_snapshot(struct ctl *c);
+int cmd_reconcile(struct ctl *c);
 int cmd_restore(struct ctl *c);
 int cmd_points(struct ctl *c);
 int cmd_import(struct ctl *c);

@@ -41,6 +41,16 @@ static const struct ctl_verb verb[] = {
      "  --wait                    return when everything that was committed before is\n"
      "                            in every replica\n"
      "  --timeout TIME            how long to wait (60s)\n", cmd_sync},
+    {"snapshot", "DB", "upload the whole database now, beside the schedule",
+     "Returns when every replica has it. A restore of the latest state then begins\n"
+     "there.\n\n"
+     "  --target NAME             to this target only\n", cmd_snapshot},
+    {"reconcile", "[DB]", "compare what the daemon knows of its replicas with the buckets",
+     "Lists the replicas, corrects the inventory, and makes a new snapshot where files\n"
+     "are missing. Without DB: of every database.\n\n"
+     "  --target NAME             of this target only\n"
+     "  --trust-clock             the clock was set forward and is right: files may\n"
+     "                            grow old by it\n", cmd_reconcile},
     {"reload", "", "make the daemon read its configuration again",
      "A configuration with a mistake changes nothing; every mistake is printed.\n", cmd_reload},
     {"check", "", "check configuration, targets and databases, with a round trip each",

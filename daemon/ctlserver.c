@@ -1,4 +1,4 @@
-#include "daemon/ctlserver.h"
+#include "daemon/ctlserver_int.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +28,8 @@ struct client {
     bool closing, busy; /* busy: a call is being answered; the next one waits */
     unsigned refs;      /* handles open, writes and syncs under way */
     struct sync_call *sync; /* the one under way */
+    void (*abandon)(void *arg); /* of a call that is kept waiting, ctl_hold() */
+    void *held;
     struct client *next;
 };
 
@@ -88,6 +90,8 @@ static void client_close(struct client *cl)
     cl->closing = true;
     if (cl->sync)
         sync_abandon(cl->sync);
+    if (cl->held)
+        cl->abandon(cl->held);
     uv_close((uv_handle_t *)&cl->pipe, on_client_handle_closed);
     uv_close((uv_handle_t *)&cl->timer, on_client_handle_closed);
 }
@@ -138,27 +142,44 @@ static void reply(struct client *cl, json_t *msg, bool last)
     }
 }
 
-static void reply_ok(struct client *cl, json_t *parameters)
+void ctl_reply_ok(struct client *cl, json_t *parameters)
 {
     reply(cl, proto_make_reply(parameters, false), false);
 }
 
-static void reply_err(struct client *cl, const struct err *e)
+void ctl_reply_err(struct client *cl, const struct err *e)
 {
     reply(cl, proto_make_error(e), false);
 }
 
 /* ---- methods ----------------------------------------------------------------------------------- */
 
-static json_t *hex_json(uint64_t v)
+json_t *ctl_hex(uint64_t v)
 {
     char hex[17];
     (void)snprintf(hex, sizeof hex, "%016" PRIx64, v);
     return json_string(hex);
 }
 
-/* Parameters are strict: unknown names and wrong types are errors. */
-static int unpack(json_t *p, struct err *e, const char *fmt, ...)
+void ctl_hold(struct client *cl, void (*abandon)(void *arg), void *arg)
+{
+    cl->refs++;
+    cl->abandon = abandon;
+    cl->held = arg;
+}
+
+void ctl_release(struct client *cl)
+{
+    cl->held = NULL;
+    client_unref(cl);
+}
+
+struct manager *ctl_manager(const struct client *cl)
+{
+    return cl->server->m;
+}
+
+int ctl_unpack(json_t *p, struct err *e, const char *fmt, ...)
 {
     json_error_t je;
     va_list ap;
@@ -168,7 +189,7 @@ static int unpack(json_t *p, struct err *e, const char *fmt, ...)
     return r < 0 ? err_set(e, ERR_USAGE, "bad parameters: %s", je.text) : 0;
 }
 
-static int find_db(const struct manager *m, const char *name, struct database **ret, struct err *e)
+int ctl_find_db(const struct manager *m, const char *name, struct database **ret, struct err *e)
 {
     *ret = name ? manager_find(m, name) : NULL;
     if (!name || *ret)
@@ -183,18 +204,18 @@ static void call_status(struct client *cl, json_t *p)
     struct database *db;
     struct err e;
     json_int_t limit = -1;
-    if (unpack(p, &e, "{s?:s, s?:I}", "db", &name, "limit", &limit) < 0 ||
-        find_db(cl->server->m, name, &db, &e) < 0)
-        reply_err(cl, &e);
+    if (ctl_unpack(p, &e, "{s?:s, s?:I}", "db", &name, "limit", &limit) < 0 ||
+        ctl_find_db(cl->server->m, name, &db, &e) < 0)
+        ctl_reply_err(cl, &e);
     else
-        reply_ok(cl, status_json(cl->server->m, db, limit < 0 ? SIZE_MAX : (size_t)limit));
+        ctl_reply_ok(cl, status_json(cl->server->m, db, limit < 0 ? SIZE_MAX : (size_t)limit));
 }
 
 static void call_list(struct client *cl, json_t *p)
 {
     struct err e;
-    if (unpack(p, &e, "{}") < 0) {
-        reply_err(cl, &e);
+    if (ctl_unpack(p, &e, "{}") < 0) {
+        ctl_reply_err(cl, &e);
         return;
     }
     const struct manager *m = cl->server->m;
@@ -208,7 +229,7 @@ static void call_list(struct client *cl, json_t *p)
                                               proto_text(m->db[i]->path), "section", of->conf->name,
                                               "targets", targets));
     }
-    reply_ok(cl, json_pack("{s:o}", "databases", list));
+    ctl_reply_ok(cl, json_pack("{s:o}", "databases", list));
 }
 
 static json_t *names_json(const struct buf *b)
@@ -222,14 +243,14 @@ static json_t *names_json(const struct buf *b)
 static void call_reload(struct client *cl, json_t *p)
 {
     struct err e;
-    if (unpack(p, &e, "{}") < 0) {
-        reply_err(cl, &e);
+    if (ctl_unpack(p, &e, "{}") < 0) {
+        ctl_reply_err(cl, &e);
         return;
     }
     struct manager_diff d;
     cleanup_buf struct buf errors = BUF_INIT;
     if (manager_reload(cl->server->m, &d, &errors, &e) == 0) {
-        reply_ok(cl, json_pack("{s:o, s:o, s:o, s:i}", "added", names_json(&d.added), "removed",
+        ctl_reply_ok(cl, json_pack("{s:o, s:o, s:o, s:i}", "added", names_json(&d.added), "removed",
                                names_json(&d.removed), "changed", names_json(&d.changed),
                                "unchanged", (int)d.unchanged));
     } else {
@@ -262,8 +283,8 @@ static json_t *sync_result(const struct database *db, const struct database_sync
     json_t *replicas = json_array();
     for (size_t i = 0; i < db->n_up; i++)
         json_array_append_new(replicas, json_pack("{s:s, s:o}", "target", db->up[i]->target,
-                                                  "txid", hex_json(db->up[i]->acked)));
-    return json_pack("{s:s, s:o, s:o}", "name", db->name, "txid", hex_json(w->txid), "replicas",
+                                                  "txid", ctl_hex(db->up[i]->acked)));
+    return json_pack("{s:s, s:o, s:o}", "name", db->name, "txid", ctl_hex(w->txid), "replicas",
                      replicas);
 }
 
@@ -285,9 +306,9 @@ static void on_sync(struct database_sync *w, const struct err *e)
             json_array_append_new(list, s->one[i].result);
     if (s->err.code != ERR_OK) {
         json_decref(list);
-        reply_err(s->client, &s->err);
+        ctl_reply_err(s->client, &s->err);
     } else {
-        reply_ok(s->client, json_pack("{s:o}", "databases", list));
+        ctl_reply_ok(s->client, json_pack("{s:o}", "databases", list));
     }
     s->client->sync = NULL;
     client_unref(s->client);
@@ -310,9 +331,9 @@ static void call_sync(struct client *cl, json_t *p)
     struct database *db;
     struct err e;
     struct manager *m = cl->server->m;
-    if (unpack(p, &e, "{s?:s, s?:b, s?:I}", "db", &name, "wait", &wait, "timeout_ms", &timeout) < 0 ||
-        find_db(m, name, &db, &e) < 0) {
-        reply_err(cl, &e);
+    if (ctl_unpack(p, &e, "{s?:s, s?:b, s?:I}", "db", &name, "wait", &wait, "timeout_ms", &timeout) < 0 ||
+        ctl_find_db(m, name, &db, &e) < 0) {
+        ctl_reply_err(cl, &e);
         return;
     }
     timeout = MAX((json_int_t)1, MIN(timeout, (json_int_t)SYNC_TIMEOUT_MAX_MS));
@@ -320,7 +341,7 @@ static void call_sync(struct client *cl, json_t *p)
     if (!n || m->stopping) {
         err_set(&e, n ? ERR_BUSY : ERR_NOTFOUND,
                 n ? "walsupd is stopping" : "no database is configured");
-        reply_err(cl, &e);
+        ctl_reply_err(cl, &e);
         return;
     }
     struct sync_call *s = util_zalloc(sizeof *s + n * sizeof s->one[0]);
@@ -345,6 +366,12 @@ static const char interface_text[] =
     "method List() -> (databases: []object)\n"
     "# capture now; with wait also upload now and answer when every replica has it\n"
     "method Sync(db: ?string, wait: ?bool, timeout_ms: ?int) -> (databases: []object)\n"
+    "# a file with the whole database to every replica, or one; answers when it is there; needs root or the daemon's "
+    "user\n"
+    "method Snapshot(db: string, target: ?string) -> (name: string, replicas: []object)\n"
+    "# compare what is known of the replicas with the buckets; trust_clock: the clock is right; needs root or the "
+    "daemon's user\n"
+    "method Reconcile(db: ?string, target: ?string, trust_clock: ?bool) -> (databases: []object)\n"
     "# read the configuration again; needs root or the daemon's user\n"
     "method Reload() -> (added: []string, removed: []string, changed: []string, unchanged: int)\n\n"
     "error Error(code: string, message: string, hint: string)\n";
@@ -352,7 +379,7 @@ static const char interface_text[] =
 static void call_info(struct client *cl, json_t *p)
 {
     (void)p;
-    reply_ok(cl, json_pack("{s:s, s:s, s:s, s:s, s:[s, s]}", "vendor", "walsup", "product",
+    ctl_reply_ok(cl, json_pack("{s:s, s:s, s:s, s:s, s:[s, s]}", "vendor", "walsup", "product",
                            "walsupd", "version", WALSUP_VERSION, "url", "man:walsupd(8)",
                            "interfaces", "org.varlink.service", PROTO_INTERFACE));
 }
@@ -361,13 +388,13 @@ static void call_description(struct client *cl, json_t *p)
 {
     const char *name = NULL;
     struct err e;
-    if (unpack(p, &e, "{s:s}", "interface", &name) < 0) {
-        reply_err(cl, &e);
+    if (ctl_unpack(p, &e, "{s:s}", "interface", &name) < 0) {
+        ctl_reply_err(cl, &e);
     } else if (strcmp(name, PROTO_INTERFACE) != 0) {
         err_set(&e, ERR_NOTFOUND, "no interface %s", name);
-        reply_err(cl, &e);
+        ctl_reply_err(cl, &e);
     } else {
-        reply_ok(cl, json_pack("{s:s}", "description", interface_text));
+        ctl_reply_ok(cl, json_pack("{s:s}", "description", interface_text));
     }
 }
 
@@ -379,6 +406,8 @@ static const struct {
     {PROTO_INTERFACE ".Status", false, call_status},
     {PROTO_INTERFACE ".List", false, call_list},
     {PROTO_INTERFACE ".Sync", false, call_sync},
+    {PROTO_INTERFACE ".Snapshot", true, ctl_call_snapshot},
+    {PROTO_INTERFACE ".Reconcile", true, ctl_call_reconcile},
     {PROTO_INTERFACE ".Reload", true, call_reload},
     {"org.varlink.service.GetInfo", false, call_info},
     {"org.varlink.service.GetInterfaceDescription", false, call_description},
@@ -396,7 +425,7 @@ static void dispatch(struct client *cl, const struct proto_call *call)
                      (unsigned)cl->cred.uid, (unsigned)cl->cred.gid);
             if (!admin) {
                 err_set(&e, ERR_PERM, "%s is for root and the daemon's user", call->method);
-                reply_err(cl, &e);
+                ctl_reply_err(cl, &e);
                 return;
             }
         }
@@ -404,7 +433,7 @@ static void dispatch(struct client *cl, const struct proto_call *call)
         return;
     }
     err_set(&e, ERR_UNSUPPORTED, "walsupd %s has no method %.100s", WALSUP_VERSION, call->method);
-    reply_err(cl, &e);
+    ctl_reply_err(cl, &e);
 }
 
 /* ---- reading ----------------------------------------------------------------------------------- */

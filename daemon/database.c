@@ -41,8 +41,7 @@ struct database *database_new(uv_loop_t *loop, const char *name, const struct so
     db->timer_open = true;
     db->up = util_zalloc(n * sizeof(struct uploader *));
     for (size_t i = 0; i < n; i++)
-        db->up[db->n_up++] =
-            uploader_new(db, r[i].store, r[i].target, r[i].path, r[i].interval_ms);
+        db->up[db->n_up++] = uploader_new(db, &r[i]);
     db->uploaders_open = n;
     return db;
 }
@@ -69,8 +68,10 @@ static void work_run(uv_work_t *w)
 {
     struct database_run *run = w->data;
     source_run(run->db->source, &run->job, &run->result);
-    if (run->job.load && run->result.err.code == ERR_OK)
+    if (run->job.load && run->result.err.code == ERR_OK) {
         learn_acked(run);
+        spool_merged_read(run->db->dir, run->merged);
+    }
 }
 
 static void work_done(uv_work_t *w, int status);
@@ -127,6 +128,7 @@ static void after_load(struct database *db, const struct database_run *run)
         log_line(LOG_ERROR, "%s: the spool was damaged and is rebuilt: %s", db->name, st->damage);
     for (size_t i = 0; i < st->n; i++)
         database_file_add(db, &st->file[i]);
+    memcpy(db->merged, run->merged, sizeof db->merged);
     for (size_t i = 0; i < db->n_up; i++) {
         uint64_t acked = run->acked[i];
         /* a record older than what was dropped is out of date: ask the store */
@@ -155,6 +157,7 @@ static void take_snapshot(struct database *db, const struct spool_file *f)
             db->up[i]->snapshot = *f;
             used = true;
         }
+    used = history_take_snapshot(db, f) || used;
     if (!used)
         db->drop_snapshot = f->txid;
 }
@@ -213,6 +216,7 @@ static void take_result(struct database *db, const struct source_job *job, const
     db->dirty = db->dirty || r->more;
     db->force = db->force || r->more;
     db->snapshot_wanted = db->snapshot_wanted && !r->snapshot.txid;
+    db->base_wanted = db->base_wanted && db->snapshot_wanted;
     if (!job->stay_away)
         take_seen(db, r);
 }
@@ -320,6 +324,10 @@ static void work_done(uv_work_t *w, int status)
     for (size_t i = 0; i < db->n_up; i++)
         uploader_poke(db->up[i]);
     database_sync_check(db);
+    if (run->result.n_files)
+        history_captured(db);
+    else
+        history_moved(db);
     if (db->changed)
         db->changed(db, db->owner);
 }
@@ -480,9 +488,9 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
         return leave;
     }
     *job = (struct source_job){.next_txid = db->renumber, .drop_snapshot = db->drop_snapshot,
-                               .snapshot = db->snapshot_wanted};
+                               .snapshot = db->snapshot_wanted, .base = db->base_wanted};
     bool quiet = asleep && !db->dirty && !db->force && !db->waiting;
-    database_files_to_drop(db, db->low_space, job);
+    database_files_to_drop(db, db->low_space || quiet, job);
     if (db->flushing && !db->force)
         /* nothing new any more */;
     else if (attached)
@@ -605,11 +613,12 @@ void database_event(struct database *db, enum database_event ev)
     database_poke(db);
 }
 
-void database_want_snapshot(struct database *db)
+void database_want_snapshot(struct database *db, bool base)
 {
-    if (db->snapshot_wanted)
+    if (db->snapshot_wanted && (db->base_wanted || !base))
         return;
     db->snapshot_wanted = true;
+    db->base_wanted = db->base_wanted || base;
     database_poke(db);
 }
 
@@ -618,6 +627,7 @@ void database_uploader_changed(struct database *db, struct uploader *u)
     (void)u;
     database_sync_check(db);
     database_poke(db);
+    history_moved(db);
     if (db->changed)
         db->changed(db, db->owner);
 }
@@ -649,9 +659,11 @@ void database_reconf(struct database *db, const struct source_conf *c, const str
     db->conf = *dc;
     for (size_t i = 0; i < n && i < db->n_up; i++) {
         db->up[i]->interval_ms = r[i].interval_ms;
+        db->up[i]->may_delete = r[i].may_delete;
         db->up[i]->next_due_ms = 0;
         uploader_poke(db->up[i]);
     }
+    history_due(db);
     database_poke(db);
 }
 
@@ -682,7 +694,7 @@ bool database_flushed(const struct database *db)
 
 static void maybe_closed(struct database *db)
 {
-    if (!db->closing || db->run || db->timer_open || db->uploaders_open)
+    if (!db->closing || db->run || db->timer_open || db->uploaders_open || !db->history_closed)
         return;
     if (!db->detached) {
         start_job(db, &(struct source_job){.detach = true});
@@ -729,8 +741,15 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
         database_sync_finish(w, &e);
     }
     uv_close((uv_handle_t *)&db->timer, on_timer_closed);
+    db->history_closed = history_close(db);
     for (size_t i = 0; i < db->n_up; i++)
         uploader_close(db->up[i]);
+}
+
+void database_history_closed(struct database *db)
+{
+    db->history_closed = true;
+    maybe_closed(db);
 }
 
 uint64_t database_stuck_ms(const struct database *db)

@@ -5,6 +5,7 @@
 
 #include "common/store/retry.h"
 #include "daemon/berths.h"
+#include "daemon/history.h"
 #include "daemon/source.h"
 #include "daemon/uploader.h"
 
@@ -35,6 +36,7 @@ struct database_conf {
     uint64_t scan_ms;           /* an attached database is looked at so often at least */
     uint64_t idle_ms;           /* quiet for so long: detach */
     uint64_t spool_limit_bytes; /* what waits for replicas may take this much */
+    struct history_conf history;
 };
 
 /* A job under way. */
@@ -44,6 +46,7 @@ struct database_run {
     struct source_job job;
     struct source_result result;
     uint64_t started_ms;
+    uint64_t merged[SPOOL_LEVELS]; /* with job.load only, as the next one */
     uint64_t acked[]; /* of each replica, by the spool directory; with job.load only. UINT64_MAX: unknown */
 };
 
@@ -83,7 +86,8 @@ struct database {
      * anything, or of another lineage, is not ours */
     uint64_t loaded_txid, loaded_lineage;
     uint64_t renumber; /* lowest TXID that is free in every replica that was listed */
-    bool dirty, look, force, snapshot_wanted;
+    bool dirty, look, force;
+    bool snapshot_wanted, base_wanted; /* base: also the level 0 file of its TXID */
     uint64_t busy_since_ms; /* writes have been coming in without a pause since */
     bool hushed;            /* so that it looks for them itself, and gets no events of them */
     bool (*hush)(struct database *db, bool on); /* the watcher's; NULL: never */
@@ -107,11 +111,17 @@ struct database {
     struct err *err;    /* of the last run; NULL: fine */
     struct database_seen seen;
     uint64_t txid;
+    uint64_t seen_merges;
     int64_t since_ms;       /* real time of the last change of state */
     int64_t last_commit_ms; /* real time of the last capture that found something */
     uint64_t drop_snapshot;
 
-    bool closing, flushing;
+    struct history_shared *shared; /* NULL: nothing is merged or deleted */
+    struct history *history;       /* NULL: nothing to do, or not looked at */
+    struct agenda_entry due;       /* when it has */
+    uint64_t merged[SPOOL_LEVELS]; /* TXID up to which level n is in level n + 1 */
+
+    bool closing, flushing, history_closed;
     void (*closed)(struct database *db, void *arg);
     void *closed_arg;
     size_t uploaders_open;
@@ -125,6 +135,7 @@ struct database_replica {
     const char *target, *path;
     struct store *store;
     uint64_t interval_ms;
+    bool may_delete;
 };
 
 /** database_new(loop, name, c, dc, replicas, n): a database that starts as soon as database_start is
@@ -160,7 +171,11 @@ void database_berth_free(struct database *db);
 void database_uploader_changed(struct database *db, struct uploader *u);
 void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid, bool ours);
 void database_uploader_closed(struct database *db, struct uploader *u);
-void database_want_snapshot(struct database *db);
+/** database_want_snapshot(db, base): a file with the whole database. base: for a replica that has nothing yet. */
+void database_want_snapshot(struct database *db, bool base);
+/** database_snapshot_used(db, txid): somebody has uploaded it; if nobody else needs it, it goes. */
+void database_snapshot_used(struct database *db, uint64_t txid);
+void database_history_closed(struct database *db);
 
 /** database_stuck_ms(db): how long the job under way has made no progress; 0 if none runs. */
 uint64_t database_stuck_ms(const struct database *db);

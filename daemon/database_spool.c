@@ -31,13 +31,22 @@ void database_files_gone(struct database *db, uint64_t last)
     }
 }
 
-/* TXID that every replica has, and is on record to have: files up to there may go. */
-static uint64_t acked_by_all(const struct database *db)
+/* TXID that every replica has, and is on record to have, and that is merged: files up to there may go. */
+static uint64_t done_with(const struct database *db)
 {
-    uint64_t min = UINT64_MAX;
+    uint64_t min = db->shared && db->conf.history.level_ms[0] ? db->merged[0] : UINT64_MAX;
     for (size_t i = 0; i < db->n_up; i++)
         min = MIN(min, db->up[i]->known ? db->up[i]->noted : 0);
     return db->n_up ? min : 0;
+}
+
+void database_snapshot_used(struct database *db, uint64_t txid)
+{
+    bool wanted = history_needs_snapshot_file(db, txid);
+    for (size_t i = 0; i < db->n_up; i++)
+        wanted = wanted || db->up[i]->snapshot.txid == txid;
+    if (!wanted)
+        db->drop_snapshot = txid;
 }
 
 /* The spool is a place to wait in, with walls: what does not fit goes, oldest first, and a replica that
@@ -65,7 +74,7 @@ static size_t overflow(struct database *db, size_t n, uint64_t bytes)
 
 void database_files_to_drop(struct database *db, bool now_or_never, struct source_job *job)
 {
-    uint64_t acked = acked_by_all(db), bytes = 0;
+    uint64_t acked = done_with(db), bytes = 0;
     size_t n = 0;
     while (n < db->n_files && db->file[n].txid <= acked)
         bytes += db->file[n++].size;

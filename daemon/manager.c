@@ -120,7 +120,8 @@ static void close_rest(struct manager *m)
     free(m->target);
     m->target = NULL;
     m->n_targets = 0;
-    m->open += 3;
+    m->open += 4;
+    history_shared_close(m->history, on_part_closed, m);
     scan_close(m->scanner, on_part_closed, m);
     discover_close(m->discover, on_part_closed, m);
     watch_close(m->watch, on_part_closed, m);
@@ -242,6 +243,12 @@ static void start_timers(struct manager *m)
     }
 }
 
+static void on_due(void *arg, struct agenda_entry *x)
+{
+    (void)arg;
+    history_due(CONTAINER_OF(x, struct database, due));
+}
+
 int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struct manager **ret,
                 struct err *e)
 {
@@ -254,6 +261,8 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
         r = watch_new(loop, m->scanner, &m->watch, e);
     if (r == 0)
         r = ctlserver_new(m, conf->socket, &m->ctl, e);
+    if (r == 0)
+        r = history_shared_new(loop, conf->state_dir, on_due, m, &m->history, e);
     if (r == 0)
         r = manager_targets_open(m, conf, &m->target, e);
     if (r < 0) {
@@ -268,6 +277,7 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
     m->berths = berths_new(conf->max_open);
     discover_new(loop, m->scanner, m->watch, &manager_discover_calls, m, &m->discover);
     start_timers(m);
+    manager_learn_due(m);
     for (size_t i = 0; i < conf->n_dbs; i++)
         if (!conf->db[i].glob)
             (void)manager_add(m, &conf->db[i], conf->db[i].path, NULL);
@@ -286,6 +296,7 @@ int manager_free(struct manager *m)
     map_free(&m->by_name);
     map_free(&m->by_path);
     map_free(&m->by_id);
+    manager_forget_due(m);
     free(m->db);
     (void)notify_free(m->notify);
     (void)conf_free(m->conf);

@@ -66,6 +66,8 @@ struct manager {
     struct watch *watch;
     struct discover *discover;
     struct berths *berths;
+    struct history_shared *history;
+    struct map due; /* by name of the database: what was due when the last process ended */
     struct ctlserver *ctl;
     struct notify *notify;
     uv_timer_t scan, tick, deadline;
@@ -127,6 +129,9 @@ void manager_maybe_ready(struct manager *m);
 void manager_db_tick(struct manager *m);
 /** manager_begin_waiting(m): begin what waited for others to be closed. */
 void manager_begin_waiting(struct manager *m);
+/** manager_learn_due(m), manager_forget_due(m): m->due. */
+void manager_learn_due(struct manager *m);
+void manager_forget_due(struct manager *m);
 /** manager_retired(m): a database was closed (manager.c). */
 void manager_retired(struct manager *m);
 extern const struct discover_calls manager_discover_calls;

@@ -9,6 +9,8 @@
 #include "common/format/name.h"
 #include "daemon/status.h"
 
+#define OVERDUE_MS 60000
+#define FAR_MS (366ull * 24 * 3600 * 1000)
 #define GONE_MS 1500 /* a file that is away for so long was not just replaced */
 
 struct database *manager_find(const struct manager *m, const char *name_or_path)
@@ -66,10 +68,15 @@ static struct database_conf database_conf_of(const struct conf *conf, const stru
         .scan_ms = conf->scan_interval_ms,
         .idle_ms = conf->idle_timeout_ms,
         .spool_limit_bytes = c->spool_limit_bytes,
+        .history = {.level_ms = {c->level_ms[0], c->level_ms[1], c->level_ms[2]},
+                    .snapshot_ms = c->snapshot_ms,
+                    .retention_ms = c->retention_ms,
+                    .l0_retention_ms = c->l0_retention_ms,
+                    .delete_delay_ms = c->delete_delay_ms},
     };
 }
 
-static struct database_replica *replicas_of(const struct conf_db *c, const char *path,
+static struct database_replica *replicas_of(const struct conf *conf, const struct conf_db *c, const char *path,
                                             struct manager_target *const *target)
 {
     struct database_replica *r = util_zalloc(c->n_replicas * sizeof *r);
@@ -79,6 +86,7 @@ static struct database_replica *replicas_of(const struct conf_db *c, const char 
             .path = conf_replica_path(c, &c->replica[i], path),
             .store = target[c->replica[i].target]->store,
             .interval_ms = c->replica[i].sync_interval_ms,
+            .may_delete = conf->target[c->replica[i].target].may_delete && c->retention_ms,
         };
     return r;
 }
@@ -115,17 +123,17 @@ bool manager_refigure(struct manager_db *e, const struct conf *conf, const struc
     struct database *db = e->db;
     struct source_conf sc = source_conf_of(conf, c, db->path, db->dir);
     struct database_conf dc = database_conf_of(conf, c);
-    bool same = db->conf.scan_ms == dc.scan_ms && db->conf.idle_ms == dc.idle_ms &&
-                db->conf.spool_limit_bytes == dc.spool_limit_bytes &&
+    bool same = !memcmp(&db->conf, &dc, sizeof dc) && /* numbers without gaps between them */
                 db->source_conf.min_free_bytes == sc.min_free_bytes &&
                 db->source_conf.encoding == sc.encoding &&
                 db->source_conf.checkpoint_pages == sc.checkpoint_pages &&
                 db->source_conf.wal_limit_bytes == sc.wal_limit_bytes;
     for (size_t i = 0; i < db->n_up; i++)
-        same = same && db->up[i]->interval_ms == c->replica[i].sync_interval_ms;
+        same = same && db->up[i]->interval_ms == c->replica[i].sync_interval_ms &&
+               db->up[i]->may_delete == (conf->target[c->replica[i].target].may_delete && c->retention_ms);
     if (same)
         return false;
-    struct database_replica *r = replicas_of(c, db->path, target);
+    struct database_replica *r = replicas_of(conf, c, db->path, target);
     database_reconf(db, &sc, &dc, r, c->n_replicas);
     replicas_free(r, c->n_replicas);
     return true;
@@ -236,6 +244,47 @@ static void begin(struct manager_db *e)
     database_start(e->db);
 }
 
+/* ---- what is due --------------------------------------------------------------------------------- */
+
+/* As the inventory knows it from before the start. */
+struct due {
+    int64_t at_ms;
+    char name[];
+};
+
+static void learn_due(void *arg, const char *name, int64_t at_ms)
+{
+    struct manager *m = arg;
+    struct due *d = util_alloc(sizeof *d + strlen(name) + 1);
+    d->at_ms = at_ms;
+    memcpy(d->name, name, strlen(name) + 1);
+    map_put_str(&m->due, d->name, d);
+}
+
+void manager_learn_due(struct manager *m)
+{
+    inventory_due_each(m->history->inventory, learn_due, m);
+}
+
+void manager_forget_due(struct manager *m)
+{
+    size_t at = 0;
+    for (void *d; (d = map_next(&m->due, &at));)
+        free(d);
+    map_free(&m->due);
+}
+
+/* What is overdue is spread over a while: after a day off everything is. */
+static void recall_due(struct manager *m, struct database *db)
+{
+    cleanup_free struct due *d = map_remove_str(&m->due, db->name);
+    if (!d)
+        return;
+    int64_t left = d->at_ms - clk_real_ms();
+    uint64_t wait = left > 0 ? (uint64_t)left : OVERDUE_MS / 10 + util_random_below(OVERDUE_MS);
+    agenda_set(m->history->agenda, &db->due, clk_mono_ms() + MIN(wait, (uint64_t)FAR_MS));
+}
+
 /* ---- life -------------------------------------------------------------------------------------- */
 
 static void say_same_name(const struct conf_db *c, const char *path, const struct database *same)
@@ -261,7 +310,7 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
     }
     cleanup_free char *dir = database_dir(m->conf, name);
     struct source_conf sc = source_conf_of(m->conf, c, path, dir);
-    struct database_replica *r = replicas_of(c, path, m->target);
+    struct database_replica *r = replicas_of(m->conf, c, path, m->target);
     struct manager_db *e = util_zalloc(sizeof *e);
     e->m = m;
     e->conf = c;
@@ -273,6 +322,7 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
     struct database_conf dc = database_conf_of(m->conf, c);
     e->db = database_new(m->loop, name, &sc, &dc, r, c->n_replicas);
     e->db->berths = m->berths;
+    e->db->shared = m->history;
     e->db->owner = e;
     e->db->changed = on_changed;
     e->db->hush = hush;
@@ -284,6 +334,7 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
     e->at = m->n_dbs;
     m->db[m->n_dbs++] = e->db;
     map_put_str(&m->by_name, e->db->name, e->db);
+    recall_due(m, e->db);
     if (!map_get_str(&m->by_path, path))
         map_put_str(&m->by_path, e->db->path, e->db);
     e->counted = !m->ready;

@@ -128,7 +128,8 @@ int source_publish(struct source *s, struct source_result *ret, struct err *e)
         s->tip_checksum = f->checksum;
         s->bytes_since_sync += f->size;
         ret->file[ret->n_files++] =
-            (struct spool_file){f->h.max_txid, f->size, f->h.timestamp_ms, f->checksum, f->h.node_id};
+            (struct spool_file){f->h.max_txid, f->size, f->h.timestamp_ms, f->checksum, f->h.node_id,
+                                f->n_pages == ltx_pages(&f->h)};
     }
     s->n_out = 0;
     if (ret->n_files)
@@ -191,7 +192,7 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     if (r == CAPTURE_BROKEN)
         r = source_start_over(s, ret, "the WAL was restarted before its end was captured", e);
     if (r == 0 && job->snapshot && s->pos.valid && s->txid)
-        r = source_snapshot(s, ret, e);
+        r = source_snapshot(s, ret, job->base, e);
     if (r == 0 && job->settle && s->no_map && s->pos.valid && s->txid)
         r = source_map_survey(s, ret, e);
     return r;

@@ -35,7 +35,9 @@ struct source_job {
     bool capture;         /* committed frames into the spool now */
     bool settle;          /* it has been quiet: copy the WAL into the database, let it restart */
     bool assist;          /* somebody else checkpoints: make sure that our guard is not in the way */
-    bool snapshot;        /* also make a base (TXID 1..now) */
+    bool snapshot;        /* also make a file with the whole database (TXID 1..now) */
+    bool base;            /* with snapshot: for a replica that has nothing: the level 0 file of its TXID is needed
+                             as well */
     bool detach;          /* close the database, leaving a proof of where it stood; nothing else */
     bool hurry;           /* with detach: no checkpoint first; at worst the pages are compared next time */
     bool doze;            /* do not attach if nothing happened since the last proof */

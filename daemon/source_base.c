@@ -1,6 +1,6 @@
 #include "daemon/source_int.h"
 
-/* A base for a replica that has none: the state of the newest TXID, as one file from TXID 1. */
+/* The state of the newest TXID as one file from TXID 1: a snapshot, or the base of a replica that has none. */
 static bool newest_at_hand(const struct source *s)
 {
     if (s->n_out)
@@ -9,7 +9,7 @@ static bool newest_at_hand(const struct source *s)
     return access(path, F_OK) == 0;
 }
 
-/* The replica also needs the level 0 file of the base's TXID (uploader.c says why). When that one is
+/* The replica also needs the level 0 file of a base's TXID (uploader.c says why). When that one is
  * gone from the spool, a file that changes nothing takes the next TXID. */
 static int touch(struct source *s, const struct session_index *x, struct err *e)
 {
@@ -68,7 +68,7 @@ static int compare(struct source *s, struct source_result *ret, struct capture_f
     return r < 0 ? r : CAPTURE_BROKEN;
 }
 
-int source_snapshot(struct source *s, struct source_result *ret, struct err *e)
+int source_snapshot(struct source *s, struct source_result *ret, bool base, struct err *e)
 {
     struct session_index x;
     int r = hold_still(s, &x, e);
@@ -76,7 +76,7 @@ int source_snapshot(struct source *s, struct source_result *ret, struct err *e)
         ret->more = r > 0 && r != SESSION_BUSY;
         return r < 0 ? r : 0;
     }
-    if (!newest_at_hand(s))
+    if (base && !newest_at_hand(s))
         r = touch(s, &x, e);
     if (r == 0) {
         cleanup_free char *path = spool_snapshot_path(s->dir, s->txid);
@@ -94,7 +94,7 @@ int source_snapshot(struct source *s, struct source_result *ret, struct err *e)
         if (r == 0)
             r = fsx_tmp_publish(&f.tmp, FSX_REPLACE, e);
         if (r == 0)
-            ret->snapshot = (struct spool_file){s->txid, f.size, o.timestamp_ms, f.checksum, s->lineage};
+            ret->snapshot = (struct spool_file){s->txid, f.size, o.timestamp_ms, f.checksum, s->lineage, true};
     }
     return finish(s, ret, r);
 }

@@ -92,7 +92,7 @@ void source_record(struct source *s);
 void source_detach(struct source *s, const struct source_job *job, struct source_result *ret);
 
 /* source_base.c */
-int source_snapshot(struct source *s, struct source_result *ret, struct err *e);
+int source_snapshot(struct source *s, struct source_result *ret, bool base, struct err *e);
 
 /* source_map.c */
 /** source_map_load(s): the map of `published`, redone from the spool if need be, while nothing waits to

@@ -73,7 +73,7 @@ void spool_mark(int fd, uint64_t checksum)
     (void)fsetxattr(fd, MARK, text, 16, 0);
 }
 
-static uint64_t read_mark(int fd)
+uint64_t spool_mark_read(int fd)
 {
     char text[17] = "";
     uint64_t v;
@@ -97,6 +97,7 @@ static int check_file(const char *dir, struct spool_file *f, struct ltx_header *
     if (p == MAP_FAILED)
         return err_sys(e, errno, "map %s", path);
     int r = ltx_verify(p, (size_t)st.st_size, ret_h, e);
+    f->whole = r == 0 && ltx_is_whole(p, (size_t)st.st_size);
     (void)munmap(p, (size_t)st.st_size);
     if (r < 0)
         return err_wrap(e, "%s", path);
@@ -105,7 +106,7 @@ static int check_file(const char *dir, struct spool_file *f, struct ltx_header *
                        ret_h->min_txid, ret_h->max_txid);
     f->size = (uint64_t)st.st_size;
     f->timestamp_ms = ret_h->timestamp_ms;
-    f->checksum = read_mark(fd);
+    f->checksum = spool_mark_read(fd);
     f->lineage = ret_h->node_id;
     return 0;
 }

@@ -21,6 +21,7 @@ struct spool_file {
     int64_t timestamp_ms;
     uint64_t checksum; /* of the database after it; 0: not known */
     uint64_t lineage;
+    bool whole; /* it has every page of the database */
 };
 
 struct spool_state {
@@ -42,8 +43,10 @@ void spool_state_done(struct spool_state *st);
 char *spool_path(const char *dir, uint64_t txid);
 char *spool_snapshot_path(const char *dir, uint64_t txid);
 
-/** spool_mark(fd, checksum): the database checksum after this file, kept as an extended attribute. */
+/** spool_mark(fd, checksum): the database checksum after this file, kept as an extended attribute.
+ * spool_mark_read(fd): 0 if it has none. */
 void spool_mark(int fd, uint64_t checksum);
+uint64_t spool_mark_read(int fd);
 
 /** spool_drop(dir, tip, tip_checksum, first, last, e): remove the files of TXIDs first..last, which every replica has.
  * tip is the newest header; it is stored before its own file goes. May be called again for files that

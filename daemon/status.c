@@ -57,8 +57,12 @@ const char *status_state(const struct database *db)
 enum status_health status_health(const struct database *db)
 {
     const char *s = status_state(db);
+    int64_t since;
     if (!strcmp(s, "failed"))
         return STATUS_FAILED;
+    for (size_t i = 0; i < db->n_up; i++)
+        if (history_trouble(db, i, &since))
+            return STATUS_DEGRADED;
     return !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") ? STATUS_DEGRADED
                                                                                  : STATUS_HEALTHY;
 }
@@ -90,6 +94,31 @@ static json_t *txid_json(uint64_t txid)
     return json_string(hex);
 }
 
+/* uploaded since the start, by level */
+static json_t *level_bytes_json(const struct uploader *u)
+{
+    json_t *j = json_object();
+    for (unsigned i = 0; i < ARRAY_LEN(u->level_bytes); i++) {
+        char name[8];
+        (void)snprintf(name, sizeof name, "%u", i);
+        if (u->level_bytes[i])
+            json_object_set_new(j, name, json_integer((json_int_t)u->level_bytes[i]));
+    }
+    return j;
+}
+
+static json_t *history_error(const struct uploader *u)
+{
+    int64_t since = 0;
+    size_t i = 0;
+    while (u->db->up[i] != u)
+        i++;
+    const struct err *e = history_trouble(u->db, i, &since);
+    return e ? json_pack("{s:s, s:s, s:s, s:o}", "code", err_name(e->code), "message", e->msg, "hint", e->hint,
+                         "since_ms", json_time(since))
+             : json_null();
+}
+
 static json_t *replica_json(const struct uploader *u)
 {
     uint64_t files;
@@ -109,7 +138,13 @@ static json_t *replica_json(const struct uploader *u)
     json_object_set_new(r, "uploaded_bytes", json_integer((json_int_t)u->bytes));
     json_object_set_new(r, "sync_interval_ms", json_integer((json_int_t)u->interval_ms));
     json_object_set_new(r, "last_success_ms", json_time(u->last_success_ms));
+    json_object_set_new(r, "snapshot_txid", u->snapshot_txid ? txid_json(u->snapshot_txid) : json_null());
+    json_object_set_new(r, "snapshot_ms", json_time(u->snapshot_ms));
+    json_object_set_new(r, "oldest_ms", json_time(u->oldest_ms));
+    json_object_set_new(r, "deleted_files", json_integer((json_int_t)u->deleted));
+    json_object_set_new(r, "level_bytes", level_bytes_json(u));
     json_object_set_new(r, "error", replica_error(u));
+    json_object_set_new(r, "history_error", history_error(u));
     return r;
 }
 
@@ -164,6 +199,18 @@ static json_t *counters_json(const struct source_counters *c)
     return j;
 }
 
+/* Files that some replica lacks; what waits to be merged only is no concern of anybody's. */
+static size_t waiting_files(const struct database *db)
+{
+    uint64_t most = 0;
+    for (size_t i = 0; i < db->n_up; i++) {
+        uint64_t n;
+        (void)uploader_pending(db->up[i], &n);
+        most = MAX(most, n);
+    }
+    return (size_t)most;
+}
+
 static json_t *database_json(const struct database *db)
 {
     const struct database_seen *s = &db->seen;
@@ -181,7 +228,9 @@ static json_t *database_json(const struct database *db)
     json_object_set_new(d, "db_bytes", json_integer((json_int_t)s->pages * s->page_size));
     json_object_set_new(d, "wal_bytes", json_integer((json_int_t)s->wal_bytes));
     json_object_set_new(d, "wal_pending_bytes", json_integer((json_int_t)s->pending_bytes));
-    json_object_set_new(d, "spool_files", json_integer((json_int_t)db->n_files));
+    json_object_set_new(d, "spool_files", json_integer((json_int_t)waiting_files(db)));
+    json_object_set_new(d, "spool_bytes", json_integer((json_int_t)db->spool_bytes));
+    json_object_set_new(d, "merges", json_integer((json_int_t)db->seen_merges));
     json_object_set_new(d, "last_commit_ms", json_time(db->last_commit_ms));
     json_object_set_new(d, "error", database_error(db));
     json_object_set_new(d, "counters", counters_json(&s->count));

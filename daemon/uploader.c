@@ -14,16 +14,16 @@
 static void on_timer(uv_timer_t *t);
 static void on_done(struct store_req *req);
 
-struct uploader *uploader_new(struct database *db, struct store *store, const char *target,
-                              const char *replica, uint64_t interval_ms)
+struct uploader *uploader_new(struct database *db, const struct database_replica *r)
 {
     struct uploader *u = util_zalloc(sizeof *u);
     u->magic = UPLOADER_MAGIC;
     u->db = db;
-    u->store = store;
-    u->target = util_strdup(target);
-    u->replica = util_strdup(replica);
-    u->interval_ms = interval_ms;
+    u->store = r->store;
+    u->target = util_strdup(r->target);
+    u->replica = util_strdup(r->path);
+    u->interval_ms = r->interval_ms;
+    u->may_delete = r->may_delete;
     (void)uv_timer_init(db->loop, &u->timer);
     u->timer.data = u;
     u->timer_open = true;
@@ -162,6 +162,8 @@ static void listed(struct uploader *u, bool ours)
     u->acked = u->list_l0 < u->list_max ? u->list_max - 1 : u->list_max;
     free(u->newest);
     u->newest = NULL;
+    if (!u->list_max)
+        history_empty(u->db, u);
     database_uploader_listed(u->db, u, u->list_max, ours);
 }
 
@@ -271,7 +273,7 @@ void uploader_poke(struct uploader *u)
         if (u->retry.failures)
             ping(u);
         else
-            database_want_snapshot(u->db); /* it comes back with u->snapshot set */
+            database_want_snapshot(u->db, true); /* it comes back with u->snapshot set */
         return;
     }
     bool in_batch = f && f->txid <= u->batch_last;
@@ -354,7 +356,7 @@ static void failed(struct uploader *u, const struct uploader_flight *f)
         u->snapshot.txid = 0;
         u->needs_base = true;
         retry_ok(&u->retry); /* the store is not to blame */
-        database_want_snapshot(u->db);
+        database_want_snapshot(u->db, true);
     }
 }
 
@@ -380,7 +382,9 @@ static void on_sent(struct uploader *u, const struct uploader_flight *flight)
     u->last_success_ms = clk_real_ms(); /* of an upload: a listing stores nothing */
     u->uploads++;
     u->bytes += flight->sending.size;
-    if (flight->what == FLIGHT_FILE) {
+    bool base = flight->what == FLIGHT_BASE;
+    history_stored(u->db, u, base ? LTX_SNAPSHOT_LEVEL : 0, base ? 1 : txid, &flight->sending);
+    if (!base) {
         u->acked = MAX(u->acked, txid);
         return;
     }
@@ -390,11 +394,7 @@ static void on_sent(struct uploader *u, const struct uploader_flight *flight)
         u->acked = MAX(u->acked, txid);
     u->snapshot.txid = 0;
     u->needs_base = false;
-    bool wanted = false; /* by another replica */
-    for (size_t i = 0; i < u->db->n_up; i++)
-        wanted = wanted || u->db->up[i]->snapshot.txid == txid;
-    if (!wanted)
-        u->db->drop_snapshot = txid;
+    database_snapshot_used(u->db, txid);
 }
 
 static void on_done(struct store_req *req)

@@ -11,6 +11,7 @@
 #include "daemon/spool.h"
 
 struct database;
+struct database_replica;
 
 /* One request, and everything that must live as long as it. */
 struct uploader_flight {
@@ -31,6 +32,7 @@ struct uploader {
     char *target;  /* name of the target */
     char *replica; /* path below the target's */
     uint64_t interval_ms;
+    bool may_delete; /* of what is older than the retention */
 
     bool known;     /* acked is what the replica has; before that nothing is uploaded */
     uint64_t acked; /* highest TXID the store acknowledged */
@@ -60,13 +62,16 @@ struct uploader {
     uint64_t noting_txid, noting_lineage;
 
     int64_t last_success_ms; /* real time; 0 = none since the start */
-    uint64_t uploads, bytes;
+    uint64_t uploads, bytes, deleted;
+    uint64_t level_bytes[LTX_SNAPSHOT_LEVEL + 1]; /* of bytes */
+    /* what is known of its newest whole database, and how far back it reaches; 0: not yet */
+    uint64_t snapshot_txid;
+    int64_t snapshot_ms, oldest_ms;
     bool closing;
 };
 
-/** uploader_new(db, store, target, replica, interval_ms): the store outlives the uploader. */
-struct uploader *uploader_new(struct database *db, struct store *store, const char *target,
-                              const char *replica, uint64_t interval_ms);
+/** uploader_new(db, r): the store outlives the uploader. */
+struct uploader *uploader_new(struct database *db, const struct database_replica *r);
 /** uploader_place(u, lineage): lineage and place of the replica in one number: what is remembered of how
  * far it is does not hold for another bucket or directory under the same target name. Any thread. */
 uint64_t uploader_place(const struct uploader *u, uint64_t lineage);

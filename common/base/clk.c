@@ -1,22 +1,40 @@
 #include "common/base/clk.h"
 
+#include <stdatomic.h>
 #include <time.h>
+
+static atomic_int_fast64_t real_shift_ms;
+static atomic_uint_fast64_t mono_shift_ms;
+
+static uint64_t us_of(clockid_t id)
+{
+    struct timespec t;
+    (void)clock_gettime(id, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
 
 int64_t clk_real_ms(void)
 {
-    struct timespec t;
-    (void)clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    return (int64_t)(us_of(CLOCK_REALTIME) / 1000) + real_shift_ms;
 }
 
 uint64_t clk_mono_us(void)
 {
-    struct timespec t;
-    (void)clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+    return us_of(CLOCK_MONOTONIC) + mono_shift_ms * 1000;
 }
 
 uint64_t clk_mono_ms(void)
 {
     return clk_mono_us() / 1000;
+}
+
+uint64_t clk_boot_ms(void)
+{
+    return us_of(CLOCK_BOOTTIME) / 1000 + mono_shift_ms;
+}
+
+void clk_shift(int64_t real_ms, uint64_t mono_ms)
+{
+    real_shift_ms += real_ms;
+    mono_shift_ms += mono_ms;
 }

@@ -63,7 +63,7 @@ static const char *section_title(const struct conf_section *s, char buf[static 1
 
 static void unknown_key(struct lines *l, const char *name)
 {
-    static const char *const later[] = {"snapshot-interval", "retention", "metrics-listen"};
+    static const char *const later[] = {"metrics-listen"};
     char title[128], hint[256] = "";
     for (size_t i = 0; i < ARRAY_LEN(later); i++)
         if (!strcmp(name, later[i]))

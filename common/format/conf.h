@@ -38,6 +38,7 @@ struct conf_target {
     uint32_t max_connections;
     uint64_t bandwidth_limit_bytes; /* a second; 0 = no limit */
     enum ltx_encoding ltx_encoding;
+    bool may_delete; /* of what the retention does not need any more */
 };
 
 struct conf_replica {
@@ -57,6 +58,11 @@ struct conf_db {
     uint64_t checkpoint_pages;     /* WAL length that starts a checkpoint cycle */
     uint64_t wal_limit_bytes;      /* WAL size that justifies the barrier */
     uint64_t spool_limit_bytes;    /* what may wait for the replicas */
+    uint64_t level_ms[3];          /* how often files are merged to levels 1, 2, 3; 0: never */
+    uint64_t snapshot_ms;          /* 0: no scheduled ones */
+    uint64_t retention_ms;         /* 0: for ever */
+    uint64_t l0_retention_ms;      /* at most retention_ms, unless that is 0 */
+    uint64_t delete_delay_ms;
     struct conf_replica *replica;
     size_t n_replicas;
 };

@@ -328,6 +328,7 @@ static void build_target(struct conf_ctx *x, const struct conf_section *s)
         t->path = TAKE_PTR(u.path);
         t->bucket = TAKE_PTR(u.bucket);
         take_text(&t->path, s, CONF_TARGET_path);
+        t->may_delete = num_of(s, CONF_TARGET_delete) != 0;
         if (t->type == CONF_FILE) {
             build_file_target(x, s, t);
         } else {
@@ -416,6 +417,28 @@ static void build_replicas(struct conf_ctx *x, struct conf_db *d, const struct c
     }
 }
 
+/* Levels, snapshots, retention. */
+static void build_history(struct conf_ctx *x, struct conf_db *d, const struct conf_section *s)
+{
+    static const char *const level[] = {"level1-interval", "level2-interval", "level3-interval"};
+    const struct conf_raw *raw = x->c->raw;
+    struct conf_origin at, l0_at;
+    for (size_t i = 0; i < ARRAY_LEN(level); i++)
+        d->level_ms[i] = i && !d->level_ms[i - 1] ? 0 : conf_effective(raw, NULL, s, level[i], NULL);
+    d->snapshot_ms = conf_effective(raw, NULL, s, "snapshot-interval", NULL);
+    d->retention_ms = conf_effective(raw, NULL, s, "retention", &at);
+    d->l0_retention_ms = conf_effective(raw, NULL, s, "l0-retention", &l0_at);
+    d->delete_delay_ms = conf_effective(raw, NULL, s, "delete-delay", NULL);
+    if (d->retention_ms && d->retention_ms < d->snapshot_ms)
+        conf_problem(x, at.file ? &at : &s->origin, "make retention longer, or snapshots more frequent",
+                     "[db %s] has a retention that is shorter than its snapshot-interval", s->name);
+    if (d->retention_ms && d->l0_retention_ms > d->retention_ms)
+        conf_problem(x, l0_at.file ? &l0_at : &s->origin, "make it shorter, or leave it out",
+                     "[db %s] has an l0-retention that is longer than its retention", s->name);
+    if (!d->l0_retention_ms)
+        d->l0_retention_ms = d->retention_ms;
+}
+
 static void build_pattern(struct conf_ctx *x, struct conf_db *d, const struct conf_section *s,
                           const struct conf_origin *at)
 {
@@ -442,6 +465,7 @@ static void build_db(struct conf_ctx *x, const struct conf_section *s)
     d->checkpoint_pages = conf_effective(c->raw, NULL, s, "checkpoint-pages", NULL);
     d->wal_limit_bytes = conf_effective(c->raw, NULL, s, "wal-limit", NULL);
     d->spool_limit_bytes = conf_effective(c->raw, NULL, s, "spool-limit", NULL);
+    build_history(x, d, s);
     if (path && !path->bad) {
         d->path = util_strdup(path->text);
         if (glob_is(d->path))

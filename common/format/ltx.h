@@ -60,6 +60,10 @@ int ltx_encoder_new(const struct ltx_header *h, enum ltx_encoding encoding, ltx_
 /** ltx_encoder_page(enc, pgno, page, e): page is page_size bytes. Enforced: ascending, <= commit,
  * not the lock page; in a snapshot (min_txid 1) no page may be left out. */
 int ltx_encoder_page(struct ltx_encoder *enc, uint32_t pgno, const uint8_t *page, struct err *e);
+/** ltx_encoder_copy(enc, frame, n, page, e): the same for a page frame of another file (n bytes), which
+ * decodes to `page`: not compressed again if it has the encoder's form. */
+int ltx_encoder_copy(struct ltx_encoder *enc, const uint8_t *frame, size_t n, const uint8_t *page,
+                     struct err *e);
 /** ltx_encoder_finish(enc, post_apply, ret_size, e): page index and trailer; a snapshot must have
  * reached commit. post_apply is 0 with NO_CHECKSUM. ret_size may be NULL. */
 int ltx_encoder_finish(struct ltx_encoder *enc, uint64_t post_apply, uint64_t *ret_size,
@@ -91,6 +95,11 @@ int ltx_decoder_open(struct ltx_decoder *d, const void *p, size_t n, struct err 
 int ltx_decoder_next(struct ltx_decoder *d, uint32_t *ret_pgno, uint8_t *page, struct err *e);
 /** ltx_verify(p, n, ret_h, e): run the decoder to the end; ret_h may be NULL. */
 int ltx_verify(const void *p, size_t n, struct ltx_header *ret_h, struct err *e);
+
+/** ltx_pages(h): how many pages a file with all of the database has: all but the lock page. */
+uint32_t ltx_pages(const struct ltx_header *h);
+/** ltx_is_whole(p, n): a verified file: whether it has all of them. */
+bool ltx_is_whole(const void *p, size_t n);
 
 /* ---- random access through the page index --------------------------------------------------- */
 

@@ -151,6 +151,23 @@ int ltx_verify(const void *p, size_t n, struct ltx_header *ret_h, struct err *e)
     return 0;
 }
 
+uint32_t ltx_pages(const struct ltx_header *h)
+{
+    return h->commit - (ltx_lock_pgno(h->page_size) <= h->commit);
+}
+
+bool ltx_is_whole(const void *p, size_t n)
+{
+    struct ltx_decoder d;
+    struct ltx_index_entry x;
+    uint32_t pages = 0;
+    if (ltx_decoder_open(&d, p, n, NULL) < 0)
+        return false;
+    while (ltx_index_next(d.p, d.index_end, &d.index_pos, &x, NULL) == 0)
+        pages++;
+    return pages == ltx_pages(&d.h);
+}
+
 /* ---- several threads ------------------------------------------------------------------------ */
 
 int ltx_walk_next(struct ltx_decoder *d, struct ltx_index_entry *ret, struct err *e)

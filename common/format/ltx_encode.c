@@ -155,7 +155,16 @@ static int check_order(const struct ltx_encoder *enc, uint32_t pgno, struct err 
     return 0;
 }
 
-int ltx_encoder_page(struct ltx_encoder *enc, uint32_t pgno, const uint8_t *page, struct err *e)
+/* A page frame of another file as it stands there, if it has our form. */
+static size_t put_copy(struct ltx_encoder *enc, const struct ltx_frame *f, const uint8_t *from, uint8_t *p)
+{
+    memcpy(p, from, f->size);
+    enc->crc = crc64(enc->crc, p, f->summed);
+    return f->size;
+}
+
+static int add_page(struct ltx_encoder *enc, uint32_t pgno, const uint8_t *page, const struct ltx_frame *f,
+                    const uint8_t *from, struct err *e)
 {
     int r = check_order(enc, pgno, e);
     if (r < 0)
@@ -171,7 +180,8 @@ int ltx_encoder_page(struct ltx_encoder *enc, uint32_t pgno, const uint8_t *page
         return fail(enc, err_set(e, ERR_NOMEM, "no memory for the page index of an LTX file"));
     uint8_t *p = enc->out + enc->n_out;
     be32_put(p, pgno);
-    size_t n = enc->encoding == LTX_BLOCK ? put_block(enc, page, p) : put_frame(enc, page, p);
+    size_t n = f ? put_copy(enc, f, from, p)
+               : enc->encoding == LTX_BLOCK ? put_block(enc, page, p) : put_frame(enc, page, p);
     enc->crc = crc64(enc->crc, page, enc->h.page_size);
     uint8_t *end = put_varint(idx, pgno);
     end = put_varint(end, enc->written + enc->n_out);
@@ -180,6 +190,22 @@ int ltx_encoder_page(struct ltx_encoder *enc, uint32_t pgno, const uint8_t *page
     enc->n_out += n;
     enc->last_pgno = pgno;
     return 0;
+}
+
+int ltx_encoder_page(struct ltx_encoder *enc, uint32_t pgno, const uint8_t *page, struct err *e)
+{
+    return add_page(enc, pgno, page, NULL, NULL, e);
+}
+
+int ltx_encoder_copy(struct ltx_encoder *enc, const uint8_t *frame, size_t n, const uint8_t *page,
+                     struct err *e)
+{
+    struct ltx_frame f;
+    int r = ltx_frame_parse(frame, n, enc->h.page_size, &f, e);
+    if (r < 0)
+        return fail(enc, r);
+    bool same = f.size == n && f.block == (enc->encoding == LTX_BLOCK);
+    return add_page(enc, f.pgno, page, same ? &f : NULL, frame, e);
 }
 
 int ltx_encoder_finish(struct ltx_encoder *enc, uint64_t post_apply, uint64_t *ret_size,

@@ -179,13 +179,13 @@ def test_local_state_lost_numbering_goes_on_behind_the_replica(world):
 
 def test_a_target_added_later_gets_a_base_and_the_old_one_goes_on(world, s3):
     con = make_db(world.path / "a.db")
-    world.configure(world.file_target(), world.db("a"), idle_timeout="1s")
+    world.configure(world.file_target(), world.db("a"), idle_timeout="1s", level1_interval="0s")
     world.start()
     for i in range(4):
         con.execute("insert into t(b) values(randomblob(4000))")
         con.commit()
         world.sync()
-    world.poll("the spool is empty", lambda: world.status("a")["spool_files"] == 0)
+    world.poll("the spool is empty", lambda: world.status("a")["spool_bytes"] == 0)
     world.configure(world.file_target(), s3.target(), world.db("a", target="local, s3"))
     world.ctl("reload")
     world.poll("attached again", lambda: world.status("a")["state"] in ("replicating", "idle"))
@@ -226,13 +226,13 @@ def test_a_target_that_moves_gets_everything_at_the_new_place(world, how):
 def test_a_base_is_followed_by_the_level_0_file_of_its_txid(world):
     """Litestream, taking over, looks at level 0 only: with none it would begin at TXID 1 again"""
     con = make_db(world.path / "a.db")
-    world.configure(world.file_target(), world.db("a"), idle_timeout="1s")
+    world.configure(world.file_target(), world.db("a"), idle_timeout="1s", level1_interval="0s")
     world.start()
     for i in range(3):
         con.execute("insert into t(b) values(randomblob(4000))")
         con.commit()
         world.sync()
-    world.poll("the spool is empty", lambda: world.status("a")["spool_files"] == 0)
+    world.poll("the spool is empty", lambda: world.status("a")["spool_bytes"] == 0)
     late = world.path / "late"
     world.configure(world.file_target(), world.file_target("late", path=late),
                     world.db("a", target="local, late"))

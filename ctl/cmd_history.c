@@ -1,0 +1,158 @@
+/* snapshot, reconcile: what walsupd does to the history of a database when it is asked. */
+#include "ctl/ctl.h"
+
+#include "ctl/client.h"
+#include "ctl/out.h"
+
+#define ANSWER_MS (24ull * 3600 * 1000) /* a large database to a slow store */
+
+static const char *text_of(const json_t *o, const char *key)
+{
+    const char *s = json_string_value(json_object_get(o, key));
+    return s ? s : "";
+}
+
+static uint64_t count_of(const json_t *o, const char *key)
+{
+    return (uint64_t)json_integer_value(json_object_get(o, key));
+}
+
+/* One line for each replica; the worst exit status of all. */
+static int print_replicas(const json_t *db, void (*print)(const json_t *replica))
+{
+    size_t i;
+    const json_t *r;
+    int status = 0;
+    json_array_foreach(json_object_get(db, "replicas"), i, r) {
+        const json_t *error = json_object_get(r, "error");
+        struct err e = {0};
+        if (!error) {
+            out_text(stdout, text_of(db, "name"));
+            printf(" -> ");
+            out_text(stdout, text_of(r, "target"));
+            printf(": ");
+            print(r);
+            continue;
+        }
+        (void)err_set(&e, ERR_STORE, "%s -> %s: %s", text_of(db, "name"), text_of(r, "target"), text_of(error, "message"));
+        if (*text_of(error, "hint"))
+            (void)err_hint(&e, "%s", text_of(error, "hint"));
+        out_error(&e);
+        status = err_exit_status(ERR_STORE);
+    }
+    return status;
+}
+
+static bool any_error(const json_t *db)
+{
+    size_t i;
+    const json_t *r;
+    json_array_foreach(json_object_get(db, "replicas"), i, r) {
+        if (json_object_get(r, "error"))
+            return true;
+    }
+    return false;
+}
+
+static int ask(struct ctl *c, const char *method, json_t *parameters, json_t **ret)
+{
+    int status;
+    struct err e = {0};
+    cleanup_free char *socket = NULL;
+    if (!ctl_socket(c, &socket, &status)) {
+        json_decref(parameters);
+        return status;
+    }
+    if (optind < c->argc) {
+        cleanup_free char *name = ctl_db_name(c, c->argv[optind]);
+        (void)json_object_set_new(parameters, "db", json_string(name));
+    }
+    if (client_call(socket, method, parameters, ANSWER_MS, ret, NULL, &e) == 0)
+        return 0;
+    if (optind < c->argc && strstr(e.msg, "no database is called"))
+        ctl_suggest(socket, c->argv[optind], &e);
+    return out_fail(c->json, &e);
+}
+
+static void print_snapshot(const json_t *r)
+{
+    char size[32];
+    printf("snapshot of TXID %s, %s\n", text_of(r, "txid"), util_size(size, count_of(r, "bytes")));
+}
+
+int cmd_snapshot(struct ctl *c)
+{
+    static const struct option own[] = {{"target", required_argument, NULL, 't'}, {NULL, 0, NULL, 0}};
+    int status, o;
+    const char *target = NULL;
+    json_t *reply = NULL;
+    while ((o = ctl_option(c, own, &status)) >= 0)
+        target = optarg;
+    if (o == CTL_STOP || !ctl_operands(c, 1, 1, &status))
+        return status;
+    json_t *p = json_object();
+    if (target)
+        (void)json_object_set_new(p, "target", json_string(target));
+    status = ask(c, "Snapshot", p, &reply);
+    if (status)
+        return status;
+    if (c->json) {
+        status = any_error(reply) ? err_exit_status(ERR_STORE) : 0;
+        (void)out_json(reply);
+        return status;
+    }
+    status = print_replicas(reply, print_snapshot);
+    json_decref(reply);
+    return status;
+}
+
+static void print_comparison(const json_t *r)
+{
+    char size[32];
+    uint64_t unknown = count_of(r, "not_in_inventory"), missing = count_of(r, "missing"), foreign = count_of(r, "foreign");
+    printf("%llu files, %s", (unsigned long long)count_of(r, "objects"), util_size(size, count_of(r, "bytes")));
+    if (!unknown && !missing)
+        printf(", as expected");
+    if (unknown)
+        printf(", %llu of them added to the inventory", (unsigned long long)unknown);
+    if (missing)
+        printf(", %llu missing (such as %s): a new snapshot is made, so that the latest state can be restored; points "
+               "that need them cannot",
+               (unsigned long long)missing, text_of(r, "missing_example"));
+    if (foreign)
+        printf("; %llu that are no files of a replica are left alone", (unsigned long long)foreign);
+    (void)fputc('\n', stdout);
+}
+
+int cmd_reconcile(struct ctl *c)
+{
+    static const struct option own[] = {{"target", required_argument, NULL, 't'},
+                                        {"trust-clock", no_argument, NULL, 'T'},
+                                        {NULL, 0, NULL, 0}};
+    int status, o;
+    json_t *p = json_object(), *reply = NULL;
+    while ((o = ctl_option(c, own, &status)) >= 0) {
+        if (o == 't')
+            (void)json_object_set_new(p, "target", json_string(optarg));
+        else
+            (void)json_object_set_new(p, "trust_clock", json_true());
+    }
+    if (o == CTL_STOP || !ctl_operands(c, 0, 1, &status)) {
+        json_decref(p);
+        return status;
+    }
+    status = ask(c, "Reconcile", p, &reply);
+    if (status)
+        return status;
+    size_t i;
+    const json_t *db;
+    json_array_foreach(json_object_get(reply, "databases"), i, db) {
+        int one = c->json ? (any_error(db) ? err_exit_status(ERR_STORE) : 0) : print_replicas(db, print_comparison);
+        status = status ? status : one;
+    }
+    if (c->json)
+        (void)out_json(reply);
+    else
+        json_decref(reply);
+    return status;
+}
