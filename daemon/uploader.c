@@ -340,7 +340,7 @@ static void failed(struct uploader *u, const struct uploader_flight *f)
 {
     const struct err *e = &f->req.err;
     bool news = !u->err || u->err->code != e->code;
-    uint64_t wait = retry_failed(&u->retry, e->code);
+    uint64_t wait = retry_after(&u->retry, e);
     if (!u->err)
         u->err = util_alloc(sizeof *u->err);
     *u->err = *e;

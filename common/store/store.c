@@ -117,6 +117,11 @@ enum conf_target_type store_type(const struct store *s)
     return s->type;
 }
 
+void store_share(struct store *s)
+{
+    s->shared = true;
+}
+
 unsigned store_connections(const struct store *s)
 {
     return s->connections;

@@ -61,6 +61,7 @@ struct store {
     /* in one piece up to put_bytes, then in parts of part_bytes or more */
     uint64_t put_bytes, part_bytes;
     unsigned max_parts, parallel_parts;
+    bool shared; /* store_share */
     struct store_upload *uploads;
     struct store_big *bigs; /* puts that go up in parts */
 

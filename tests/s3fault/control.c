@@ -79,6 +79,12 @@ static json_t *keys(json_t *list)
     return json_object();
 }
 
+static json_t *set_clock(const json_t *in)
+{
+    server.clock_offset_ms = (int64_t)json_integer_value(json_object_get(in, "offset_ms"));
+    return json_object();
+}
+
 static json_t *faults(json_t *rules, char **ret_why)
 {
     return fault_load(rules, ret_why) ? json_object() : NULL;
@@ -125,6 +131,8 @@ void control(struct exchange *x)
         out = counts();
     else if (!strcmp(what, "/_keys") && in)
         out = keys(in);
+    else if (!strcmp(what, "/_clock"))
+        out = set_clock(in);
     else
         out = stats();
     cleanup_free char *text = out ? json_dumps(out, JSON_COMPACT) : util_strdup(why ? why : "no");

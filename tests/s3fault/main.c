@@ -112,7 +112,7 @@ static void send_head(struct exchange *x, uint64_t length)
     buf_printf(&b, "HTTP/1.1 %d %s\r\nServer: s3fault\r\nx-amz-request-id: TESTREQUEST\r\n",
                x->status, http_reason(x->status));
     if (!x->headers.len || !strstr(buf_str(&x->headers), "Date: "))
-        buf_printf(&b, "Date: %s\r\n", http_date(date, clk_real_ms()));
+        buf_printf(&b, "Date: %s\r\n", http_date(date, clk_real_ms() + server.clock_offset_ms));
     buf_add(&b, x->headers.p, x->headers.len);
     if (x->spoil == SPOIL_BAD_CHUNK)
         buf_add_str(&b, "Transfer-Encoding: chunked\r\n");

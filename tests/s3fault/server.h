@@ -85,6 +85,7 @@ struct server {
     struct rule *rules;
     json_t *ledger;
     int ledger_fd;
+    int64_t clock_offset_ms; /* of its clock, against this machine's */
     unsigned long long connections, tls_failures, requests, active, peak, orphans;
 };
 

@@ -160,7 +160,7 @@ bool sign_check(const struct request *r, struct refusal *ret)
         (void)snprintf(ret->extra, sizeof ret->extra, "<Region>%s</Region>", server.region);
         return false;
     }
-    int64_t off = parse_time(date) - clk_real_ms();
+    int64_t off = parse_time(date) - clk_real_ms() - server.clock_offset_ms;
     if (off > SKEW_MS || off < -SKEW_MS || strncmp(date, day, 8))
         return refuse(ret, 403, "RequestTimeTooSkewed", "the clocks differ too much");
     if (!all_amz_signed(r, names))

@@ -169,10 +169,13 @@ static void cancel_ends_a_large_put_wherever_it_is(void **state)
 static void what_a_killed_process_left_is_swept(void **state)
 {
     struct fix *f = *state;
-    struct store_upload *u = store_upload_new(f->s, "a/b", NULL, 0, 0);
+    static const char *const keys[] = {"a/1/x", "a/2/x", "a/3/x"};
+    struct store_upload *u = NULL;
     for (unsigned i = 0; i < 3; i++) {
+        store_upload_free(u); /* each but the last is forgotten */
+        u = store_upload_new(f->s, keys[i], NULL, 0, 0);
         struct store_req r = request(f);
-        store_upload_begin(u, &r); /* each but the last is forgotten */
+        store_upload_begin(u, &r);
         wait_done(f, 1);
         ok(r.err);
     }
@@ -189,6 +192,13 @@ static void what_a_killed_process_left_is_swept(void **state)
         ok(r.err);
         assert_int_equal(uploads(), rows[i].left);
     }
+    store_upload_free(u);
+    u = store_upload_new(f->s, "a/3/y", NULL, 0, 0); /* the next one into that directory */
+    struct store_req b = request(f);
+    store_upload_begin(u, &b);
+    wait_done(f, 1);
+    ok(b.err);
+    assert_int_equal(uploads(), 1);
     store_upload_free(u);
     faults("[{\"verb\": \"UPLOADS\", \"action\": \"cut-listing\"}]");
     struct store_req r = request(f);
