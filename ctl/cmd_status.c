@@ -140,7 +140,8 @@ static const char *row_state(const json_t *db, const json_t *replica)
     const char *state = str(db, "state"), *replica_state = str(replica, "state");
     if (db_tone(state) != OUT_PLAIN && strcmp(state, "behind") != 0)
         return state;
-    if (!strcmp(replica_state, "error") || !strcmp(replica_state, "behind"))
+    if (!strcmp(replica_state, "error") || !strcmp(replica_state, "behind") ||
+        !strcmp(replica_state, "fenced"))
         return replica_state;
     return !strcmp(state, "behind") && replica ? "replicating" : state;
 }
@@ -183,7 +184,7 @@ static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
 static enum out_tone replica_tone(const json_t *r)
 {
     const char *state = str(r, "state");
-    return !strcmp(state, "error") ? OUT_BAD : !strcmp(state, "behind") ? OUT_WARN : OUT_PLAIN;
+    return !strcmp(state, "error") || !strcmp(state, "fenced") ? OUT_BAD : !strcmp(state, "behind") ? OUT_WARN : OUT_PLAIN;
 }
 
 static void print_table(const json_t *reply)

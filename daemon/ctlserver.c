@@ -372,6 +372,9 @@ static const char interface_text[] =
     "# compare what is known of the replicas with the buckets; trust_clock: the clock is right; needs root or the "
     "daemon's user\n"
     "method Reconcile(db: ?string, target: ?string, trust_clock: ?bool) -> (databases: []object)\n"
+    "# go on where another writer was found, with a history of its own behind the other's; needs root or the "
+    "daemon's user\n"
+    "method Takeover(db: string, target: ?string) -> (name: string, targets: []string)\n"
     "# read the configuration again; needs root or the daemon's user\n"
     "method Reload() -> (added: []string, removed: []string, changed: []string, unchanged: int)\n\n"
     "error Error(code: string, message: string, hint: string)\n";
@@ -408,6 +411,7 @@ static const struct {
     {PROTO_INTERFACE ".Sync", false, call_sync},
     {PROTO_INTERFACE ".Snapshot", true, ctl_call_snapshot},
     {PROTO_INTERFACE ".Reconcile", true, ctl_call_reconcile},
+    {PROTO_INTERFACE ".Takeover", true, ctl_call_takeover},
     {PROTO_INTERFACE ".Reload", true, call_reload},
     {"org.varlink.service.GetInfo", false, call_info},
     {"org.varlink.service.GetInterfaceDescription", false, call_description},

@@ -27,6 +27,7 @@ void ctl_release(struct client *cl);
 
 /* ctlserver_history.c */
 void ctl_call_snapshot(struct client *cl, json_t *p);
+void ctl_call_takeover(struct client *cl, json_t *p);
 void ctl_call_reconcile(struct client *cl, json_t *p);
 
 #endif

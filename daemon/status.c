@@ -20,6 +20,8 @@ uint64_t status_lag_ms(const struct uploader *u)
 
 static const char *replica_state(const struct uploader *u)
 {
+    if (u->fenced)
+        return "fenced";
     if (u->retry.failures)
         return "error";
     if (!u->known)
@@ -47,7 +49,7 @@ const char *status_state(const struct database *db)
     bool starting = !db->txid;
     for (size_t i = 0; i < db->n_up; i++) {
         const char *s = replica_state(db->up[i]);
-        if (!strcmp(s, "error") || !strcmp(s, "behind"))
+        if (!strcmp(s, "error") || !strcmp(s, "behind") || !strcmp(s, "fenced"))
             return "behind";
         starting = starting || !strcmp(s, "starting");
     }

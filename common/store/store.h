@@ -32,12 +32,13 @@ struct store_req;
 struct store_upload;
 
 /* Metadata kept with an object; 0 = not there. On S3: x-amz-meta-litestream-timestamp (RFC 3339),
- * x-amz-meta-walsup-checksum, x-amz-meta-walsup-lineage (16 hex digits). In a directory: extended
+ * x-amz-meta-walsup-checksum, x-amz-meta-walsup-lineage (16 hex digits), x-amz-meta-walsup-writer. In a directory: extended
  * attributes user.litestream-timestamp and so on (missing support is not an error), and mtime. */
 struct store_meta {
     int64_t timestamp_ms;
     uint64_t checksum;
     uint64_t lineage;
+    char writer[56]; /* host and boot, for people; "": not there */
 };
 
 struct store_object {

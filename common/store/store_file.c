@@ -25,7 +25,7 @@
 static void read_meta(int fd, struct store_meta *m)
 {
     static const char *const names[] = {STORE_META_TIMESTAMP, STORE_META_CHECKSUM,
-                                        STORE_META_LINEAGE};
+                                        STORE_META_LINEAGE, STORE_META_WRITER};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         char full[64], value[64];
         (void)snprintf(full, sizeof full, "user.%s", names[i]);
