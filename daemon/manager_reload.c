@@ -2,6 +2,7 @@
 #include "daemon/manager.h"
 
 #include "common/base/log.h"
+#include "daemon/fence_probe.h"
 
 #define SWEEP_OLDER_MS ((uint64_t)24 * 3600 * 1000)
 
@@ -87,6 +88,7 @@ int manager_targets_open(struct manager *m, const struct conf *conf, struct mana
         }
         store_share(t->store);
         sweep(t->store);
+        fence_probe(t->store, t->name);
         if (conf->target[i].skip_verify)
             log_line(LOG_WARN, "target %s: skip-verify is on: anybody on the way can read and "
                                "change what is replicated there",

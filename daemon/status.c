@@ -121,6 +121,12 @@ static json_t *history_error(const struct uploader *u)
              : json_null();
 }
 
+static const char *fencing_text(const struct store *s)
+{
+    enum store_fencing f = store_fencing(s);
+    return f == STORE_FENCING_ON ? "on" : f == STORE_FENCING_OFF ? "off" : "unknown";
+}
+
 static json_t *replica_json(const struct uploader *u)
 {
     uint64_t files;
@@ -131,6 +137,7 @@ static json_t *replica_json(const struct uploader *u)
     json_object_set_new(r, "target", json_string(u->target));
     json_object_set_new(r, "location", json_string(where));
     json_object_set_new(r, "state", json_string(replica_state(u)));
+    json_object_set_new(r, "fencing", json_string(fencing_text(u->store)));
     json_object_set_new(r, "txid", txid_json(u->acked));
     json_object_set_new(r, "lag_bytes", json_integer((json_int_t)(bytes + u->db->seen.pending_bytes)));
     json_object_set_new(r, "lag_ms", json_integer((json_int_t)status_lag_ms(u)));

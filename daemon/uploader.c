@@ -7,6 +7,7 @@
 #include "common/format/crc64.h"
 #include "common/store/layout.h"
 #include "daemon/database.h"
+#include "daemon/fence_probe.h"
 
 #define TXID_MAX (1ull << 62)
 #define UPLOADER_MAGIC 0x0b10ade7u
@@ -418,6 +419,7 @@ static void on_sent(struct uploader *u, const struct uploader_flight *flight)
 {
     uint64_t txid = flight->sending.txid;
     u->last_success_ms = clk_real_ms(); /* of an upload: a listing stores nothing */
+    fence_probe(u->store, u->target); /* if the store was away at the start */
     u->uploads++;
     u->bytes += flight->sending.size;
     bool base = flight->what == FLIGHT_BASE;

@@ -31,6 +31,8 @@ static uint64_t wait_of(struct retry *r, enum retry_class class, uint64_t after_
         r->since_ms = clk_real_ms();
     unsigned n = r->failures < 16 ? r->failures : 16;
     r->failures++;
+    if (class != RETRY_BACKOFF && class != RETRY_SLOW && after_ms) /* somebody asks meanwhile */
+        return MIN(after_ms, (uint64_t)AFTER_MAX_MS) + util_random_below(2000);
     if (class != RETRY_BACKOFF && class != RETRY_SLOW && r->failures > 1)
         return 15000 + util_random_below(15000);
     uint64_t cap = MIN((uint64_t)30000, (uint64_t)200 << n);

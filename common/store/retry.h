@@ -25,7 +25,7 @@ struct retry {
 enum retry_class retry_class(const struct err *e);
 /** retry_after(r, e): count a failure and return how many milliseconds to wait. What passes:
  * rand(0, min(30 s, 200 ms * 2^n)), at least 50 ms and what the server asked for. The rest: 15 to
- * 30 s, from the second failure on. */
+ * 30 s, from the second failure on, or until somebody else has asked (e->after_ms). */
 uint64_t retry_after(struct retry *r, const struct err *e);
 /** retry_failed(r, code): the same for an error of which only the code is known. */
 uint64_t retry_failed(struct retry *r, enum err_code code);

@@ -117,6 +117,16 @@ enum conf_target_type store_type(const struct store *s)
     return s->type;
 }
 
+enum store_fencing store_fencing(const struct store *s)
+{
+    return s->fencing;
+}
+
+void store_fencing_set(struct store *s, enum store_fencing f)
+{
+    s->fencing = f;
+}
+
 void store_share(struct store *s)
 {
     s->shared = true;

@@ -105,6 +105,17 @@ unsigned store_connections(const struct store *s);
  * the error is then the words of the request that found out. */
 void store_share(struct store *s);
 
+/** store_fencing(s): does it obey STORE_IF_ABSENT? A directory does; of a bucket somebody has to find out,
+ * and say so with store_fencing_set. */
+enum store_fencing {
+    STORE_FENCING_UNKNOWN,
+    STORE_FENCING_ASKED,
+    STORE_FENCING_ON,
+    STORE_FENCING_OFF,
+};
+enum store_fencing store_fencing(const struct store *s);
+void store_fencing_set(struct store *s, enum store_fencing f);
+
 /** store_put(s, req, key, body, meta, flags): replace or create the object; meta may be NULL. Done
  * without error means: the store has acknowledged every byte (S3: 200 and an ETag; directory: file
  * and directory fsynced). To a bucket, what is large goes up in parts, some at a time, each of them

@@ -457,6 +457,7 @@ int store_file_new(uv_loop_t *loop, const struct conf_target *t, struct store **
     f->base.ops = &ops;
     f->base.describe = util_strdup(t->path);
     f->base.connections = t->max_connections ? t->max_connections : DEFAULT_CONNECTIONS;
+    f->base.fencing = STORE_FENCING_ON; /* a rename that replaces nothing */
     f->base.put_bytes = UINT64_MAX;
     f->base.part_bytes = PART_BYTES;
     f->base.max_parts = UINT_MAX;

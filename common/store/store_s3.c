@@ -136,6 +136,14 @@ static bool is_parked(struct s3_op *op)
     return false;
 }
 
+static void op_fail_parked(struct s3_op *op)
+{
+    const struct store_s3 *s = op->store;
+    struct err e = *s->parked;
+    e.after_ms = 1000 + (uint32_t)(s->parked_until_ms - MIN(op->started_ms, s->parked_until_ms));
+    op_fail(op, &e);
+}
+
 static void op_start(struct s3_op *op)
 {
     op->started = true;
@@ -144,7 +152,7 @@ static void op_start(struct s3_op *op)
     if (op->canceled)
         op_canceled(op);
     else if (is_parked(op))
-        op_fail(op, op->store->parked);
+        op_fail_parked(op);
     else if (!op->body || s3_body_hash(op->body))
         op_send(op);
 }
@@ -248,6 +256,7 @@ static void park(struct store_s3 *s, const struct err *e)
     if (!s->parked)
         s->parked = util_alloc(sizeof *s->parked);
     *s->parked = *e;
+    (void)err_wrap(s->parked, "as another request was told");
     s->parked_until_ms = clk_mono_ms() + PARKED_MS + util_random_below(PARKED_MS);
 }
 

@@ -181,3 +181,52 @@ def test_two_daemons_on_one_path_exactly_one_goes_on(world, s3fault):
     finally:
         twin.stop(signal.SIGKILL)
     print(f"\n{trials} trials, 0 unrestorable, 0 with two writers or none; {went_on}")
+
+
+def test_a_second_daemon_on_one_database_is_kept_out(world, tmp_path):
+    world.configure(world.file_target("x"), world.db("a", target="x", sync_interval="50ms"))
+    con = make_db(world.path / "a.db")
+    world.start()
+    world.sync("a")
+    second = World(tmp_path / "second")
+    second.path.mkdir()
+    second.configure(second.file_target("x"), second.db("a", world.path / "a.db", target="x"))
+    try:
+        second.start()
+        text = " ".join(second.ctl("status", check=False).stdout.split())
+        assert f"another walsupd replicates {world.path}/a.db already (process {world.proc.pid})" in text, text
+        assert second.status("a")["state"] == "failed"
+        add(con)
+        world.sync("a")
+        world.stop(signal.SIGKILL)  # its lock goes with it
+        second.sync("a", "--timeout", "40s")
+        assert count(second.restore("a", "x")) == count(world.path / "a.db")
+    finally:
+        second.stop(signal.SIGKILL)
+
+
+def test_a_store_that_ignores_the_condition_is_named(world, s3fault):
+    s3fault.faults({"verb": "PUT", "action": "ignore-condition"})
+    world.configure(s3fault.target("x"), world.db("a", target="x"))
+    make_db(world.path / "a.db")
+    world.start()
+    world.sync("a")
+    assert world.poll("fencing", lambda: replica(world)["fencing"] == "off")
+    text = " ".join(world.ctl("status", check=False).stdout.split())
+    assert "fencing: off: the store ignores If-None-Match" in text, text
+    assert world.log.read_text().count("fencing is off") == 1
+    world.stop()
+    s3fault.faults()
+    world.start()
+    assert world.poll("fencing", lambda: replica(world)["fencing"] == "on")
+    assert not [k for k in s3fault.objects() if "walsup-fence" in k], "the scratch object is left"
+
+
+def test_an_outage_at_the_start_leaves_the_question_for_later(world, s3fault):
+    s3fault.faults({"verb": "PUT", "action": "status", "status": 503, "count": 2})
+    world.configure(s3fault.target("x"), world.db("a", target="x"))
+    make_db(world.path / "a.db")
+    world.start(ready=False)
+    world.poll("status", lambda: world.ctl("status", check=False).returncode in (0, 1))
+    world.sync("a")
+    assert world.poll("fencing", lambda: replica(world)["fencing"] == "on")

@@ -2,6 +2,8 @@
  * there whole, one lost connection costs one part, and nothing is left behind. */
 #include "tests/unit/s3_harness.h"
 
+#include <sys/resource.h>
+
 #define PART ((size_t)64 << 10)
 #define N (PART * 9 + 77)
 
@@ -213,8 +215,59 @@ static void what_a_killed_process_left_is_swept(void **state)
     assert_int_equal(uploads(), 0);
 }
 
+static uint64_t gib(void)
+{
+    const char *v = getenv("WALSUP_BIG_GIB");
+    return v ? strtoull(v, NULL, 10) : 0;
+}
+
+/* `make big`: a sparse file beyond what one PUT may be. Neither end keeps it in memory or on disk. */
+static void a_put_beyond_5_gib(void **state)
+{
+    struct fix *f = *state;
+    uint64_t size = (gib() << 30) + 12345, t0 = clk_mono_ms();
+    cleanup_free char *src = util_printf("%s/sparse", dir);
+    cleanup_close int fd = open(src, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    assert_int_equal(ftruncate(fd, (off_t)size), 0);
+    assert_int_equal(pwrite(fd, "first", 5, 0), 5);
+    assert_int_equal(pwrite(fd, "last!", 5, (off_t)size - 5), 5);
+    struct store_body b = {.path = src, .size = size};
+    struct store_req r = request(f);
+    store_put(f->s, &r, "huge", &b, &meta, STORE_IF_ABSENT);
+    f->in_call = false;
+    while (!f->done)
+        (void)uv_run(&f->loop, UV_RUN_ONCE);
+    f->done = 0;
+    ok(r.err);
+    struct store_info info = {0};
+    ok(head(f, "huge", &info));
+    assert_int_equal(info.size, size);
+    ok(get(f, "huge", 0, 5, NULL));
+    assert_memory_equal(f->got.p, "first", 5);
+    ok(get(f, "huge", size - 5, 5, NULL));
+    assert_memory_equal(f->got.p, "last!", 5);
+    struct rusage u;
+    assert_int_equal(getrusage(RUSAGE_SELF, &u), 0);
+    print_message("%llu bytes in %lld parts, %.1f s, %ld MiB of memory\n", (unsigned long long)size,
+                  counted("PART", "200"), (double)(clk_mono_ms() - t0) / 1000, u.ru_maxrss / 1024);
+    assert_true(u.ru_maxrss < 256 << 10);
+    static const char *const keys[] = {"huge"};
+    ok(delete(f, keys, 1));
+}
+
+static int large_parts(void **state)
+{
+    (void)unsetenv("WALSUP_TEST_S3_PART_BYTES");
+    return setup(state);
+}
+
 int main(void)
 {
+    if (gib()) {
+        const struct CMUnitTest huge[] = {
+            cmocka_unit_test_setup_teardown(a_put_beyond_5_gib, large_parts, teardown)};
+        return cmocka_run_group_tests(huge, start_servers, end_servers);
+    }
 #define TB(fn) cmocka_unit_test_setup_teardown(fn, small_parts, teardown)
     const struct CMUnitTest tests[] = {
         TB(a_large_put_goes_up_in_parts),

@@ -1,0 +1,12 @@
+/* fence_probe.h - does a store obey the condition that fencing stands on? Some ignore it without saying so.
+ * Found out once for each store, with two puts of one scratch object. Loop thread. */
+#ifndef WALSUP_FENCE_PROBE_H
+#define WALSUP_FENCE_PROBE_H
+
+#include "common/store/store.h"
+
+/** fence_probe(store, target): unless it is known or under way. Needs no answer of the caller's: the outcome
+ * is store_fencing(store); a store that ignores the condition is warned of once. `target` is copied. */
+void fence_probe(struct store *store, const char *target);
+
+#endif
