@@ -110,6 +110,12 @@ void agenda_remove(struct agenda *a, struct agenda_entry *x)
         take_out(a, x); /* a timer that fires early finds nothing to do */
 }
 
+bool agenda_look(struct agenda *a)
+{
+    arm(a);
+    return a->n && a->heap[1]->at_ms <= clk_mono_ms();
+}
+
 /* ---- life -------------------------------------------------------------------------------------- */
 
 struct agenda *agenda_new(uv_loop_t *loop, void (*fire)(void *arg, struct agenda_entry *x), void *arg)

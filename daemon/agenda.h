@@ -21,6 +21,8 @@ void agenda_set(struct agenda *a, struct agenda_entry *x, uint64_t at_ms);
 /** agenda_sooner(a, x, at_ms): due then at the latest. */
 void agenda_sooner(struct agenda *a, struct agenda_entry *x, uint64_t at_ms);
 void agenda_remove(struct agenda *a, struct agenda_entry *x);
+/** agenda_look(a): the clock was moved (clk_shift). Whether something is due. */
+bool agenda_look(struct agenda *a);
 /** agenda_close(a, closed, arg): nothing fires any more; then closed(arg), and a is freed. */
 void agenda_close(struct agenda *a, void (*closed)(void *arg), void *arg);
 

@@ -356,6 +356,11 @@ int capture_range(struct session *s, struct capture_pos *pos, const struct captu
     int r = session_index(s, &x, e);
     if (r < 0)
         return r;
+    if (opts->end && x.salt[0] == opts->end->salt[0] && x.salt[1] == opts->end->salt[1] && x.n > opts->end->n) {
+        x.n = opts->end->n;
+        x.pages = opts->end->pages;
+        memcpy(x.cksum, opts->end->cksum, sizeof x.cksum);
+    }
     if (!pos->valid || (!capture_same_wal(pos, &x) && !pos->restartable) ||
         (capture_same_wal(pos, &x) && x.n < pos->frame)) {
         pos->valid = false;
@@ -398,9 +403,8 @@ int capture_range(struct session *s, struct capture_pos *pos, const struct captu
 
 struct full {
     const struct session_index *x;
-    uint32_t last; /* page */
-    uint64_t sum;  /* XOR of the checksums of the pages read */
-    struct scan sc;
+    struct capture_reader *reader;
+    uint64_t sum; /* XOR of the checksums of the pages read */
 };
 
 /* One page as a reader sees it: into the map, and into the file unless the old map has it already. A
@@ -420,40 +424,141 @@ static int full_page(const struct capture_opts *o, struct full *f, uint32_t pgno
     return ltx_encoder_page(enc, pgno, page, e);
 }
 
+/* ---- piece by piece --------------------------------------------------------------------------- */
+
+struct capture_reader {
+    struct session *s;
+    struct session_index x;
+    struct scan sc;
+    size_t at_frame;  /* of sc.map, sorted */
+    uint64_t at_page; /* 64 bits: pages may be 2^32 - 2 */
+    uint32_t last;    /* page */
+    uint8_t *pages;
+};
+
+/* The WAL was read: is it still that one? */
+static int same_wal_still(struct session *s, const struct session_index *x, struct err *e)
+{
+    struct session_index after;
+    int r = x->n != x->b ? session_index(s, &after, e) : 0;
+    if (r == 0 && x->n != x->b && (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
+        r = CAPTURE_BROKEN;
+    return r;
+}
+
+/* When everything was copied the file alone is the truth, and the WAL may be overwritten under us: do not
+ * look at it. */
+static int reader_start(struct capture_reader *r, struct err *e)
+{
+    const struct session_index *x = &r->x;
+    if (x->n == x->b)
+        return 0;
+    int k = scan_header(r->s, x, &r->sc, e);
+    if (k != 0)
+        return k;
+    memcpy(r->sc.cksum, r->sc.wal.cksum, sizeof r->sc.cksum);
+    k = scan_frames(r->s, &r->sc, 1, x->n, UINT64_MAX, e);
+    if (k < 0)
+        return k;
+    if (r->sc.last != x->n || memcmp(r->sc.commit_cksum, x->cksum, sizeof x->cksum))
+        return err_set(e, ERR_CORRUPT, "the WAL of %s does not end in the commit its wal-index names",
+                       session_path(r->s));
+    framemap_sort(&r->sc.map, r->last);
+    return 0;
+}
+
+/* Whatever seemed damaged while the WAL was restarted means nothing. */
+static int judge_read(struct session *s, const struct session_index *x, int k, struct err *e)
+{
+    if (k != 0 && k != -(int)ERR_CORRUPT)
+        return k;
+    int k2 = same_wal_still(s, x, k ? NULL : e);
+    return k2 > 0 || k == 0 ? k2 : k;
+}
+
+static int reader_new(struct session *s, const struct session_index *x, uint32_t last, struct capture_reader **ret,
+                      struct err *e)
+{
+    struct capture_reader *r = util_zalloc(sizeof *r);
+    r->s = s;
+    r->x = *x;
+    r->at_page = 1;
+    r->last = last;
+    r->pages = malloc(CHUNK_BYTES);
+    int k = r->pages ? 0 : err_set(e, ERR_NOMEM, "no memory to read %s", session_path(s));
+    if (k == 0)
+        k = judge_read(s, x, reader_start(r, e), e);
+    if (k == 0)
+        *ret = r;
+    else
+        (void)capture_reader_free(r);
+    return k;
+}
+
+int capture_reader_new(struct session *s, const struct session_index *x, struct capture_reader **ret, struct err *e)
+{
+    return reader_new(s, x, x->pages, ret, e);
+}
+
+static int read_pages(struct capture_reader *r, uint32_t first, uint32_t n, struct err *e)
+{
+    uint32_t ps = r->x.page_size;
+    int k = session_db_read(r->s, first, n, r->pages, e);
+    const struct framemap *m = &r->sc.map;
+    for (; k == 0 && r->at_frame < m->n && m->slot[r->at_frame].pgno < first + n; r->at_frame++) {
+        const struct framemap_entry *f = &m->slot[r->at_frame];
+        k = read_frame_page(r->s, &r->sc, f->frame, r->pages + (size_t)(f->pgno - first) * ps, e);
+    }
+    return k;
+}
+
+int capture_reader_next(struct capture_reader *r, uint32_t *ret_first, uint32_t *ret_n, const uint8_t **ret_pages,
+                        struct err *e)
+{
+    if (r->at_page > r->last)
+        return 1;
+    uint32_t first = (uint32_t)r->at_page;
+    uint32_t n = MIN(CHUNK_BYTES / r->x.page_size, r->last - first + 1);
+    int k = judge_read(r->s, &r->x, read_pages(r, first, n, e), e);
+    if (k != 0)
+        return k;
+    r->at_page += n;
+    *ret_first = first;
+    *ret_n = n;
+    *ret_pages = r->pages;
+    return 0;
+}
+
+struct capture_reader *capture_reader_free(struct capture_reader *r)
+{
+    if (!r)
+        return NULL;
+    scan_done(&r->sc);
+    free(r->pages);
+    free(r);
+    return NULL;
+}
+
+/* ---- the whole database at once ---------------------------------------------------------------- */
+
 static int full_pages(struct session *s, const struct capture_opts *o, void *arg,
                       struct ltx_encoder *enc, struct capture_file *out, struct err *e)
 {
+    (void)s;
     struct full *f = arg;
-    uint32_t ps = f->x->page_size;
-    uint32_t lock = ltx_lock_pgno(ps);
-    uint32_t per = CHUNK_BYTES / ps;
-    cleanup_free uint8_t *pages = malloc(CHUNK_BYTES);
-    if (!pages)
-        return err_set(e, ERR_NOMEM, "no memory to read %s", session_path(s));
-    framemap_sort(&f->sc.map, f->last);
-    const struct framemap_entry *m = f->sc.map.slot;
-    const struct framemap_entry *m_end = m + f->sc.map.n;
-    for (uint64_t at = 1; at <= f->last; at += per) { /* 64 bits: pages may be 2^32 - 2 */
-        uint32_t first = (uint32_t)at;
-        uint32_t n = MIN(per, f->last - first + 1);
-        int r = session_db_read(s, first, n, pages, e);
-        if (r < 0)
-            return r;
+    uint32_t ps = f->x->page_size, lock = ltx_lock_pgno(ps), first, n;
+    const uint8_t *pages;
+    int r;
+    while ((r = capture_reader_next(f->reader, &first, &n, &pages, e)) == 0)
         for (uint32_t i = 0; i < n; i++) {
-            uint8_t *page = pages + (size_t)i * ps;
-            if (m < m_end && m->pgno == first + i) {
-                r = read_frame_page(s, &f->sc, m->frame, page, e);
-                if (r < 0)
-                    return r;
-                m++;
-            }
             if (first + i == lock)
                 continue;
-            r = full_page(o, f, first + i, page, enc, out, e);
+            r = full_page(o, f, first + i, pages + (size_t)i * ps, enc, out, e);
             if (r < 0)
                 return r;
         }
-    }
+    if (r != 1)
+        return r;
     return enc && !out->n_pages ? CAPTURE_SAME : 0;
 }
 
@@ -461,27 +566,18 @@ static int full(struct session *s, struct full *f, const struct capture_opts *o,
                 struct capture_file *out, struct err *e)
 {
     const struct session_index *x = f->x;
-    /* When everything was copied the file alone is the truth, and the WAL may be overwritten under
-     * us: do not look at it. */
-    if (x->n != x->b) {
-        int r = scan_header(s, x, &f->sc, e);
-        if (r != 0)
-            return r;
-        memcpy(f->sc.cksum, f->sc.wal.cksum, sizeof f->sc.cksum);
-        r = scan_frames(s, &f->sc, 1, x->n, UINT64_MAX, e);
-        if (r < 0)
-            return r;
-        if (f->sc.last != x->n || memcmp(f->sc.commit_cksum, x->cksum, sizeof x->cksum))
-            return err_set(e, ERR_CORRUPT,
-                           "the WAL of %s does not end in the commit its wal-index names",
-                           session_path(s));
+    int r = reader_new(s, x, o->touch ? 1 : x->pages, &f->reader, e);
+    if (r != 0)
+        return r;
+    if (x->n != x->b)
         out->frames = x->n;
-    }
     fill_header(&out->h, o, x->page_size, x->pages);
     out->h.wal_offset = WAL_HEADER_SIZE;
     out->h.wal_size = (int64_t)(x->n * wal_frame_size(x->page_size));
     memcpy(out->h.wal_salt, x->salt, sizeof x->salt);
-    return o->path ? write_file(s, o, out, full_pages, f, e) : full_pages(s, o, f, NULL, out, e);
+    r = o->path ? write_file(s, o, out, full_pages, f, e) : full_pages(s, o, f, NULL, out, e);
+    f->reader = capture_reader_free(f->reader);
+    return r;
 }
 
 int capture_full(struct session *s, const struct session_index *x, struct capture_pos *pos,
@@ -490,19 +586,8 @@ int capture_full(struct session *s, const struct session_index *x, struct captur
     *ret = (struct capture_file){.tmp = FSX_TMP_INIT};
     if (!x->pages)
         return CAPTURE_NOTHING;
-    struct full f = {.x = x, .last = opts->touch ? 1 : x->pages, .sc = {.last = 0}};
+    struct full f = {.x = x};
     int r = full(s, &f, opts, ret, e);
-    scan_done(&f.sc);
-    if (x->n != x->b && (r == 0 || r == CAPTURE_SAME || r == -ERR_CORRUPT)) { /* the WAL was read: is it still that one? */
-        struct session_index after;
-        int r2 = session_index(s, &after, r >= 0 ? e : NULL);
-        if (r2 == 0 && (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
-            r2 = CAPTURE_BROKEN;
-        if (r2 != 0 && (r >= 0 || r2 == CAPTURE_BROKEN)) {
-            fsx_tmp_abort(&ret->tmp);
-            r = r2;
-        }
-    }
     if (r == 0 && !opts->touch)
         ret->checksum = f.sum | LTX_CHECKSUM_FLAG;
     if (r == 0)

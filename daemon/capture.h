@@ -44,6 +44,8 @@ struct capture_opts {
     uint64_t lineage;
     enum ltx_encoding encoding;
     uint64_t limit_bytes; /* range only: cut at the first commit past this many bytes of WAL */
+    const struct session_index *end; /* range only: not beyond this one, read under a guard that is still held;
+                                        NULL: to the end of the WAL */
     bool touch;           /* full only: page 1 and nothing else, a file that changes nothing */
     /* The page map takes the new checksums, and is committed with max_txid. When the call fails it may
      * hold half of them: close it. Range: the map of the position; full: an empty one. NULL: none. */
@@ -61,6 +63,17 @@ int capture_range(struct session *s, struct capture_pos *pos, const struct captu
  * NOTHING: the database has no page yet. SAME: there is an `old` map, and no page differs. */
 int capture_full(struct session *s, const struct session_index *x, struct capture_pos *pos,
                  const struct capture_opts *opts, struct capture_file *ret, struct err *e);
+/* The database as it is at x, to be read piece by piece while others write. */
+struct capture_reader;
+/** capture_reader_new(s, x, ret, e): x was read under a guard of s that is held until the reader is freed. BROKEN: the
+ * WAL was restarted under the read. Frames of the WAL are checked here, once. */
+int capture_reader_new(struct session *s, const struct session_index *x, struct capture_reader **ret, struct err *e);
+/** capture_reader_next(r, ret_first, ret_n, ret_pages, e): the next pages, ascending, about 1 MiB, valid until the next
+ * call; the lock page is among them. 1: that was all. BROKEN as above. */
+int capture_reader_next(struct capture_reader *r, uint32_t *ret_first, uint32_t *ret_n, const uint8_t **ret_pages,
+                        struct err *e);
+struct capture_reader *capture_reader_free(struct capture_reader *r);
+
 /** capture_behind(pos, x): frames between the position and the end of the WAL. */
 uint32_t capture_behind(const struct capture_pos *pos, const struct session_index *x);
 /** capture_same_wal(pos, x): the position lies in the WAL that x describes. */

@@ -66,7 +66,7 @@ static int merge(const struct compact_job *job, const struct inputs *x, struct l
     cleanup_free char *dir = util_printf("%s/l%u", job->dir, job->level);
     cleanup_free char *path = spool_level_path(job->dir, job->level, job->in[0].min, last->max);
     cleanup_fsx_tmp struct fsx_tmp t = FSX_TMP_INIT;
-    struct merge_output o;
+    struct merge_output o = {.size = 0};
     int r = fsx_mkdirs(dir, 0700, e);
     if (r == 0)
         r = fsx_tmp_open(path, 0600, &t, e);

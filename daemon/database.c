@@ -220,7 +220,10 @@ static void take_result(struct database *db, const struct source_job *job, const
     db->low_space = r->low_space;
     db->dirty = db->dirty || r->more;
     db->force = db->force || r->more;
-    db->snapshot_wanted = db->snapshot_wanted && !r->snapshot.txid;
+    if (r->stream)
+        database_take_stream(db, r->stream);
+    db->snapshot_wanted = db->snapshot_wanted && !r->snapshot.txid && !r->stream;
+    db->distrust = db->distrust && !job->distrust;
     db->base_wanted = db->base_wanted && db->snapshot_wanted;
     if (!job->stay_away)
         take_seen(db, r);
@@ -272,7 +275,6 @@ static void settle_later(struct database *db)
     db->settle_after_ms = db->last_run_ms + db->settle_wait_ms;
 }
 
-static void maybe_closed(struct database *db);
 
 static void set_hush(struct database *db, bool on)
 {
@@ -320,8 +322,10 @@ static void work_done(uv_work_t *w, int status)
     if (run->job.load)
         berths_loaded(db->berths);
     if (db->closing) {
+        if (run->result.stream) /* begun for nobody: it ends at once */
+            database_take_stream(db, run->result.stream);
         db->detached = db->detached || run->job.detach;
-        maybe_closed(db);
+        database_maybe_closed(db);
         return;
     }
     take_run(db, run);
@@ -330,6 +334,8 @@ static void work_done(uv_work_t *w, int status)
     for (size_t i = 0; i < db->n_up; i++)
         uploader_poke(db->up[i]);
     database_sync_check(db);
+    if (db->stream)
+        stream_moved(db->stream);
     if (run->result.n_files)
         history_captured(db);
     else
@@ -494,7 +500,8 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
         return leave;
     }
     *job = (struct source_job){.next_txid = db->renumber, .new_lineage = db->new_lineage, .drop_snapshot = db->drop_snapshot,
-                               .snapshot = db->snapshot_wanted, .base = db->base_wanted};
+                               .snapshot = db->snapshot_wanted && !db->stream, .base = db->base_wanted,
+                               .reading = db->stream != NULL, .distrust = db->distrust};
     bool quiet = asleep && !db->dirty && !db->force && !db->waiting;
     database_files_to_drop(db, db->low_space || quiet, job);
     if (db->flushing && !db->force)
@@ -708,9 +715,9 @@ bool database_flushed(const struct database *db)
     return true;
 }
 
-static void maybe_closed(struct database *db)
+void database_maybe_closed(struct database *db)
 {
-    if (!db->closing || db->run || db->timer_open || db->uploaders_open || !db->history_closed)
+    if (!db->closing || db->run || db->stream || db->timer_open || db->uploaders_open || !db->history_closed)
         return;
     if (!db->detached) {
         start_job(db, &(struct source_job){.detach = true});
@@ -733,14 +740,14 @@ static void on_timer_closed(uv_handle_t *h)
 {
     struct database *db = h->data;
     db->timer_open = false;
-    maybe_closed(db);
+    database_maybe_closed(db);
 }
 
 void database_uploader_closed(struct database *db, struct uploader *u)
 {
     (void)u;
     db->uploaders_open--;
-    maybe_closed(db);
+    database_maybe_closed(db);
 }
 
 void database_close(struct database *db, void (*closed)(struct database *db, void *arg), void *arg)
@@ -758,6 +765,8 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
     }
     uv_close((uv_handle_t *)&db->timer, on_timer_closed);
     db->history_closed = history_close(db);
+    if (db->stream)
+        stream_close(db->stream);
     for (size_t i = 0; i < db->n_up; i++)
         uploader_close(db->up[i]);
 }
@@ -765,7 +774,7 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
 void database_history_closed(struct database *db)
 {
     db->history_closed = true;
-    maybe_closed(db);
+    database_maybe_closed(db);
 }
 
 uint64_t database_stuck_ms(const struct database *db)

@@ -6,6 +6,7 @@
 #include "common/store/retry.h"
 #include "daemon/berths.h"
 #include "daemon/history.h"
+#include "daemon/stream.h"
 #include "daemon/source.h"
 #include "daemon/uploader.h"
 
@@ -121,6 +122,8 @@ struct database {
     struct history_shared *shared; /* NULL: nothing is merged or deleted */
     struct history *history;       /* NULL: nothing to do, or not looked at */
     struct agenda_entry due;       /* when it has */
+    struct stream *stream;         /* a snapshot that is read and uploaded; NULL: none */
+    bool distrust;                 /* pages of the file are not those that were captured: compare them */
     uint64_t merged[SPOOL_LEVELS]; /* TXID up to which level n is in level n + 1 */
 
     bool closing, flushing, history_closed;

@@ -8,6 +8,18 @@
 /** database_poke(db): look whether something can be started. */
 void database_poke(struct database *db);
 
+/* database_stream.c */
+/** database_take_stream(db, sn): the source has begun to read a snapshot. */
+void database_take_stream(struct database *db, struct snapshot *sn);
+/** database_wants_stream(db, u, txid): it should go there. database_streamed_to(db, u, base, f): it is there.
+ * database_streamed(db): that was all. database_distrust(db): compare every page with the map. */
+bool database_wants_stream(const struct database *db, const struct uploader *u, uint64_t txid);
+void database_streamed_to(struct database *db, struct uploader *u, bool base, const struct spool_file *f);
+void database_streamed(struct database *db);
+void database_distrust(struct database *db);
+/** database_maybe_closed(db): when nothing is left to wait for. */
+void database_maybe_closed(struct database *db);
+
 /* database_sync.c */
 bool database_sync_unlink(struct database_sync **list, struct database_sync *w);
 /** database_sync_finish(w, e): the answer, soon; e may be NULL. w is in no list any more. */

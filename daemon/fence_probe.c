@@ -10,8 +10,10 @@ struct probe {
     const char *keys[1];
     struct store_body body;
     struct store_req req;
-    enum { FIRST, SECOND, REMOVE } step;
+    enum { FIRST, SECOND, REMOVE, SWEEP } step;
 };
+
+#define SWEEP_OLDER_MS ((uint64_t)24 * 3600 * 1000)
 
 static void next(struct probe *p);
 
@@ -46,8 +48,11 @@ static void on_done(struct store_req *req)
         decide(p, code == ERR_OK ? STORE_FENCING_OFF : STORE_FENCING_ON);
     } else if (p->step == SECOND && (req->err.retry == RETRY_BUG || code == ERR_UNSUPPORTED)) {
         decide(p, STORE_FENCING_OFF); /* it does not even know the header */
+    } else if (p->step == REMOVE) {
+        p->step = SWEEP;
+        next(p);
     } else { /* it does not work now, or the scratch object is gone: the next upload asks again */
-        if (p->step != REMOVE)
+        if (p->step != SWEEP)
             store_fencing_set(p->store, STORE_FENCING_UNKNOWN);
         end(p);
     }
@@ -56,7 +61,9 @@ static void on_done(struct store_req *req)
 static void next(struct probe *p)
 {
     p->req = (struct store_req){.done = on_done, .data = p};
-    if (p->step == REMOVE)
+    if (p->step == SWEEP)
+        store_sweep(p->store, &p->req, "", SWEEP_OLDER_MS); /* what comes of it is of no consequence */
+    else if (p->step == REMOVE)
         store_delete(p->store, &p->req, p->keys, 1);
     else
         store_put(p->store, &p->req, p->key, &p->body, NULL, STORE_IF_ABSENT);

@@ -1,5 +1,7 @@
-/* fence_probe.h - does a store obey the condition that fencing stands on? Some ignore it without saying so.
- * Found out once for each store, with two puts of one scratch object. Loop thread. */
+/* fence_probe.h - what is done once for each store, when the first upload has worked: an idle start costs no
+ * request. Does the store obey the condition that fencing stands on? Some ignore it without saying so: two
+ * puts of one scratch object tell. And what large uploads did processes that died leave behind? Those that
+ * are a day old are aborted. Loop thread. */
 #ifndef WALSUP_FENCE_PROBE_H
 #define WALSUP_FENCE_PROBE_H
 

@@ -375,7 +375,8 @@ static void want_snapshot(struct history *h)
 {
     for (size_t i = 0; i < h->n_keepers; i++) {
         const struct keeper *k = &h->keeper[i];
-        if (k->wants_snapshot && !k->snapshot.txid && k->u->known && !k->u->needs_base) {
+        if (k->wants_snapshot && !k->snapshot.txid && k->u->known && !k->u->needs_base && !k->u->streaming &&
+            k->retry_at_ms <= clk_mono_ms()) {
             database_want_snapshot(h->db, false);
             return;
         }
@@ -415,7 +416,7 @@ static void save_due(const struct history *h, uint64_t at)
 /* Nothing to do for a while, and nobody writes: what is needed again is read again. */
 static bool rests(const struct history *h, uint64_t at)
 {
-    bool idle = h->db->state != SOURCE_ATTACHED && !h->db->run && !h->call && !h->job && !h->queued && h->loaded &&
+    bool idle = h->db->state != SOURCE_ATTACHED && !h->db->run && !h->db->stream && !h->call && !h->job && !h->queued && h->loaded &&
                 at > clk_mono_ms() + REST_MS;
     for (size_t i = 0; i < h->n_keepers; i++)
         idle = idle && keeper_is_quiet(&h->keeper[i]) && h->keeper[i].has_facts && !h->keeper[i].stale;
@@ -583,6 +584,22 @@ bool history_take_snapshot(struct database *db, const struct spool_file *f)
         used = true;
     }
     return used;
+}
+
+bool history_wants_snapshot(const struct database *db, const struct uploader *u)
+{
+    const struct keeper *k = keeper_of(db, u);
+    return k && k->wants_snapshot && !k->snapshot.txid;
+}
+
+void history_streamed(struct database *db, struct uploader *u, const struct spool_file *f)
+{
+    struct keeper *k = keeper_of(db, u);
+    if (!k) /* it went to sleep meanwhile */
+        history_stored(db, u, LTX_SNAPSHOT_LEVEL, 1, f);
+    else
+        keeper_stored(k, LTX_SNAPSHOT_LEVEL,
+                      &(struct level_file){1, f->txid, f->size, f->timestamp_ms, f->checksum, f->lineage, true});
 }
 
 bool history_needs_snapshot_file(const struct database *db, uint64_t txid)

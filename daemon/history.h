@@ -86,6 +86,9 @@ void history_empty(struct database *db, struct uploader *u);
 void history_moved(struct database *db);
 /** history_take_snapshot(db, f): it is in the spool; whether somebody here wants it. */
 bool history_take_snapshot(struct database *db, const struct spool_file *f);
+/** history_wants_snapshot(db, u): the same question for one replica. history_streamed(db, u, f): it was uploaded. */
+bool history_wants_snapshot(const struct database *db, const struct uploader *u);
+void history_streamed(struct database *db, struct uploader *u, const struct spool_file *f);
 /** history_needs_snapshot_file(db, txid): it is still needed. */
 bool history_needs_snapshot_file(const struct database *db, uint64_t txid);
 /** history_trouble(db, i, ret_since_ms): why files above level 0, or deletions, of replica i do not get through; NULL:

@@ -39,7 +39,7 @@ static struct history_result result_of(const struct history_call *c, const struc
         r.err = *k->err;
     if (c->what == HISTORY_SNAPSHOT) {
         r.txid = k->u->snapshot_txid;
-        r.size = k->level == LTX_SNAPSHOT_LEVEL ? k->sending.size : 0;
+        r.size = k->u->snapshot_bytes;
     } else {
         r.objects = k->found.objects;
         r.bytes = k->found.bytes;

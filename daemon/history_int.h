@@ -99,6 +99,8 @@ void keeper_init(struct keeper *k, struct history *h, struct uploader *u);
 uint64_t keeper_poke(struct keeper *k);
 /** keeper_needs(k, level, f): this file of the spool is still to be uploaded. */
 bool keeper_needs(const struct keeper *k, unsigned level, const struct level_file *f);
+/** keeper_stored(k, level, f): the replica has it. */
+void keeper_stored(struct keeper *k, unsigned level, const struct level_file *f);
 bool keeper_is_quiet(const struct keeper *k);
 /** keeper_listed(k): the comparison is over. */
 void keeper_listed(struct keeper *k);

@@ -1,5 +1,6 @@
 #include "daemon/inventory.h"
 
+#include "common/base/fsx.h"
 #include "common/base/log.h"
 #include "daemon/inventory_db.h"
 
@@ -216,7 +217,9 @@ int inventory_open(uv_loop_t *loop, const char *state_dir, struct inventory **re
 {
     cleanup_free char *path = util_printf("%s/state.db", state_dir);
     struct inventory_db *d = NULL;
-    int r = inventory_db_open(path, &d, e);
+    int r = fsx_mkdirs(state_dir, 0700, e);
+    if (r == 0)
+        r = inventory_db_open(path, &d, e);
     if (r < 0)
         return r;
     struct inventory *v = util_zalloc(sizeof *v);

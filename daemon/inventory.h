@@ -37,6 +37,7 @@ struct inventory_facts {
     bool known; /* every object of the replica is in the inventory; else only those written since */
     uint64_t count[INVENTORY_LEVELS], bytes[INVENTORY_LEVELS], newest[INVENTORY_LEVELS]; /* TXID */
     int64_t snapshot_ms; /* time of the newest whole database, at any level; 0: none is known */
+    int64_t snapshot_stored_ms; /* and when it was uploaded, or found */
     uint64_t snapshot_txid;
     int64_t oldest_ms; /* of the oldest one: as far as a restore can go back; 0: none */
     int64_t retain_due_ms; /* real time when something can be deleted; 0: nothing now */

@@ -33,6 +33,7 @@ enum sql {
     SQL_FIND,
     SQL_CREATE,
     SQL_OTHER_PLACE,
+    SQL_OTHER_REPLICA,
     SQL_KNOWN,
     SQL_ADD,
     SQL_LEVELS,
@@ -56,10 +57,11 @@ static const char *const sql_text[SQL_COUNT] = {
     [SQL_CREATE] = "INSERT INTO replica(db, target, place, known) VALUES(?1, ?2, ?3, 0) RETURNING id",
     [SQL_OTHER_PLACE] = "DELETE FROM object WHERE replica IN"
                         " (SELECT id FROM replica WHERE db = ?1 AND target = ?2 AND place <> ?3)",
+    [SQL_OTHER_REPLICA] = "DELETE FROM replica WHERE db = ?1 AND target = ?2 AND place <> ?3",
     [SQL_KNOWN] = "UPDATE replica SET known = 1 WHERE id = ?1",
     [SQL_ADD] = "INSERT OR REPLACE INTO object VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [SQL_LEVELS] = "SELECT level, count(*), sum(size), max(max) FROM object WHERE replica = ?1 GROUP BY level",
-    [SQL_WHOLE] = "SELECT max, time_ms FROM object WHERE replica = ?1 AND min = 1 ORDER BY max DESC LIMIT ?2",
+    [SQL_WHOLE] = "SELECT max, time_ms, added_ms FROM object WHERE replica = ?1 AND min = 1 ORDER BY max DESC LIMIT ?2",
     [SQL_DOOMED] = "SELECT level, min, max, size, time_ms " DOOMED " ORDER BY level, max LIMIT ?4",
     [SQL_FIRST_L0] = "SELECT time_ms FROM object WHERE replica = ?1 AND level = 0 AND min > 1 ORDER BY max LIMIT 1",
     [SQL_ALL] = "SELECT level, min, max, size, time_ms FROM object WHERE replica = ?1 ORDER BY level, max",
@@ -176,11 +178,15 @@ static int find_or_create(struct inventory_db *d, const struct inventory_place *
     *ret_new = r == 0 && !*ret_id;
     if (!*ret_new)
         return r;
-    sqlite3_stmt *st = statement(d, SQL_OTHER_PLACE);
-    put_place(st, at);
-    r = run(d, st, e);
-    if (r < 0)
-        return r;
+    static const enum sql forget[] = {SQL_OTHER_PLACE, SQL_OTHER_REPLICA};
+    sqlite3_stmt *st;
+    for (size_t i = 0; i < ARRAY_LEN(forget); i++) {
+        st = statement(d, forget[i]);
+        put_place(st, at);
+        r = run(d, st, e);
+        if (r < 0)
+            return r;
+    }
     st = statement(d, SQL_CREATE);
     put_place(st, at);
     int rc = step(st);
@@ -251,7 +257,8 @@ static int levels(struct inventory_db *d, uint64_t id, struct inventory_facts *f
     return finish(d, st, rc, e);
 }
 
-static int whole_ones(struct inventory_db *d, uint64_t id, struct retain_whole **ret, size_t *ret_n, struct err *e)
+static int whole_ones(struct inventory_db *d, uint64_t id, struct retain_whole **ret, size_t *ret_n,
+                      int64_t *ret_stored_ms, struct err *e)
 {
     sqlite3_stmt *st = statement(d, SQL_WHOLE);
     cleanup_free struct retain_whole *w = malloc(WHOLE_MAX * sizeof *w);
@@ -261,9 +268,12 @@ static int whole_ones(struct inventory_db *d, uint64_t id, struct retain_whole *
         return err_set(e, ERR_NOMEM, "no memory for a list of snapshots");
     put(st, 1, id);
     put(st, 2, WHOLE_MAX);
-    while ((rc = step(st)) == SQLITE_ROW && n < WHOLE_MAX)
+    while ((rc = step(st)) == SQLITE_ROW && n < WHOLE_MAX) {
+        if (!n)
+            *ret_stored_ms = (int64_t)column(st, 2);
         if (!n || w[n - 1].txid != column(st, 0)) /* the same one at two levels counts once */
             w[n++] = (struct retain_whole){column(st, 0), (int64_t)column(st, 1)};
+    }
     int r = finish(d, st, rc, e);
     if (r < 0)
         return r;
@@ -345,7 +355,7 @@ static int facts(struct inventory_db *d, uint64_t id, struct inventory_req *req,
     size_t n = 0, n_o = 0, limit = req->what == INVENTORY_DOOMED ? INVENTORY_BATCH : 1;
     int r = levels(d, id, f, e);
     if (r == 0)
-        r = whole_ones(d, id, &w, &n, e);
+        r = whole_ones(d, id, &w, &n, &f->snapshot_stored_ms, e);
     if (r < 0)
         return r;
     if (n) {

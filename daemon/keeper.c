@@ -231,29 +231,35 @@ static bool send_something(struct keeper *k)
     return true;
 }
 
-static void sent(struct keeper *k)
+void keeper_stored(struct keeper *k, unsigned level, const struct level_file *f)
 {
-    const struct level_file *f = &k->sending;
     struct inventory_place at = keeper_place(k);
     inventory_added(k->h->shared->inventory, &at,
-                    &(struct inventory_object){k->level, f->min, f->max, f->size, f->timestamp_ms});
+                    &(struct inventory_object){level, f->min, f->max, f->size, f->timestamp_ms});
     k->u->uploads++;
     k->u->bytes += f->size;
-    k->u->level_bytes[k->level] += f->size;
-    if (k->level == LTX_SNAPSHOT_LEVEL) {
+    k->u->level_bytes[level] += f->size;
+    if (level == LTX_SNAPSHOT_LEVEL) {
         char size[32];
         log_line(LOG_INFO, "%s -> %s: snapshot of TXID %016" PRIx64 ", %s", k->h->db->name, k->u->target, f->max,
                  util_size(size, f->size));
         k->snapshot.txid = 0;
         k->wants_snapshot = false;
         k->stale = true;
-        database_snapshot_used(k->h->db, f->max);
         k->u->snapshot_txid = f->max;
+        k->u->snapshot_bytes = f->size;
         k->u->snapshot_ms = f->timestamp_ms;
     } else {
-        k->has[k->level - 1] = MAX(k->has[k->level - 1], f->max);
+        k->has[level - 1] = MAX(k->has[level - 1], f->max);
     }
     keeper_worked(k);
+}
+
+static void sent(struct keeper *k)
+{
+    keeper_stored(k, k->level, &k->sending);
+    if (k->level == LTX_SNAPSHOT_LEVEL)
+        database_snapshot_used(k->h->db, k->sending.max);
 }
 
 static void not_sent(struct keeper *k)
@@ -321,9 +327,7 @@ static uint64_t snapshot_due(const struct keeper *k)
         return HISTORY_NEVER;
     if (!k->facts.snapshot_ms)
         return k->facts.known ? 0 : HISTORY_NEVER; /* else the listing tells */
-    /* its time is that of its last commit, which may lie just before the moment it was made for */
-    int64_t after = k->facts.snapshot_ms + (int64_t)(interval / 2);
-    return history_due_at(history_boundary(db, after, interval), interval + interval / 2);
+    return history_due_at(history_boundary(db, k->facts.snapshot_stored_ms, interval), interval);
 }
 
 uint64_t keeper_poke(struct keeper *k)

@@ -59,6 +59,7 @@ static struct source_conf source_conf_of(const struct conf *conf, const struct c
         .checkpoint_pages = c->checkpoint_pages,
         .wal_limit_bytes = c->wal_limit_bytes,
         .min_free_bytes = conf->min_free_bytes,
+        .stream_bytes = STREAM_BYTES,
     };
 }
 

@@ -2,9 +2,6 @@
 #include "daemon/manager.h"
 
 #include "common/base/log.h"
-#include "daemon/fence_probe.h"
-
-#define SWEEP_OLDER_MS ((uint64_t)24 * 3600 * 1000)
 
 void manager_diff_done(struct manager_diff *d)
 {
@@ -41,21 +38,6 @@ void manager_target_free(struct manager_target *t)
     free(t);
 }
 
-static void on_swept(struct store_req *req)
-{
-    if (req->err.code && req->err.code != ERR_CANCELED)
-        log_err(LOG_DEBUG, &req->err, "uploads that nobody finished cannot be looked for");
-    free(req);
-}
-
-/* large uploads that a process which died left behind, and that nobody goes on with */
-static void sweep(struct store *s)
-{
-    struct store_req *req = util_zalloc(sizeof *req);
-    req->done = on_swept;
-    store_sweep(s, req, "", SWEEP_OLDER_MS);
-}
-
 int manager_targets_open(struct manager *m, const struct conf *conf, struct manager_target ***ret,
                          struct err *e)
 {
@@ -87,8 +69,6 @@ int manager_targets_open(struct manager *m, const struct conf *conf, struct mana
             return r;
         }
         store_share(t->store);
-        sweep(t->store);
-        fence_probe(t->store, t->name);
         if (conf->target[i].skip_verify)
             log_line(LOG_WARN, "target %s: skip-verify is on: anybody on the way can read and "
                                "change what is replicated there",

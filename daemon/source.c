@@ -105,6 +105,8 @@ static void unpublish(struct source *s, uint64_t txid, struct source_result *ret
     cleanup_free char *path = spool_path(s->dir, txid);
     if (why->code != ERR_EXISTS)
         (void)fsx_unlink(path, NULL);
+    if (ret->stream && snapshot_info(ret->stream)->txid >= txid)
+        ret->stream = snapshot_free(ret->stream);
     if (ret->snapshot.txid < txid)
         return;
     (void)spool_drop_snapshot(s->dir, ret->snapshot.txid, NULL);
@@ -177,6 +179,8 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
 {
     int r = 0;
     source_map_load(s);
+    if (s->pos.valid && job->distrust)
+        return source_start_over(s, ret, "pages of the file changed without SQLite's WAL", e);
     if (s->pos.valid && source_tampered(s))
         return source_start_over(s, ret, "the file was written by something else than SQLite", e);
     if (!s->pos.valid) {
@@ -194,6 +198,8 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
         r = source_start_over(s, ret, "the WAL was restarted before its end was captured", e);
     if (r == 0 && job->snapshot && s->pos.valid && s->txid)
         r = source_snapshot(s, ret, job->base, e);
+    if (r != 0 && ret->stream)
+        ret->stream = snapshot_free(ret->stream);
     if (r == 0 && job->settle && s->no_map && s->pos.valid && s->txid)
         r = source_map_survey(s, ret, e);
     return r;

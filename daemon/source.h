@@ -7,6 +7,7 @@
 #define WALSUP_SOURCE_H
 
 #include "daemon/capture.h"
+#include "daemon/snapshot.h"
 #include "daemon/spool.h"
 
 struct source;
@@ -18,6 +19,7 @@ struct source_conf {
     uint64_t checkpoint_pages;  /* WAL length in frames that starts a checkpoint cycle */
     uint64_t wal_limit_bytes;   /* WAL size that justifies the barrier */
     uint64_t min_free_bytes;    /* of the spool's file system: nothing is written below that */
+    uint64_t stream_bytes;      /* snapshots of so large a database are not staged; 0: all are */
 };
 
 enum source_state {
@@ -38,6 +40,8 @@ struct source_job {
     bool snapshot;        /* also make a file with the whole database (TXID 1..now) */
     bool base;            /* with snapshot: for a replica that has nothing: the level 0 file of its TXID is needed
                              as well */
+    bool reading;         /* a snapshot is being read, whose guard keeps the WAL: nothing makes room there */
+    bool distrust;        /* compare every page with the page map */
     bool detach;          /* close the database, leaving a proof of where it stood; nothing else */
     bool hurry;           /* with detach: no checkpoint first; at worst the pages are compared next time */
     bool doze;            /* do not attach if nothing happened since the last proof */
@@ -63,6 +67,7 @@ struct source_result {
     struct spool_file file[SOURCE_MAX_FILES]; /* new in the spool, in TXID order */
     size_t n_files;
     struct spool_file snapshot; /* txid 0: none */
+    struct snapshot *stream;    /* instead of it, for a large database: has begun, and is to be read; the caller's */
     bool more;       /* not everything was captured: run again soon */
     bool broken;     /* continuity was lost; all pages were looked at */
     bool compared;   /* with the page map: only what differs was captured */

@@ -68,9 +68,46 @@ static int compare(struct source *s, struct source_result *ret, struct capture_f
     return r < 0 ? r : CAPTURE_BROKEN;
 }
 
+/* Everything up to x, and no further. x belongs to a guard that is held, so its frames stay. */
+static int capture_until(struct source *s, const struct session_index *x, struct err *e)
+{
+    int r = 0;
+    while (r == 0 && !(capture_same_wal(&s->pos, x) ? s->pos.frame >= x->n : !x->n && s->pos.restartable))
+        r = source_capture_one(s, x, e);
+    return r == CAPTURE_NOTHING ? 0 : r;
+}
+
+/* A large database: what is read, slice by slice and by others, is the state of the TXID that ends here. */
+static int stream(struct source *s, struct source_result *ret, bool base, struct err *e)
+{
+    struct session_index x;
+    struct snapshot *sn = NULL;
+    struct stat st;
+    int r = session_stat(s->session, &st) < 0 ? SESSION_BUSY : snapshot_open(s->path, &st, &sn, &x, e);
+    if (r == 0)
+        r = capture_until(s, &x, e);
+    if (r == 0 && base && !newest_at_hand(s))
+        r = touch(s, &x, e);
+    struct snapshot_info info = {.txid = s->txid,
+                                 .lineage = s->lineage,
+                                 .timestamp_ms = s->last_stamp_ms,
+                                 .checksum = s->map ? pagemap_state(s->map)->checksum : 0};
+    if (r == 0)
+        r = snapshot_begin(sn, s->dir, s->conf.encoding, &info, e);
+    if (r == 0)
+        ret->stream = TAKE_PTR(sn);
+    (void)snapshot_free(sn);
+    if (r == CAPTURE_BROKEN)
+        r = source_start_over(s, ret, "the WAL was restarted before a snapshot of it was read", e);
+    ret->more = ret->more || r == OUT_FULL;
+    return MIN(r, 0);
+}
+
 int source_snapshot(struct source *s, struct source_result *ret, bool base, struct err *e)
 {
     struct session_index x;
+    if (s->conf.stream_bytes && (uint64_t)s->pos.pages * session_page_size(s->session) >= s->conf.stream_bytes)
+        return stream(s, ret, base, e);
     int r = hold_still(s, &x, e);
     if (r != 0) {
         ret->more = r > 0 && r != SESSION_BUSY;

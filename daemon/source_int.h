@@ -63,7 +63,8 @@ void source_close_session(struct source *s);
 void source_unlock(struct source *s);
 
 /* source_wal.c */
-int source_capture_one(struct source *s, struct err *e);
+/** source_capture_one(s, end, e): one more file, not beyond `end` (NULL: whatever there is). */
+int source_capture_one(struct source *s, const struct session_index *end, struct err *e);
 /** source_capture_all(s, e): everything that was committed when the call was made, and no race with a
  * writer that never pauses: 0, OUT_FULL, BROKEN or an error. */
 int source_capture_all(struct source *s, struct err *e);

@@ -54,13 +54,14 @@ bool source_wants_look(struct source *s)
 /* ---- frames ----------------------------------------------------------------------------------- */
 
 /* One more file of WAL frames: 0, or an outcome of capture_range; "full" when there is no room. */
-int source_capture_one(struct source *s, struct err *e)
+int source_capture_one(struct source *s, const struct session_index *end, struct err *e)
 {
     if (s->n_out == SOURCE_MAX_FILES)
         return OUT_FULL;
     cleanup_free char *path = NULL;
     struct capture_opts o = source_next_file(s, &path);
     o.map = s->map;
+    o.end = end;
     struct capture_file f;
     int r = capture_range(s->session, &s->pos, &o, &f, e);
     if (r == 0)
@@ -77,7 +78,7 @@ int source_capture_all(struct source *s, struct err *e)
     /* a WAL shorter than the position is for capture_range to refuse */
     bool shorter = r == 0 && capture_same_wal(&s->pos, &x) && s->pos.frame > x.n;
     while (r == 0 && (shorter || !capture_same_wal(&s->pos, &x) || s->pos.frame < x.n)) {
-        r = source_capture_one(s, e);
+        r = source_capture_one(s, NULL, e);
         shorter = false;
     }
     return r == CAPTURE_NOTHING ? 0 : r;
@@ -122,7 +123,7 @@ int source_handover(struct source *s, struct err *e)
                                           .restartable = true};
             break;
         }
-        r = source_capture_one(s, e);
+        r = source_capture_one(s, NULL, e);
         if (r != 0)
             break;
     }
@@ -253,12 +254,13 @@ int source_look_after_wal(struct source *s, const struct source_job *job,
     if (drained)
         return 0;
     uint64_t bytes = x.n * wal_frame_size(x.page_size);
-    if (bytes >= s->conf.wal_limit_bytes)
+    if (bytes >= s->conf.wal_limit_bytes && !job->reading)
         return barrier(s, bytes, e);
     if (x.n < next_cycle(s, &x) && !job->settle)
         return 0;
     bool done = false;
     r = source_cycle(s, &done, &ret->pinned, e);
+    ret->pinned = ret->pinned && !job->reading;
     s->tried_at = x;
     return r;
 }

@@ -279,7 +279,7 @@ static bool fits(const struct uploader *u, const struct spool_file *f)
 
 void uploader_poke(struct uploader *u)
 {
-    if (u->closing || u->flight || !u->db->loaded || u->fenced)
+    if (u->closing || u->flight || !u->db->loaded || u->fenced || (u->needs_base && u->streaming))
         return;
     uint64_t now = clk_mono_ms();
     if (u->retry_at_ms > now) {
@@ -415,25 +415,35 @@ static void succeeded(struct uploader *u)
 
 /* A base stands for everything up to its TXID. The L0 file of that very TXID follows all the same:
  * Litestream, taking over, sees only level 0, and would number from 1 again below the base. */
-static void on_sent(struct uploader *u, const struct uploader_flight *flight)
+static void take_base(struct uploader *u, uint64_t txid)
 {
-    uint64_t txid = flight->sending.txid;
-    u->last_success_ms = clk_real_ms(); /* of an upload: a listing stores nothing */
-    fence_probe(u->store, u->target); /* if the store was away at the start */
-    u->uploads++;
-    u->bytes += flight->sending.size;
-    bool base = flight->what == FLIGHT_BASE;
-    history_stored(u->db, u, base ? LTX_SNAPSHOT_LEVEL : 0, base ? 1 : txid, &flight->sending);
-    if (!base) {
-        u->acked = MAX(u->acked, txid);
-        return;
-    }
     u->acked = MAX(u->acked, txid - 1);
     const struct spool_file *f = next_file(u);
     if (!f || f->txid != txid || txid <= u->gone)
         u->acked = MAX(u->acked, txid);
     u->snapshot.txid = 0;
     u->needs_base = false;
+}
+
+static void count_upload(struct uploader *u, const struct spool_file *f, bool base)
+{
+    u->last_success_ms = clk_real_ms(); /* of an upload: a listing stores nothing */
+    fence_probe(u->store, u->target);
+    u->uploads++;
+    u->bytes += f->size;
+    history_stored(u->db, u, base ? LTX_SNAPSHOT_LEVEL : 0, base ? 1 : f->txid, f);
+}
+
+static void on_sent(struct uploader *u, const struct uploader_flight *flight)
+{
+    uint64_t txid = flight->sending.txid;
+    bool base = flight->what == FLIGHT_BASE;
+    count_upload(u, &flight->sending, base);
+    if (!base) {
+        u->acked = MAX(u->acked, txid);
+        return;
+    }
+    take_base(u, txid);
     database_snapshot_used(u->db, txid);
 }
 
@@ -513,6 +523,15 @@ static void judge_in_the_way(struct uploader *u, struct uploader_flight *f)
     struct err e;
     (void)fence_tell(&f->seen, &f->sending, f->key, &e);
     uploader_fence(u, &e, false);
+}
+
+void uploader_based(struct uploader *u, const struct spool_file *f)
+{
+    count_upload(u, f, true);
+    take_base(u, f->txid);
+    note(u);
+    database_uploader_changed(u->db, u);
+    uploader_poke(u);
 }
 
 static void on_done(struct store_req *req)

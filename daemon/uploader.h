@@ -49,6 +49,7 @@ struct uploader {
 
     struct spool_file snapshot; /* base waiting to be uploaded; txid 0: none */
     bool needs_base;            /* the replica's chain does not reach the oldest file */
+    bool streaming;             /* it, or a snapshot, is on its way by stream.c */
     uint64_t gone;              /* highest TXID whose spool file was found missing */
 
     bool flush;           /* upload now, whatever the interval says */
@@ -73,7 +74,7 @@ struct uploader {
     uint64_t uploads, bytes, deleted;
     uint64_t level_bytes[LTX_SNAPSHOT_LEVEL + 1]; /* of bytes */
     /* what is known of its newest whole database, and how far back it reaches; 0: not yet */
-    uint64_t snapshot_txid;
+    uint64_t snapshot_txid, snapshot_bytes;
     int64_t snapshot_ms, oldest_ms;
     bool closing;
 };
@@ -99,6 +100,8 @@ bool uploader_has(const struct uploader *u, uint64_t txid);
 uint64_t uploader_due_ms(const struct uploader *u);
 /** uploader_pending(u, ret_files): bytes and number of spool files that the replica lacks. */
 uint64_t uploader_pending(const struct uploader *u, uint64_t *ret_files);
+/** uploader_based(u, f): the replica has a base up to there. */
+void uploader_based(struct uploader *u, const struct spool_file *f);
 /** uploader_close(u): cancel; when nothing is in flight any more database_uploader_closed() is called
  * and u is freed. */
 void uploader_close(struct uploader *u);

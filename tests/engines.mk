@@ -1,7 +1,8 @@
 # The engines that try to refute what walsup promises, systematically instead of by luck. Each prints its
 # seed and what it looked at, fails when that is nothing, and has a control: the same on something broken,
 # where it has to find a violation. `make check` takes a part by the seed, `make torture` everything.
-.PHONY: engines explorer failnth kills model races torture torture-asan
+.PHONY: engines explorer failnth kills model races history torture torture-asan
+COMMA := ,
 ENGINE_SEED ?= $(shell date +%s)
 # seconds of each mode of what has no end of its own
 TORTURE_SECONDS ?= 60
@@ -14,7 +15,13 @@ MEMORY_WRAPS := malloc calloc realloc util_alloc util_zalloc util_realloc
 EXPLORER_O := $(patsubst %,$(OUT)/tests/explorer/%.o,steps wraps world actions ops)
 ENGINES := $(patsubst %,$(OUT)/engines/%,explorer failnth scripted reset_race locks)
 
-engines: $(ENGINES)
+engines: $(ENGINES) $(OUT)/engines/history
+# without the steps: the clock it moves is the real one's shift. What is asked of the store is counted.
+$(OUT)/engines/history: WRAP_FLAGS += $(patsubst %,-Wl$(COMMA)--wrap=store_%,put get list delete head)
+$(OUT)/engines/history: $(OUT)/tests/engines/history.o $(DAEMON_A) $(COMMON_A)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(call link,$^,$@)
 $(ENGINES): WRAP_FLAGS += $(STEP_WRAPS:%=-Wl,--wrap=%)
 $(OUT)/engines/failnth: WRAP_FLAGS += $(MEMORY_WRAPS:%=-Wl,--wrap=%)
 $(OUT)/engines/explorer: $(OUT)/tests/explorer/explorer.o $(EXPLORER_O) $(DAEMON_A) $(COMMON_A)
@@ -39,9 +46,16 @@ failnth: $(OUT)/engines/failnth
 	$(Q)$< --every 30 --offset $(ENGINE_SEED) --control
 
 # kill -9 at a system call
-kills: $(OUT)/engines/scripted
+kills: $(OUT)/engines/scripted $(OUT)/engines/history
 	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --seed $(ENGINE_SEED) --points 120
 	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --seed $(ENGINE_SEED) --points 12 --control
+	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --program history --seed $(ENGINE_SEED) --points 50
+	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --program history --seed $(ENGINE_SEED) --points 5 --control
+
+# ten days of merging, snapshots and retention, and a ledger that restores are compared with
+HISTORY_DAYS ?= 10
+history: $(OUT)/engines/history
+	$(Q)WALSUP_OUT=$(OUT) HISTORY_DAYS=$(HISTORY_DAYS) tests/engines/history.sh $(ENGINE_SEED)
 
 # every order of events, in a model of SQLite's WAL and of the rules
 model:
@@ -55,7 +69,7 @@ races: $(OUT)/engines/reset_race $(OUT)/engines/locks
 	$(Q)$(OUT)/engines/locks 0.5 --control
 
 # All of it. The power cuts need root and loop devices, and say so when they are skipped.
-torture: $(ENGINES) $(OUT)/helpers/guard_stress
+torture: $(ENGINES) $(OUT)/engines/history $(OUT)/helpers/guard_stress
 	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --all
 	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 2 --runs 30000
 	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 3 --all
@@ -65,6 +79,8 @@ torture: $(ENGINES) $(OUT)/helpers/guard_stress
 	$(Q)$(OUT)/engines/failnth --control
 	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --all
 	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --seed $(ENGINE_SEED) --points 50 --control
+	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --program history --all
+	$(Q)$(MAKE) --no-print-directory HISTORY_DAYS=60 history
 	$(Q)WALSUP_OUT=$(OUT) tests/engines/power.sh 100
 	$(Q)CC="$(CC)" tests/model/run.sh all
 	$(Q)$(MAKE) --no-print-directory races

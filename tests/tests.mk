@@ -71,3 +71,8 @@ include tests/engines.mk
 .PHONY: bench-resync
 bench-resync: programs
 	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_resync.py
+
+# What a replica costs: requests and bytes a day. MINIO_BIN, LITESTREAM_BIN and MINUTES=5 for the comparison.
+.PHONY: bench-cost
+bench-cost: programs $(OUT)/engines/history
+	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_cost.py

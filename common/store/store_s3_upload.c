@@ -27,8 +27,9 @@ static void keep_old(struct s3_op *op)
         struct s3_page_item *item = &page->item[i];
         if (item->mtime_ms > until || is_ours(&op->store->base, item->upload_id))
             continue;
-        all->item[all->n++] = (struct s3_page_item){.key = TAKE_PTR(item->key),
-                                                    .upload_id = TAKE_PTR(item->upload_id)};
+        struct s3_page_item *to = &all->item[all->n++];
+        *to = (struct s3_page_item){.key = item->key, .upload_id = item->upload_id};
+        item->key = item->upload_id = NULL;
     }
 }
 

@@ -208,7 +208,7 @@ def test_a_second_daemon_on_one_database_is_kept_out(world, tmp_path):
 def test_a_store_that_ignores_the_condition_is_named(world, s3fault):
     s3fault.faults({"verb": "PUT", "action": "ignore-condition"})
     world.configure(s3fault.target("x"), world.db("a", target="x"))
-    make_db(world.path / "a.db")
+    con = make_db(world.path / "a.db")
     world.start()
     world.sync("a")
     assert world.poll("fencing", lambda: replica(world)["fencing"] == "off")
@@ -218,6 +218,9 @@ def test_a_store_that_ignores_the_condition_is_named(world, s3fault):
     world.stop()
     s3fault.faults()
     world.start()
+    assert replica(world)["fencing"] == "unknown"  # nothing was to be uploaded, and so nothing asked
+    add(con)
+    world.sync("a")
     assert world.poll("fencing", lambda: replica(world)["fencing"] == "on")
     assert not [k for k in s3fault.objects() if "walsup-fence" in k], "the scratch object is left"
 
