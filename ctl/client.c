@@ -91,8 +91,8 @@ static int receive(int fd, struct buf *in, uint64_t deadline_ms, json_t **ret, s
     }
 }
 
-int client_call(const char *path, const char *method, json_t *parameters, uint64_t timeout_ms,
-                json_t **ret, char **ret_message, struct err *e)
+int client_call_held(const char *path, const char *method, json_t *parameters, uint64_t timeout_ms,
+                     json_t **ret, char **ret_message, int *ret_fd, struct err *e)
 {
     uint64_t deadline_ms = clk_mono_ms() + timeout_ms;
     cleanup_buf struct buf out = BUF_INIT, in = BUF_INIT;
@@ -111,5 +111,14 @@ int client_call(const char *path, const char *method, json_t *parameters, uint64
     if (rc < 0 && ret_message && message)
         *ret_message = util_strdup(message);
     json_decref(reply);
+    if (rc == 0)
+        *ret_fd = TAKE_FD(fd);
     return rc;
+}
+
+int client_call(const char *path, const char *method, json_t *parameters, uint64_t timeout_ms,
+                json_t **ret, char **ret_message, struct err *e)
+{
+    cleanup_close int fd = -1;
+    return client_call_held(path, method, parameters, timeout_ms, ret, ret_message, &fd, e);
 }

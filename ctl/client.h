@@ -12,5 +12,9 @@
  * those that are longer than e can hold. */
 int client_call(const char *path, const char *method, json_t *parameters, uint64_t timeout_ms,
                 json_t **ret, char **ret_message, struct err *e);
+/** client_call_held(..., ret_fd, e): the same, and the connection stays open until the caller closes
+ * *ret_fd: for answers that are good for as long as it is. */
+int client_call_held(const char *path, const char *method, json_t *parameters, uint64_t timeout_ms,
+                     json_t **ret, char **ret_message, int *ret_fd, struct err *e);
 
 #endif

@@ -132,6 +132,34 @@ static bool db_taken(const struct import *x, const char *name)
     return false;
 }
 
+/* snapshot: {interval, retention}, of all databases or of one */
+static void take_snapshot(struct import *x, const yaml_node_t *node, struct buf *to)
+{
+    cleanup_free struct import_pair *p = NULL;
+    size_t n = import_pairs(&x->doc, node, &p);
+    for (size_t i = 0; i < n; i++) {
+        const char *text = import_text(p[i].value);
+        if (text && !strcmp(p[i].key, "interval"))
+            import_put_duration(x, to, "snapshot-interval", text, 1000, 366ull * IMPORT_DAY_MS);
+        else if (text && !strcmp(p[i].key, "retention"))
+            import_put_duration(x, to, "retention", text, 1000, 3660ull * IMPORT_DAY_MS);
+    }
+}
+
+static void take_levels(struct import *x, const struct import_pair *p)
+{
+    static const char *const name[] = {"level1-interval", "level2-interval", "level3-interval"};
+    for (size_t i = 0; i < import_items(p->value); i++) {
+        cleanup_free struct import_pair *of = NULL;
+        size_t n = import_pairs(&x->doc, import_item(&x->doc, p->value, i), &of);
+        for (size_t k = 0; k < n && i < ARRAY_LEN(name); k++)
+            if (import_text(of[k].value) && !strcmp(of[k].key, "interval"))
+                import_put_duration(x, &x->walsup, name[i], import_text(of[k].value), 1000, IMPORT_DAY_MS);
+    }
+    if (import_items(p->value) > ARRAY_LEN(name))
+        import_note(x, p->line, p->key, "walsup has three, besides level 0 and snapshots");
+}
+
 static void take_db_pair(struct import *x, struct import_db *d, const struct import_pair *p)
 {
     const struct import_key *k = import_key(IMPORT_DB, p->key);
@@ -150,6 +178,8 @@ static void take_db_pair(struct import *x, struct import_db *d, const struct imp
         (void)(text && import_bool(text, &d->recursive));
     else if (!strcmp(p->key, "min-checkpoint-page-count"))
         d->pages = text;
+    else if (!strcmp(p->key, "snapshot"))
+        take_snapshot(x, p->value, &d->history);
     else if (!strcmp(p->key, "watch"))
         import_note(x, p->line, p->key, "walsup always finds new databases of a pattern, and forgets none that "
                                  "went away");
@@ -204,6 +234,8 @@ static void write_db(struct import *x, struct import_db *d)
     unsigned long pages = d->pages ? strtoul(d->pages, &end, 10) : 0;
     if (any && pages && !*end)
         buf_printf(&x->dbs, "checkpoint-pages = %lu\n", MIN(pages, 10000000ul));
+    if (any && d->history.len)
+        buf_add(&x->dbs, d->history.p, d->history.len);
     if (d->replicas.len)
         buf_add(&x->dbs, d->replicas.p, d->replicas.len);
 }
@@ -237,6 +269,7 @@ static void take_db(struct import *x, const yaml_node_t *node)
     write_db(x, &d);
     buf_free(&d.targets);
     buf_free(&d.replicas);
+    buf_free(&d.history);
     free(d.name);
     free(d.path);
 }
@@ -272,6 +305,12 @@ static void take_top(struct import *x, const struct import_pair *p)
         import_note(x, p->line, p->key, k->why);
     else if (!strcmp(p->key, "logging"))
         take_logging(x, p->value);
+    else if (!strcmp(p->key, "snapshot"))
+        take_snapshot(x, p->value, &x->walsup);
+    else if (!strcmp(p->key, "levels"))
+        take_levels(x, p);
+    else if (!strcmp(p->key, "l0-retention") && text)
+        import_put_duration(x, &x->walsup, "l0-retention", text, 1000, 3660ull * IMPORT_DAY_MS);
     else if (!strcmp(p->key, "shutdown-sync-timeout") && text)
         import_put_duration(x, &x->walsup, "shutdown-timeout", text, 1000, 3600000);
 }

@@ -49,6 +49,7 @@ static json_t *point_json(const struct restore_point *p)
     (void)json_object_set_new(o, p->txid ? "txid" : "index", json_string(text));
     if (p->txid) {
         (void)json_object_set_new(o, "level", json_integer((json_int_t)p->level));
+        (void)json_object_set_new(o, "restore_bytes", json_integer((json_int_t)p->way));
         return o;
     }
     (void)json_object_set_new(o, "generation", json_string(p->generation));
@@ -80,7 +81,7 @@ static int print_json(const struct job *j, const struct from_replica *from, cons
 
 static void print_text(const struct job *j, const struct from_replica *from, const char *where)
 {
-    static const char *const head[] = {"TIME", "TXID", "LEVEL", "SIZE", NULL};
+    static const char *const head[] = {"TIME", "TXID", "LEVEL", "SIZE", "RESTORE", NULL};
     static const char *const head_v3[] = {"STORED", "GENERATION/WAL", "KIND", "SIZE", NULL};
     const struct restore_points *p = &j->points;
     const struct restore_point *newest = &p->point[p->n - 1];
@@ -110,6 +111,8 @@ static void print_text(const struct job *j, const struct from_replica *from, con
         row->cell[2] = p->v3 ? util_strdup(x->level ? "snapshot" : "WAL")
                              : util_printf("%u", x->level);
         row->cell[3] = util_strdup(util_size(size, x->size));
+        if (!p->v3) /* what a restore to there reads, at most */
+            row->cell[4] = util_strdup(util_size(size, x->way));
     }
     out_table_print(&t);
     out_table_done(&t);

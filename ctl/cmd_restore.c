@@ -7,7 +7,10 @@
 #include "common/base/clk.h"
 #include "common/format/proto.h"
 #include "common/format/when.h"
+#include "ctl/follow.h"
 #include "ctl/from.h"
+
+#define FOLLOW_MS 1000u
 
 struct job {
     struct ctl *c;
@@ -16,10 +19,12 @@ struct job {
     char *output_path;
     struct restore_opts opts;
     bool if_db_not_exists, if_replica_exists;
+    bool follow;
+    uint64_t follow_ms;
 };
 
 enum { OPT_TARGET = 1, OPT_URL, OPT_TXID, OPT_DRY_RUN, OPT_FORCE, OPT_IF_NO_DB, OPT_IF_REPLICA,
-       OPT_CHECK, OPT_PARALLEL, OPT_TIMESTAMP, OPT_GENERATION };
+       OPT_CHECK, OPT_PARALLEL, OPT_TIMESTAMP, OPT_GENERATION, OPT_NO_RESUME, OPT_FOLLOW, OPT_FOLLOW_INTERVAL };
 
 static const struct option own_option[] = {
     {"output", required_argument, NULL, 'o'},
@@ -34,6 +39,9 @@ static const struct option own_option[] = {
     {"if-replica-exists", no_argument, NULL, OPT_IF_REPLICA},
     {"integrity-check", required_argument, NULL, OPT_CHECK},
     {"parallel", required_argument, NULL, OPT_PARALLEL},
+    {"no-resume", no_argument, NULL, OPT_NO_RESUME},
+    {"follow", no_argument, NULL, OPT_FOLLOW},
+    {"follow-interval", required_argument, NULL, OPT_FOLLOW_INTERVAL},
     {NULL, 0, NULL, 0}};
 
 static const char *const check_name[] = {
@@ -70,6 +78,18 @@ static bool take_option(struct job *j, int o, int *ret_status)
     case OPT_FORCE:
         j->opts.force = true;
         return true;
+    case OPT_NO_RESUME:
+        j->opts.no_resume = true;
+        return true;
+    case OPT_FOLLOW:
+        j->follow = true;
+        return true;
+    case OPT_FOLLOW_INTERVAL:
+        if (conf_duration(optarg, &j->follow_ms) && j->follow_ms && j->follow_ms <= 24 * 3600 * 1000)
+            return true;
+        *ret_status = ctl_usage_error(j->c, "--follow-interval %s is not a duration up to 24h, as in 1s",
+                                      optarg);
+        return false;
     case OPT_IF_NO_DB:
         j->if_db_not_exists = true;
         return true;
@@ -131,7 +151,7 @@ static json_t *files_json(const struct restore_result *r)
 static json_t *result_json(const struct job *j, const struct from_replica *from,
                            const struct restore_result *r, const char *where, uint64_t took_ms)
 {
-    char txid[17], lineage[17], stamp[40];
+    char txid[17], lineage[17], stamp[OUT_MOMENT_SIZE];
     (void)snprintf(txid, sizeof txid, "%016llx", (unsigned long long)r->txid);
     (void)snprintf(lineage, sizeof lineage, "%016llx", (unsigned long long)r->lineage);
     json_t *o = json_pack("{s:b, s:b, s:s, s:o, s:s?, s:s, s:s, s:s}", "restored",
@@ -146,7 +166,8 @@ static json_t *result_json(const struct job *j, const struct from_replica *from,
                      check_name[j->opts.check], "format", r->v3 ? "litestream-v0.3" : "ltx", "files",
                      files_json(r)));
     if (r->timestamp_ms)
-        (void)json_object_set_new(o, "timestamp", json_string(util_rfc3339(stamp, r->timestamp_ms)));
+        (void)json_object_set_new(o, "timestamp", json_string(out_moment(stamp, r->timestamp_ms)));
+    (void)json_object_set_new(o, "kept_bytes", json_integer((json_int_t)r->kept_bytes));
     if (r->v3) {
         (void)json_object_del(o, "txid");
         (void)json_object_update_new(o, json_pack("{s:s, s:I}", "generation", r->generation,
@@ -172,12 +193,12 @@ static json_t *result_json(const struct job *j, const struct from_replica *from,
 /* "TXID ... of <time>", or what stands for it in v0.3 */
 static void print_point(const struct restore_result *r)
 {
-    char stamp[WHEN_TEXT_SIZE];
+    char stamp[WHEN_TEXT_SIZE], utc[OUT_MOMENT_SIZE];
     const struct restore_file *last = &r->file[r->n_files - 1];
     if (!r->v3) {
         printf("TXID %016llx", (unsigned long long)r->txid);
         if (r->timestamp_ms)
-            printf(" of %s", when_text(stamp, r->timestamp_ms));
+            printf(" of %s", out_moment(utc, r->timestamp_ms));
         else if (last->mtime_ms)
             printf(" (stored %s)", when_text(stamp, last->mtime_ms));
         return;
@@ -197,6 +218,8 @@ static void print_asked(const struct job *j, const struct restore_result *r)
     if (!j->opts.by_time)
         return;
     printf("asked for: %s\n", when_text(asked, j->opts.until_ms));
+    if (r->timestamp_ms)
+        printf("restored:  %s\n", when_text(stamp, r->timestamp_ms));
     if (r->v3)
         printf("the time is when objects were stored, which is up to a sync interval after the commit\n");
     else if (r->next_txid)
@@ -241,6 +264,11 @@ static void print_result(const struct job *j, const struct from_replica *from,
            from->name ? where : "");
     printf(": %s to %s in %s, %s\n", util_size(size, r->database_bytes), j->output_path,
            util_duration(took, took_ms), checked[j->opts.check]);
+    printf("fetched: %s in %zu file%s", util_size(size, r->bytes), r->n_files,
+           r->n_files == 1 ? "" : "s");
+    if (r->kept_bytes)
+        printf("; %s were there from an interrupted restore", util_size(size, r->kept_bytes));
+    printf("\n");
     if (r->dropped_bytes)
         printf("the last %llu bytes of the WAL are no whole transaction and were left out\n",
                (unsigned long long)r->dropped_bytes);
@@ -261,6 +289,35 @@ static int nothing_done(const struct job *j, const char *why)
     return 0;
 }
 
+static int follow(struct job *j)
+{
+    struct err e = {0};
+    size_t which = 0;
+    if (!j->output && !j->from.url) /* the path of the application's own database */
+        return ctl_usage_error(j->c, "--follow needs -o FILE, for the copy");
+    struct restore_opts look = j->opts;
+    look.force = true; /* the output is looked at later */
+    int rc = from_choose(&j->from, &look, &which, &e);
+    if (rc == 1)
+        (void)err_set(&e, ERR_NOTFOUND, "no target has a replica of %s", j->from.db_name);
+    return rc ? out_fail(j->c->json, &e)
+              : follow_run(&j->from, &j->from.replica[which], &j->opts, j->follow_ms);
+}
+
+/* Damage is never passed over by taking another replica in silence. */
+static void name_others(const struct job *j, size_t which, struct err *e)
+{
+    cleanup_buf struct buf b = BUF_INIT;
+    const struct from *f = &j->from;
+    if (f->n < 2)
+        return;
+    for (size_t i = 0; i < f->n; i++)
+        if (i != which)
+            buf_printf(&b, "%s--target %s", b.len ? " or " : "", f->replica[i].name);
+    (void)err_wrap(e, "target %s", f->replica[which].name);
+    (void)err_hint(e, "another replica may be sound: %s", buf_str(&b));
+}
+
 static int restore(struct job *j)
 {
     struct err e = {0};
@@ -273,6 +330,8 @@ static int restore(struct job *j)
     j->output_path = ctl_absolute(j->output ? j->output : j->from.db_path);
     j->opts.output = j->output_path;
     bool exists = stat(j->output_path, &st) == 0;
+    if (j->follow && !(exists && S_ISDIR(st.st_mode)))
+        return follow(j);
     if (exists && S_ISDIR(st.st_mode)) {
         (void)err_set(&e, ERR_EXISTS, "%s is a directory", j->output_path);
         (void)err_hint(&e, "name the file to create in it");
@@ -289,8 +348,11 @@ static int restore(struct job *j)
     uint64_t start_ms = clk_mono_ms();
     int rc = from_choose(&j->from, &j->opts, &which, &e);
     const struct from_replica *from = &j->from.replica[which];
-    if (rc == 0)
+    if (rc == 0) {
         rc = from_restore(&j->from, from, &j->opts, &r, &where, &e);
+        if (rc == -(int)ERR_CORRUPT)
+            name_others(j, which, &e);
+    }
     if (rc == 1 && j->if_replica_exists)
         return nothing_done(j, "the replica is empty");
     if (rc == 1 && !*e.msg) {
@@ -312,7 +374,7 @@ static int restore(struct job *j)
 
 int cmd_restore(struct ctl *c)
 {
-    struct job j = {.c = c, .from = {.c = c}};
+    struct job j = {.c = c, .from = {.c = c}, .follow_ms = FOLLOW_MS};
     int status = 0, o;
     while ((o = ctl_option(c, own_option, &status)) >= 0)
         if (!take_option(&j, o, &status))
@@ -323,6 +385,10 @@ int cmd_restore(struct ctl *c)
         return ctl_usage_error(c, "--timestamp and --txid exclude each other");
     if (j.opts.generation && j.opts.txid)
         return ctl_usage_error(c, "--generation and --txid exclude each other");
+    if (j.follow && (j.opts.by_time || j.opts.txid || j.opts.generation || j.opts.dry_run ||
+                     j.opts.force || j.if_db_not_exists || j.if_replica_exists))
+        return ctl_usage_error(c, "--follow goes on to the latest state: it excludes --timestamp, --txid, "
+                               "--generation, --dry-run, --force and --if-...");
     if (from_open(&j.from, &status))
         status = restore(&j);
     from_done(&j.from);

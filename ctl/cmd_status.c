@@ -104,6 +104,26 @@ static void add_db_error(struct buf *b, const json_t *d, uint64_t now_ms, enum o
     }
 }
 
+/* What the last verification found, if that was not that all is well. */
+static enum out_tone verify_tone(const json_t *d)
+{
+    const char *result = str(json_object_get(d, "verify"), "result");
+    return !strcmp(result, "unsafe") ? OUT_BAD : !strcmp(result, "damaged") ? OUT_WARN : OUT_PLAIN;
+}
+
+static void add_verify(struct buf *b, const json_t *d, uint64_t now_ms)
+{
+    const json_t *v = json_object_get(d, "verify");
+    enum out_tone tone = verify_tone(d);
+    if (tone == OUT_PLAIN)
+        return;
+    buf_printf(b, "%s%s: %s", b->len ? "; " : "",
+               tone == OUT_BAD ? "verified, and the latest state of a replica is not safe"
+                               : "verified, and something in a replica is damaged", str(v, "text"));
+    add_since(b, num(v, "time_ms"), now_ms);
+    buf_printf(b, "; hint: walsupctl verify %s says everything", str(d, "name"));
+}
+
 static enum out_tone db_tone(const char *state)
 {
     static const char *const bad[] = {"failed"};
@@ -177,7 +197,9 @@ static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
                               : util_strdup("-");
     row->tone = l->tone;
     if (l->first)
-        add_db_error(&note, l->db, now_ms, l->tone);
+        add_db_error(&note, l->db, now_ms, db_tone(str(l->db, "state")));
+    if (l->first)
+        add_verify(&note, l->db, now_ms);
     if (l->replica)
         add_replica_error(&note, l->replica, now_ms);
     if (note.len)
@@ -205,7 +227,8 @@ static void print_table(const json_t *reply)
         for (j = 0; j < MAX(rows, (size_t)1); j++) {
             r = json_array_get(replicas, j);
             const char *state = row_state(d, r);
-            line[n] = (struct line){d, r, MAX(db_tone(state), replica_tone(r)), num(r, "lag_ms"),
+            enum out_tone tone = MAX(db_tone(state), replica_tone(r));
+            line[n] = (struct line){d, r, MAX(tone, verify_tone(d)), num(r, "lag_ms"),
                                     num(r, "lag_bytes"), n, j == 0};
             n++;
         }
@@ -260,6 +283,22 @@ static void print_history(const json_t *reply)
     }
 }
 
+static void print_verify(const json_t *reply)
+{
+    char t[32];
+    const json_t *v = json_object_get(json_array_get(json_object_get(reply, "databases"), 0), "verify");
+    uint64_t now = num(reply, "now_ms"), at = num(v, "time_ms");
+    if (!json_is_object(v) || !strcmp(str(v, "result"), "unsafe") || !strcmp(str(v, "result"), "damaged"))
+        return; /* said in the table */
+    cleanup_buf struct buf b = BUF_INIT;
+    if (at)
+        buf_printf(&b, "verified %s ago", out_short_duration(t, now > at ? now - at : 0));
+    if (!strcmp(str(v, "result"), "failed"))
+        buf_printf(&b, "%snot verified now", at ? "; " : "");
+    buf_printf(&b, ": %s", str(v, "text"));
+    out_wrapped(stdout, 0, buf_str(&b));
+}
+
 static void print_watch(const json_t *reply)
 {
     uint64_t scanned = num(json_object_get(reply, "watch"), "scanned_only");
@@ -300,8 +339,10 @@ static void print_status(const json_t *reply, bool one)
     }
     if (some)
         printf(n ? "\nThe worst are shown; --all shows all.\n" : "--all shows all.\n");
-    if (one)
+    if (one) {
         print_history(reply);
+        print_verify(reply);
+    }
     print_watch(reply);
 }
 

@@ -72,6 +72,7 @@ int cmd_takeover(struct ctl *c);
 int cmd_reconcile(struct ctl *c);
 int cmd_restore(struct ctl *c);
 int cmd_points(struct ctl *c);
+int cmd_verify(struct ctl *c);
 int cmd_import(struct ctl *c);
 int cmd_check(struct ctl *c);
 int cmd_config(struct ctl *c);

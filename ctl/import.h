@@ -98,6 +98,7 @@ struct import_db {
     unsigned line;
     struct buf targets;  /* ", " between */
     struct buf replicas; /* their sections */
+    struct buf history;  /* its keys of snapshots and retention */
 };
 
 /** import_note(x, line, key, why): a comment above the section that is written next; import_warn: the

@@ -1,7 +1,7 @@
 /* Every key of Litestream's configuration, v0.3.13 and v0.5, and what becomes of it. */
 #include "ctl/import.h"
 
-#define KEEPS "walsup keeps everything for now"
+#define OF_DB "walsup has one for each database, in [db NAME], and not for each replica"
 #define OTHER_STORE "another kind of store: walsup has s3 and file"
 #define SSE_C "objects under a key of the customer (SSE-C): walsup cannot read or write them"
 
@@ -15,19 +15,18 @@ static const struct import_key key[] = {
     TOP("exec", NOTE, "walsupd runs no other program: a unit with After=walsupd.service does"),
     TOP("heartbeat-interval", NOTE, "walsupctl status says by its exit status whether all is well"),
     TOP("heartbeat-url", NOTE, "walsupctl status says by its exit status whether all is well"),
-    TOP("l0-retention", NOTE, KEEPS),
-    TOP("l0-retention-check-interval", NOTE, KEEPS),
-    TOP("levels", NOTE, KEEPS ", at level 0"),
+    TOP("l0-retention", READ, ""),
+    TOP("l0-retention-check-interval", NOTE, "walsup knows when the next file is due"),
+    TOP("levels", READ, ""),
     TOP("logging", READ, ""),
     TOP("mcp-addr", NOTE, "walsup has no MCP server"),
-    TOP("retention", NOTE, KEEPS),
+    TOP("retention", NOTE, "if it is not enabled: delete = no in each [target]"),
     TOP("shutdown-sync-interval", NOTE, "walsup retries with growing pauses"),
     TOP("shutdown-sync-timeout", READ, ""),
-    TOP("snapshot", NOTE, "walsup writes a whole database when it has to, and " KEEPS),
+    TOP("snapshot", READ, ""),
     TOP("socket", NOTE, "walsup has a control socket of its own, socket = in [walsup]"),
-    TOP("validation", NOTE, "walsup refuses to write a gap, and each object has the checksum of the "
-                            "database"),
-    TOP("verify-compaction", NOTE, "there is no compaction yet"),
+    TOP("validation", NOTE, "verify-interval proves more"),
+    TOP("verify-compaction", NOTE, "walsup verifies what it merges always"),
 
     DB("busy-timeout", NOTE, "walsup waits for no lock that an application holds"),
     DB("checkpoint-interval", NOTE, "walsup checkpoints by the length of the WAL"),
@@ -45,7 +44,7 @@ static const struct import_key key[] = {
     DB("replicas", READ, ""),
     DB("restore-if-db-not-exists", NOTE, "walsupctl restore --if-db-not-exists --if-replica-exists, "
                                          "before the application starts"),
-    DB("snapshot", NOTE, "walsup writes a whole database when it has to, and " KEEPS),
+    DB("snapshot", READ, ""),
     DB("truncate-page-n", NOTE, "walsup never truncates the WAL; wal-limit holds writers back"),
     DB("watch", READ, ""),
 
@@ -76,15 +75,15 @@ static const struct import_key key[] = {
     REPLICA("reconnect-wait", NOTE, OTHER_STORE),
     REPLICA("region", READ, ""),
     REPLICA("require-content-md5", NOTE, "walsup always sends it where S3 asks for it"),
-    REPLICA("retention", NOTE, KEEPS),
-    REPLICA("retention-check-interval", NOTE, KEEPS),
+    REPLICA("retention", NOTE, OF_DB),
+    REPLICA("retention-check-interval", NOTE, "walsup knows when the next file is due"),
     REPLICA("root-cas", NOTE, OTHER_STORE),
     REPLICA("sas-token", NOTE, OTHER_STORE),
     REPLICA("secret-access-key", READ, ""),
     REPLICA("seed", NOTE, OTHER_STORE),
     REPLICA("sign-payload", NOTE, "walsup always signs it"),
     REPLICA("skip-verify", READ, ""),
-    REPLICA("snapshot-interval", NOTE, "walsup writes a whole database when it has to, and " KEEPS),
+    REPLICA("snapshot-interval", NOTE, OF_DB),
     REPLICA("sse-customer-algorithm", DROP, SSE_C),
     REPLICA("sse-customer-key", DROP, SSE_C),
     REPLICA("sse-customer-key-path", DROP, SSE_C),
@@ -98,8 +97,7 @@ static const struct import_key key[] = {
     REPLICA("url", READ, ""),
     REPLICA("user", NOTE, OTHER_STORE),
     REPLICA("username", NOTE, OTHER_STORE),
-    REPLICA("validation-interval", NOTE, "walsup refuses to write a gap, and each object has the "
-                                         "checksum of the database"),
+    REPLICA("validation-interval", NOTE, "verify-interval in [db NAME] proves more"),
     REPLICA("webdav-password", NOTE, OTHER_STORE),
     REPLICA("webdav-url", NOTE, OTHER_STORE),
     REPLICA("webdav-username", NOTE, OTHER_STORE),

@@ -29,7 +29,10 @@ static const struct ctl_verb verb[] = {
      "  --if-db-not-exists        do nothing, successfully, if the file exists\n"
      "  --if-replica-exists       do nothing, successfully, if the replica is empty\n"
      "  --integrity-check HOW     quick, full or none (quick)\n"
-     "  --parallel N              objects fetched at the same time, 1 to 256\n", cmd_restore},
+     "  --parallel N              requests at the same time, 1 to 256\n"
+     "  --no-resume               do not go on with an interrupted restore, nor leave one\n"
+     "  --follow                  keep the file up to date, for readers, until interrupted\n"
+     "  --follow-interval TIME    how often it looks for news (1s)\n", cmd_restore},
     {"points", "DB", "list what a database can be restored to",
      "Times are those of the commits, in local time; what Litestream v0.3 wrote has\n"
      "those of its objects.\n\n"
@@ -37,6 +40,16 @@ static const struct ctl_verb verb[] = {
      "  --target NAME             of this target (the one that is furthest)\n"
      "  --url URL                 as for restore\n"
      "  --generation GENERATION   of a replica of Litestream v0.3\n", cmd_points},
+    {"verify", "DB", "prove a replica: every object, the chain, and each page of the source",
+     "Fetches everything, checks it, and compares what it makes with the checksums that\n"
+     "were recorded and with the page map of walsupd. Restores and writes nothing; the\n"
+     "database is not opened.\n\n"
+     "  --target NAME             the replica in this target only (all of them)\n"
+     "  --url URL                 as for restore\n"
+     "  --txid TXID               only what leads to this transaction\n"
+     "  --all                     list every object, not only what is wrong\n\n"
+     "Exit status: 0 proven, 1 something is wrong but the latest state restores, 2 the\n"
+     "latest state is not safe; others are errors.\n", cmd_verify},
     {"sync", "[DB] [--wait]", "replicate what is committed now, without waiting for an interval",
      "  --wait                    return when everything that was committed before is\n"
      "                            in every replica\n"

@@ -1,5 +1,7 @@
 #include "ctl/out.h"
 
+#include <time.h>
+
 #include "common/base/clk.h"
 
 static size_t columns_of(const char *s)
@@ -188,42 +190,90 @@ int out_fail_json(const struct err *e, const char *lines)
 
 /* ---- progress ------------------------------------------------------------------------------- */
 
-static void draw_bar(struct out_progress *p, uint64_t done, uint64_t total, unsigned percent)
+const char *out_moment(char buf[static OUT_MOMENT_SIZE], int64_t ms)
 {
-    char a[32], b[32], bar[31];
-    uint64_t now = clk_mono_ms();
+    int64_t rest = ms % 1000 < 0 ? ms % 1000 + 1000 : ms % 1000;
+    time_t s = (time_t)((ms - rest) / 1000);
+    struct tm t;
+    char text[24];
+    if (!gmtime_r(&s, &t) || !strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%S", &t))
+        (void)snprintf(text, sizeof text, "?");
+    (void)snprintf(buf, OUT_MOMENT_SIZE, "%.20s.%03uZ", text, (unsigned)rest);
+    return buf;
+}
+
+/* The rate of the last seconds, smoothed: what a line is worth changes. */
+static void measure(struct out_progress *p, uint64_t done, uint64_t now)
+{
+    uint64_t ms = now - p->at_ms;
+    if (done < p->at_bytes || ms < 500)
+        return;
+    double rate = (double)(done - p->at_bytes) / (double)ms;
+    p->rate = p->rate > 0 ? p->rate * 0.7 + rate * 0.3 : rate;
+    p->at_ms = now;
+    p->at_bytes = done;
+}
+
+/* "1.2 GiB of 2.8 GiB, 310 MiB/s, 5 s left" */
+static void describe(const struct out_progress *p, uint64_t done, uint64_t total, uint64_t now,
+                     struct buf *b)
+{
+    char x[32], y[32];
+    double rate = p->rate;
+    if (rate <= 0 && now > p->begin_ms && done > p->begin_bytes)
+        rate = (double)(done - p->begin_bytes) / (double)(now - p->begin_ms);
+    buf_printf(b, "%s of %s", util_size(x, done), util_size(y, total));
+    if (rate <= 0)
+        return;
+    buf_printf(b, ", %s/s", util_size(x, (uint64_t)(rate * 1000)));
+    double left = (double)(total - MIN(done, total)) / rate;
+    if (left >= 1000 && left < 1e12)
+        buf_printf(b, ", %s left", util_duration(x, (uint64_t)left / 1000 * 1000));
+}
+
+static void draw(struct out_progress *p, uint64_t done, uint64_t total, unsigned percent,
+                 uint64_t now)
+{
+    char size[32];
+    cleanup_buf struct buf b = BUF_INIT;
     if (p->active && now < p->next_ms && percent < 100)
         return;
     p->next_ms = now + 100;
-    memset(bar, ' ', sizeof bar - 1);
-    memset(bar, '#', percent * (sizeof bar - 1) / 100);
-    bar[sizeof bar - 1] = '\0';
-    if (total)
-        (void)fprintf(stderr, "\r%-10.10s [%s] %3u %%  %s of %s\033[K", p->phase, bar, percent,
-                      util_size(a, done), util_size(b, total));
-    else
-        (void)fprintf(stderr, "\r%-10.10s %s\033[K", p->phase, done ? util_size(a, done) : "");
+    if (total) {
+        describe(p, done, total, now, &b);
+        (void)fprintf(stderr, "\r%-8.11s %3u %%  %s\033[K", p->phase, percent, buf_str(&b));
+    } else {
+        (void)fprintf(stderr, "\r%-8.11s %s\033[K", p->phase, done ? util_size(size, done) : "");
+    }
     (void)fflush(stderr);
     p->active = true;
+}
+
+static void begin_phase(struct out_progress *p, const char *phase, uint64_t done, uint64_t now)
+{
+    (void)snprintf(p->phase, sizeof p->phase, "%s", phase);
+    p->percent = 0;
+    p->next_ms = 0;
+    p->begin_ms = p->at_ms = now;
+    p->begin_bytes = p->at_bytes = done;
+    p->rate = 0;
 }
 
 void out_progress(struct out_progress *p, const char *phase, uint64_t done, uint64_t total)
 {
     unsigned percent = total ? (unsigned)((double)MIN(done, total) * 100 / (double)total) : 0;
-    char a[32], b[32];
+    uint64_t now = clk_mono_ms();
     if (p->quiet)
         return;
-    bool new_phase = strncmp(p->phase, phase, sizeof p->phase - 1) != 0;
-    if (new_phase) {
-        (void)snprintf(p->phase, sizeof p->phase, "%s", phase);
-        p->percent = 0;
-        p->next_ms = 0;
-    }
+    if (strncmp(p->phase, phase, sizeof p->phase - 1) != 0)
+        begin_phase(p, phase, done, now);
+    measure(p, done, now);
     if (isatty(STDERR_FILENO)) {
-        draw_bar(p, done, total, percent);
+        draw(p, done, total, percent, now);
     } else if (total && percent / 10 > p->percent / 10) {
-        (void)fprintf(stderr, "%s: %u %% (%s of %s)\n", p->phase, percent / 10 * 10,
-                      util_size(a, done), util_size(b, total));
+        cleanup_buf struct buf b = BUF_INIT;
+        describe(p, done, total, now, &b);
+        (void)fprintf(stderr, "%s: %u %% (%s)\n", p->phase, percent / 10 * 10, buf_str(&b));
         p->percent = percent;
     }
 }

@@ -50,14 +50,21 @@ void out_warning(const struct err *e);
 int out_fail(bool json, const struct err *e);
 int out_fail_json(const struct err *e, const char *lines);
 
+#define OUT_MOMENT_SIZE 32u
+/** out_moment(buf, ms): UTC, RFC 3339 with milliseconds: "2026-11-24T10:00:00.250Z". Returns buf. */
+const char *out_moment(char buf[static OUT_MOMENT_SIZE], int64_t ms);
+
 struct out_progress {
     bool quiet, active;
     char phase[32];
     unsigned percent; /* last one printed */
     uint64_t next_ms; /* when the bar is drawn again */
+    /* how fast: where the phase, and where the last few seconds began */
+    uint64_t begin_ms, begin_bytes, at_ms, at_bytes;
+    double rate; /* bytes per millisecond; 0: not known yet */
 };
-/** out_progress(p, phase, done, total): bytes; a bar on a terminal, else a line for each 10 %.
- * out_progress_end(p): leave the line. */
+/** out_progress(p, phase, done, total): bytes; one line that changes on a terminal, else a line for each
+ * 10 %, both with rate and time left. out_progress_end(p): leave the line. */
 void out_progress(struct out_progress *p, const char *phase, uint64_t done, uint64_t total);
 void out_progress_end(struct out_progress *p);
 

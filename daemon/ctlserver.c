@@ -30,6 +30,7 @@ struct client {
     struct sync_call *sync; /* the one under way */
     void (*abandon)(void *arg); /* of a call that is kept waiting, ctl_hold() */
     void *held;
+    char *file; /* made for it, and removed when it goes; or NULL */
     struct client *next;
 };
 
@@ -60,6 +61,14 @@ static void maybe_closed(struct ctlserver *c)
         closed(arg);
 }
 
+void ctl_file(struct client *cl, char *path)
+{
+    if (cl->file)
+        (void)unlink(cl->file);
+    free(cl->file);
+    cl->file = path;
+}
+
 static void client_unref(struct client *cl)
 {
     if (--cl->refs)
@@ -71,6 +80,7 @@ static void client_unref(struct client *cl)
             break;
         }
     c->n_clients--;
+    ctl_file(cl, NULL);
     buf_free(&cl->in);
     free(cl);
     maybe_closed(c);
@@ -375,6 +385,10 @@ static const char interface_text[] =
     "# go on where another writer was found, with a history of its own behind the other's; needs root or the "
     "daemon's user\n"
     "method Takeover(db: string, target: ?string) -> (name: string, targets: []string)\n"
+    "# capture now, and leave a copy of the page map at path until the connection is closed: what the replicas must "
+    "come to at txid; needs root or the daemon's user\n"
+    "method PageMap(db: string) -> (name: string, txid: string, lineage: string, path: string, page_size: int, "
+    "pages: int)\n"
     "# read the configuration again; needs root or the daemon's user\n"
     "method Reload() -> (added: []string, removed: []string, changed: []string, unchanged: int)\n\n"
     "error Error(code: string, message: string, hint: string)\n";
@@ -412,6 +426,7 @@ static const struct {
     {PROTO_INTERFACE ".Snapshot", true, ctl_call_snapshot},
     {PROTO_INTERFACE ".Reconcile", true, ctl_call_reconcile},
     {PROTO_INTERFACE ".Takeover", true, ctl_call_takeover},
+    {PROTO_INTERFACE ".PageMap", true, ctl_call_page_map},
     {PROTO_INTERFACE ".Reload", true, call_reload},
     {"org.varlink.service.GetInfo", false, call_info},
     {"org.varlink.service.GetInterfaceDescription", false, call_description},

@@ -1,5 +1,5 @@
-/* ctlserver_int.h - what the methods of the control socket share: ctlserver.c (clients, status, sync, reload) and
- * ctlserver_history.c (snapshots, comparisons with the buckets). Loop thread only. */
+/* ctlserver_int.h - what the methods of the control socket share: ctlserver.c (clients, status, sync, reload) 
+ * ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_map.c (page maps). Loop thread only. */
 #ifndef WALSUP_CTLSERVER_INT_H
 #define WALSUP_CTLSERVER_INT_H
 
@@ -24,10 +24,16 @@ json_t *ctl_hex(uint64_t v);
  * ctl_release(cl). */
 void ctl_hold(struct client *cl, void (*abandon)(void *arg), void *arg);
 void ctl_release(struct client *cl);
+/** ctl_file(cl, path): takes the path of a file that is good for as long as the client stays: removed then, or when it
+ * is given another one. */
+void ctl_file(struct client *cl, char *path);
 
 /* ctlserver_history.c */
 void ctl_call_snapshot(struct client *cl, json_t *p);
 void ctl_call_takeover(struct client *cl, json_t *p);
 void ctl_call_reconcile(struct client *cl, json_t *p);
+
+/* ctlserver_map.c */
+void ctl_call_page_map(struct client *cl, json_t *p);
 
 #endif

@@ -561,6 +561,7 @@ void database_poke(struct database *db)
     db->drop_snapshot = 0;
     if (job.capture && !job.detach) {
         database_sync_ride(db);
+        job.copy_map = database_sync_wants_map(db);
         db->dirty = db->force = false;
     }
     if (job.assist) {
@@ -732,6 +733,7 @@ void database_maybe_closed(struct database *db)
     free(db->up);
     free(db->file);
     free(db->err);
+    drill_fact_done(&db->drill);
     db->magic = 0;
     free(db);
 }

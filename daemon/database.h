@@ -5,6 +5,7 @@
 
 #include "common/store/retry.h"
 #include "daemon/berths.h"
+#include "daemon/drill.h"
 #include "daemon/history.h"
 #include "daemon/stream.h"
 #include "daemon/source.h"
@@ -23,6 +24,8 @@ struct database_sync {
     database_sync_fn done;
     void *data;
     bool wait; /* for the replicas; else only for the spool */
+    bool copy_map; /* and have a copy of the page map: map_copy, as in struct source_result */
+    uint64_t map_copy;
     /* the database's own */
     struct database *db;
     struct database_sync *next;
@@ -115,6 +118,7 @@ struct database {
     struct database_seen seen;
     uint64_t txid;
     uint64_t seen_merges;
+    struct drill_fact drill; /* drill.c's */
     int64_t since_ms;       /* real time of the last change of state */
     int64_t last_commit_ms; /* real time of the last capture that found something */
     uint64_t drop_snapshot;

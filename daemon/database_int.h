@@ -31,6 +31,8 @@ void database_sync_check(struct database *db);
 bool database_sync_wants_capture(const struct database *db);
 /** database_sync_ride(db): those who came before the job that starts now. */
 void database_sync_ride(struct database *db);
+/** database_sync_wants_map(db): one of them wants a copy of the page map. */
+bool database_sync_wants_map(const struct database *db);
 /** database_sync_arm(db, r): the job that just ended covers those who rode on it, if it left nothing
  * behind. */
 void database_sync_arm(struct database *db, const struct source_result *r);

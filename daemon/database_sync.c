@@ -158,6 +158,14 @@ void database_sync_ride(struct database *db)
     }
 }
 
+bool database_sync_wants_map(const struct database *db)
+{
+    for (const struct database_sync *w = db->riding; w; w = w->next)
+        if (w->copy_map)
+            return true;
+    return false;
+}
+
 /* The run that just ended began after these calls were made, and left nothing behind. */
 void database_sync_arm(struct database *db, const struct source_result *r)
 {
@@ -165,6 +173,7 @@ void database_sync_arm(struct database *db, const struct source_result *r)
     bool whole = r->err.code == ERR_OK && there && !r->more;
     struct err e;
     bool hopeless = !whole && sync_hopeless(db, &e);
+    bool copy_given = false; /* one copy, one owner: the next one gets a job of its own */
     struct database_sync *w = db->riding;
     db->riding = NULL;
     while (w) {
@@ -172,12 +181,20 @@ void database_sync_arm(struct database *db, const struct source_result *r)
         if (hopeless) {
             database_sync_finish(w, &e);
         } else {
-            w->armed = whole;
+            w->armed = whole && !(w->copy_map && copy_given);
             w->txid = db->txid;
+            if (w->copy_map && w->armed) {
+                w->map_copy = r->map_copy;
+                copy_given = r->map_copy != 0;
+            }
             w->next = db->waiting;
             db->waiting = w;
         }
         w = next;
+    }
+    if (r->map_copy && !copy_given) { /* nobody is left who asked for it */
+        cleanup_free char *path = source_copy_path(db->dir, r->map_copy);
+        (void)unlink(path);
     }
     for (w = db->waiting; w; w = w->next)
         for (size_t i = 0; w->armed && w->wait && i < db->n_up; i++)

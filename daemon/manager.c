@@ -120,7 +120,8 @@ static void close_rest(struct manager *m)
     free(m->target);
     m->target = NULL;
     m->n_targets = 0;
-    m->open += 4;
+    m->open += 5;
+    drill_close(m->drill, on_part_closed, m);
     history_shared_close(m->history, on_part_closed, m);
     scan_close(m->scanner, on_part_closed, m);
     discover_close(m->discover, on_part_closed, m);
@@ -277,6 +278,7 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
     m->berths = berths_new(conf->max_open);
     discover_new(loop, m->scanner, m->watch, &manager_discover_calls, m, &m->discover);
     start_timers(m);
+    m->drill = drill_new(m);
     manager_learn_due(m);
     for (size_t i = 0; i < conf->n_dbs; i++)
         if (!conf->db[i].glob)

@@ -70,6 +70,7 @@ struct manager {
     struct map due; /* by name of the database: what was due when the last process ended */
     struct ctlserver *ctl;
     struct notify *notify;
+    struct drill *drill;
     uv_timer_t scan, tick, deadline;
     uv_signal_t sigterm, sigint, sighup;
     int64_t started_ms;

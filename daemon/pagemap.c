@@ -7,19 +7,13 @@
 #include <sys/stat.h>
 
 #include "common/base/fsx.h"
-#include "common/format/crc64.h"
 #include "common/format/ltx.h"
+#include "common/format/mapfile.h"
 
-#define MAGIC "walsupPM"
-#define FORMAT_VERSION 1u
-#define BLOCK 512u
-#define PER_BLOCK 63u /* entries */
+#define BLOCK MAPFILE_BLOCK
+#define PER_BLOCK MAPFILE_PER_BLOCK
 #define CACHE_BLOCKS 2048u /* 1 MiB; more only until the next flush */
 #define SCAN_BLOCKS 512u
-
-/* The header: magic 8, version 4, page size 4, lineage 8, TXID 8, XOR of the entries 8, pages 4, zero 4,
- * checksum of all that 8. */
-enum { HEADER_BYTES = 56, HEADER_SPACE = 512 };
 
 struct block {
     uint32_t no;
@@ -56,19 +50,6 @@ static int damaged(const struct pagemap *m, struct err *e, const char *what, uin
 
 /* ---- blocks ------------------------------------------------------------------------------------ */
 
-static uint64_t block_off(uint32_t no)
-{
-    return HEADER_SPACE + (uint64_t)no * BLOCK;
-}
-
-/* The number is part of the sum: a block that ended up in another's place is noticed. */
-static uint64_t block_sum(const uint8_t *bytes, uint32_t no)
-{
-    uint8_t head[4];
-    be32_put(head, no);
-    return crc64(crc64(0, head, sizeof head), bytes, PER_BLOCK * 8);
-}
-
 static size_t slot_of(struct block *const *slot, size_t cap, uint32_t no)
 {
     size_t i = (size_t)(no * 2654435761u) & (cap - 1);
@@ -101,22 +82,15 @@ static void forget_blocks(struct pagemap *m)
     m->n = m->cap = m->n_dirty = 0;
 }
 
-/* A block that was never written reads as zeros: right behind the last page, and nowhere else but for
- * one that holds the lock page alone. */
-static bool may_be_missing(const struct pagemap *m, uint32_t no)
+static struct mapfile_header header_of(const struct pagemap *m)
 {
-    uint64_t first = (uint64_t)no * PER_BLOCK + 1;
-    return first > m->s.pages || first == ltx_lock_pgno(m->s.page_size);
+    return (struct mapfile_header){m->s.page_size, m->s.pages, m->s.lineage, m->s.txid, m->sum};
 }
 
 static int block_verify(const struct pagemap *m, const uint8_t *bytes, uint32_t no, struct err *e)
 {
-    if (be64_get(bytes + (size_t)PER_BLOCK * 8) == block_sum(bytes, no))
-        return 0;
-    bool zero = may_be_missing(m, no);
-    for (size_t i = 0; zero && i < BLOCK; i++)
-        zero = !bytes[i];
-    return zero ? 0 : damaged(m, e, "a block fails its checksum", no);
+    struct mapfile_header h = header_of(m);
+    return mapfile_block_ok(&h, bytes, no) ? 0 : damaged(m, e, "a block fails its checksum", no);
 }
 
 static ssize_t read_some(const struct pagemap *m, void *p, size_t n, uint64_t off, struct err *e)
@@ -157,7 +131,7 @@ static int block_get(struct pagemap *m, uint32_t no, struct block **ret, struct 
         return err_set(e, ERR_NOMEM, "no memory for the page map %s", m->path);
     b->no = no;
     b->dirty = false;
-    ssize_t got = read_some(m, b->bytes, BLOCK, block_off(no), e);
+    ssize_t got = read_some(m, b->bytes, BLOCK, mapfile_block_off(no), e);
     if (got < 0)
         return (int)got;
     int r = block_verify(m, b->bytes, no, e);
@@ -266,10 +240,10 @@ int pagemap_check(struct pagemap *m, bool recount, struct err *e)
     if (!chunk)
         return err_set(e, ERR_NOMEM, "no memory to read %s", m->path);
     uint64_t sum = 0, present = 0;
-    uint32_t blocks = (uint32_t)(((uint64_t)m->s.pages + PER_BLOCK - 1) / PER_BLOCK);
+    uint32_t blocks = mapfile_blocks(m->s.pages);
     for (uint32_t first = 0; first < blocks; first += SCAN_BLOCKS) {
         uint32_t n = MIN(SCAN_BLOCKS, blocks - first);
-        ssize_t got = read_some(m, chunk, (size_t)n * BLOCK, block_off(first), e);
+        ssize_t got = read_some(m, chunk, (size_t)n * BLOCK, mapfile_block_off(first), e);
         if (got < 0)
             return (int)got;
         for (uint32_t i = 0; i < n; i++) {
@@ -338,11 +312,11 @@ static int write_blocks(struct pagemap *m, struct err *e)
         uint32_t first = dirty[i]->no, k = 0;
         while (i + k < n && k < SCAN_BLOCKS && dirty[i + k]->no == first + k) {
             struct block *b = dirty[i + k];
-            be64_put(b->bytes + (size_t)PER_BLOCK * 8, block_sum(b->bytes, b->no));
+            be64_put(b->bytes + (size_t)PER_BLOCK * 8, mapfile_block_sum(b->bytes, b->no));
             memcpy(chunk + (size_t)k * BLOCK, b->bytes, BLOCK);
             k++;
         }
-        int r = write_at(m, chunk, (size_t)k * BLOCK, block_off(first), e);
+        int r = write_at(m, chunk, (size_t)k * BLOCK, mapfile_block_off(first), e);
         if (r < 0)
             return r;
         i += k;
@@ -357,35 +331,26 @@ static int write_blocks(struct pagemap *m, struct err *e)
 
 static int write_header(struct pagemap *m, struct err *e)
 {
-    uint8_t h[HEADER_SPACE] = {0};
-    memcpy(h, MAGIC, 8);
-    be32_put(h + 8, FORMAT_VERSION);
-    be32_put(h + 12, m->s.page_size);
-    be64_put(h + 16, m->s.lineage);
-    be64_put(h + 24, m->s.txid);
-    be64_put(h + 32, m->sum);
-    be32_put(h + 40, m->s.pages);
-    be64_put(h + 48, crc64(0, h, 48));
-    return write_at(m, h, sizeof h, 0, e);
+    uint8_t p[MAPFILE_HEADER_SPACE];
+    struct mapfile_header h = header_of(m);
+    mapfile_header_encode(&h, p);
+    return write_at(m, p, sizeof p, 0, e);
 }
 
 static int read_header(struct pagemap *m, struct err *e)
 {
-    uint8_t h[HEADER_SPACE];
-    ssize_t got = read_some(m, h, sizeof h, 0, e);
+    uint8_t p[MAPFILE_HEADER_SPACE];
+    struct mapfile_header h;
+    ssize_t got = read_some(m, p, sizeof p, 0, e);
     if (got < 0)
         return (int)got;
-    if (got < HEADER_BYTES || memcmp(h, MAGIC, 8) != 0 || be64_get(h + 48) != crc64(0, h, 48))
-        return damaged(m, e, "its header is damaged", (uint64_t)got);
-    if (be32_get(h + 8) != FORMAT_VERSION)
-        return damaged(m, e, "another version of walsup wrote it", be32_get(h + 8));
-    m->s.page_size = be32_get(h + 12);
-    m->s.lineage = be64_get(h + 16);
-    m->s.txid = m->s.durable = be64_get(h + 24);
-    m->s.pages = be32_get(h + 40);
-    if (m->s.page_size < 512 || m->s.page_size > 65536 || !m->s.pages)
-        return damaged(m, e, "its header makes no sense", m->s.page_size);
-    set_sum(m, be64_get(h + 32));
+    if (mapfile_header_decode(p, (size_t)got, &h, e) < 0)
+        return err_wrap(e, "%s cannot be used", m->path);
+    m->s.page_size = h.page_size;
+    m->s.lineage = h.lineage;
+    m->s.txid = m->s.durable = h.txid;
+    m->s.pages = h.pages;
+    set_sum(m, h.sum);
     return 0;
 }
 
@@ -431,7 +396,7 @@ int pagemap_sync(struct pagemap *m, struct err *e)
         return r;
     m->s.durable = m->s.txid;
     /* last, and for tidiness only: the entries there are zero */
-    (void)!ftruncate(m->fd, (off_t)block_off((uint32_t)(((uint64_t)m->s.pages + PER_BLOCK - 1) / PER_BLOCK)));
+    (void)!ftruncate(m->fd, (off_t)mapfile_block_off(mapfile_blocks(m->s.pages)));
     return 0;
 }
 

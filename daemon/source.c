@@ -341,6 +341,8 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
         r = -(int)pe.code;
     }
     source_record(s);
+    if (job->copy_map && r == 0)
+        source_map_copy(s, ret);
     if (!s->still.valid)
         source_stand_still(s);
     if (r == 0) {

@@ -50,6 +50,7 @@ struct source_job {
     bool new_lineage;     /* start a new history at the next capture */
     uint64_t drop_first, drop_last; /* these spool files are in every replica (0 = none) */
     uint64_t drop_snapshot;
+    bool copy_map;        /* also leave a copy of the page map behind, for verify */
 };
 
 #define SOURCE_MAX_FILES 8
@@ -83,6 +84,7 @@ struct source_result {
     bool low_space;         /* the spool's file system has less room than it must keep */
     struct source_counters count;
     bool pinned;            /* a reader of the application keeps the WAL from being copied */
+    uint64_t map_copy;      /* source_copy_path() of it is the map at `txid`; 0: none was made */
 };
 
 struct source *source_new(const struct source_conf *c);
@@ -99,6 +101,9 @@ bool source_in_the_way(struct source *s);
 /** source_wants_look(s): a job that only looks would have something to do: much is not captured, the WAL is long
  * enough for a checkpoint, or the guard is old. Shared memory only, like source_news. */
 bool source_wants_look(struct source *s);
+/** source_copy_path(dir, id): where a copy of the page map lies; malloc'ed. Whoever asked for it removes it;
+ * what a process left behind goes with its other temporary files when the spool is read. */
+char *source_copy_path(const char *dir, uint64_t id);
 /** source_spool(s): what `load` found; valid until the next run. */
 const struct spool_state *source_spool(const struct source *s);
 /** source_reconf(s, c): new settings; only while idle; path and dir must be the same. */

@@ -117,6 +117,8 @@ void source_map_drop(struct source *s, struct source_result *ret, const struct e
 void source_map_published(struct source *s, struct source_result *ret);
 /** source_map_sync(s, ret): make it durable up to `published`, so that spool files may go. */
 void source_map_sync(struct source *s, struct source_result *ret);
+/** source_map_copy(s, ret): of the map at `published`, made durable, into ret->map_copy. */
+void source_map_copy(struct source *s, struct source_result *ret);
 /** source_map_survey(s, ret, e): make the missing map from the database, with everything captured. */
 int source_map_survey(struct source *s, struct source_result *ret, struct err *e);
 

@@ -65,8 +65,8 @@ enum status_health status_health(const struct database *db)
     for (size_t i = 0; i < db->n_up; i++)
         if (history_trouble(db, i, &since))
             return STATUS_DEGRADED;
-    return !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") ? STATUS_DEGRADED
-                                                                                 : STATUS_HEALTHY;
+    bool bad = !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") || drill_is_bad(db);
+    return bad ? STATUS_DEGRADED : STATUS_HEALTHY;
 }
 
 static json_t *json_time(int64_t ms)
@@ -241,6 +241,7 @@ static json_t *database_json(const struct database *db)
     json_object_set_new(d, "spool_bytes", json_integer((json_int_t)db->spool_bytes));
     json_object_set_new(d, "merges", json_integer((json_int_t)db->seen_merges));
     json_object_set_new(d, "last_commit_ms", json_time(db->last_commit_ms));
+    json_object_set_new(d, "verify", drill_json(db));
     json_object_set_new(d, "error", database_error(db));
     json_object_set_new(d, "counters", counters_json(&s->count));
     for (size_t i = 0; i < db->n_up; i++)

@@ -97,7 +97,7 @@ ANALYZE_CFLAGS = $(filter-out -Werror -W%,$(ALL_CFLAGS)) -O2
 # an error of err.h is negative (everywhere this would cost findings: gcc loses cleanups over it)
 ANALYZE_NOT_common/base/fsx.c := -include tests/analyze.h
 # the array goes into the struct, which frees it
-ANALYZE_NOT_common/store/restore_apply.c := -include tests/analyze.h -Wno-analyzer-malloc-leak
+ANALYZE_NOT_common/store/restore_fetch.c := -Wno-analyzer-malloc-leak
 ANALYZE_NOT_common/store/s3_body.c := -Wno-analyzer-malloc-leak
 # a client has two references of its handles until these are closed, which is never in the same call
 ANALYZE_NOT_daemon/ctlserver.c := -Wno-analyzer-use-after-free
@@ -124,7 +124,7 @@ TIDY_WRAP := -bugprone-reserved-identifier,-cert-dcl37-c,-cert-dcl51-cpp
 TIDY_NOT_common/store/s3_transport.c := $(TIDY_WRAP)
 TIDY_NOT_common/store/s3_easy.c := $(TIDY_WRAP)
 # as for gcc: what another file has set when it returned 0
-TIDY_NOT_common/store/restore_apply.c := -clang-analyzer-core.NullDereference
+TIDY_NOT_common/store/restore_fetch.c := -clang-analyzer-core.NullDereference
 TIDY_NOT_daemon/manager.c := -clang-analyzer-core.NullDereference
 TIDY_NOT_daemon/manager_reload.c := -clang-analyzer-core.NullDereference
 TIDY_NOT_daemon/main.c := -clang-analyzer-core.NullDereference

@@ -39,7 +39,7 @@ done <"$tmp/own"
 while read -r file header; do
 	case $header in
 	# the last ones print versions
-	sqlite3.h) where='daemon/session.c daemon/inventory_db.c common/store/restore_publish.c daemon/main.c daemon/status.c ctl/cmd_config.c' ;;
+	sqlite3.h) where='daemon/session.c daemon/inventory_db.c common/store/restore_publish.c common/store/restore_copy.c daemon/main.c daemon/status.c ctl/cmd_config.c' ;;
 	curl/*) where='common/store/s3_* ctl/cmd_config.c' ;;
 	systemd/*) where='daemon/notify.c daemon/ctlserver.c common/base/log.c' ;;
 	inih*|ini.h) where='common/format/conf*' ;;
@@ -92,7 +92,7 @@ for f in daemon/*.c; do
 		daemon/dblock.c:*open\(path,*) ;; # the file that stands for databases
 		# a thread with descriptors of its own, whose closing drops nobody's locks
 		daemon/scan.c:*openat\(dir,\ name,* | daemon/scan.c:*O_DIRECTORY*) ;;
-		daemon/capture.c:* | daemon/pagemap.c:* | daemon/spool*.c:* | daemon/compact.c:* | daemon/uploader.c:*) ;; # files of the spool
+		daemon/capture.c:* | daemon/pagemap.c:* | daemon/source_copymap.c:* | daemon/spool*.c:* | daemon/compact.c:* | daemon/uploader.c:*) ;; # files of the spool
 		*) bad "$f opens something new; is it neither database nor -shm? then name it in $0: $line" ;;
 		esac
 	done <"$tmp/hit"

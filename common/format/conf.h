@@ -63,6 +63,7 @@ struct conf_db {
     uint64_t retention_ms;         /* 0: for ever */
     uint64_t l0_retention_ms;      /* at most retention_ms, unless that is 0 */
     uint64_t delete_delay_ms;
+    uint64_t verify_ms;            /* how often the replicas are proven; 0: never */
     struct conf_replica *replica;
     size_t n_replicas;
 };

@@ -429,6 +429,7 @@ static void build_history(struct conf_ctx *x, struct conf_db *d, const struct co
     d->retention_ms = conf_effective(raw, NULL, s, "retention", &at);
     d->l0_retention_ms = conf_effective(raw, NULL, s, "l0-retention", &l0_at);
     d->delete_delay_ms = conf_effective(raw, NULL, s, "delete-delay", NULL);
+    d->verify_ms = conf_effective(raw, NULL, s, "verify-interval", NULL);
     if (d->retention_ms && d->retention_ms < d->snapshot_ms)
         conf_problem(x, at.file ? &at : &s->origin, "make retention longer, or snapshots more frequent",
                      "[db %s] has a retention that is shorter than its snapshot-interval", s->name);

@@ -75,8 +75,9 @@ struct ltx_encoder *ltx_encoder_free(struct ltx_encoder *enc);
 struct ltx_decoder {
     struct ltx_header h;
     uint64_t post_apply, file_checksum; /* from the trailer */
-    const uint8_t *p;
-    size_t n;
+    const uint8_t *p; /* the bytes of the file from `base` on */
+    size_t base;
+    size_t n; /* size of the file */
     size_t index_off, index_end; /* index entries, without terminator */
     size_t pos;                  /* next page frame */
     uint64_t crc;
@@ -89,6 +90,12 @@ struct ltx_decoder {
 /** ltx_decoder_open(d, p, n, e): header, trailer and index bounds. p must outlive d; nothing to
  * free. */
 int ltx_decoder_open(struct ltx_decoder *d, const void *p, size_t n, struct err *e);
+/** ltx_decoder_open_tail(d, header, p, base, n, ret_from, e): the same for a file of n bytes of which
+ * only the header and what is from offset `base` on, at p, is at hand: at least the last 24 bytes. 1,
+ * and d untouched: the page index starts earlier, bytes from *ret_from on are needed. Such a file can be
+ * walked (see below), but not finished, since nobody sees all of it. */
+int ltx_decoder_open_tail(struct ltx_decoder *d, const uint8_t header[static LTX_HEADER_SIZE],
+                          const void *p, size_t base, size_t n, size_t *ret_from, struct err *e);
 /** ltx_decoder_next(d, ret_pgno, page, e): 0 and one page (page_size bytes); 1 at the end, when
  * everything was verified: order, index against frames, every rule of DESIGN.md, file checksum;
  * negative when the file is bad. */
@@ -129,9 +136,12 @@ struct ltx_sum {
  * file is bad. */
 int ltx_walk_next(struct ltx_decoder *d, struct ltx_index_entry *ret, struct err *e);
 /** ltx_walk_page(d, x, page, sum, e): decode the page of entry x and continue sum with it; does not
- * change d. */
+ * change d. ltx_walk_frame(d, x, frame, page, sum, e): the same for a file whose pages d does not have:
+ * the x->size bytes of this one are at frame. */
 int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, uint8_t *page,
                   struct ltx_sum *sum, struct err *e);
+int ltx_walk_frame(const struct ltx_decoder *d, const struct ltx_index_entry *x,
+                   const uint8_t *frame, uint8_t *page, struct ltx_sum *sum, struct err *e);
 /** ltx_sum_join(a, b): continue a with b, which follows it directly. */
 void ltx_sum_join(struct ltx_sum *a, const struct ltx_sum *b);
 /** ltx_walk_finish(d, sum, e): after ltx_walk_next returned 1: compare the sum of all pages. */

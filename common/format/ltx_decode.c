@@ -7,34 +7,53 @@
 #define MIN_SIZE                                                                          \
     (LTX_HEADER_SIZE + LTX_PAGE_HEADER_SIZE + 1 + LTX_INDEX_SIZE_SIZE + LTX_TRAILER_SIZE)
 
-int ltx_decoder_open(struct ltx_decoder *d, const void *p, size_t n, struct err *e)
+/* what is at an offset of the file, from d->base on */
+static const uint8_t *at(const struct ltx_decoder *d, size_t off)
+{
+    return d->p + (off - d->base);
+}
+
+int ltx_decoder_open_tail(struct ltx_decoder *d, const uint8_t header[static LTX_HEADER_SIZE],
+                          const void *p, size_t base, size_t n, size_t *ret_from, struct err *e)
 {
     if (n < MIN_SIZE)
         return err_set(e, ERR_CORRUPT, "LTX file of %zu bytes: cut off", n);
-    struct ltx_decoder t = {.p = p, .n = n, .pos = LTX_HEADER_SIZE};
-    int r = ltx_header_decode(t.p, &t.h, e);
+    struct ltx_decoder t = {.p = p, .base = base, .n = n, .pos = LTX_HEADER_SIZE};
+    int r = ltx_header_decode(header, &t.h, e);
     if (r < 0)
         return r;
     size_t trailer = n - LTX_TRAILER_SIZE, size_at = trailer - LTX_INDEX_SIZE_SIZE;
-    uint64_t index_size = be64_get(t.p + size_at);
+    uint64_t index_size = be64_get(at(&t, size_at));
     if (!index_size || index_size > size_at - LTX_PAGE_HEADER_SIZE - LTX_HEADER_SIZE)
         return err_set(e, ERR_CORRUPT, "LTX file of %zu bytes: page index of %" PRIu64 " bytes", n,
                        index_size);
     t.index_off = size_at - (size_t)index_size;
     t.index_end = size_at - 1;
-    if (t.p[t.index_end] != 0)
+    if (t.index_off - LTX_PAGE_HEADER_SIZE < base) {
+        *ret_from = t.index_off - LTX_PAGE_HEADER_SIZE;
+        return 1;
+    }
+    if (*at(&t, t.index_end) != 0)
         return err_set(e, ERR_CORRUPT, "LTX file: page index without an end mark");
-    t.post_apply = be64_get(t.p + trailer);
-    t.file_checksum = be64_get(t.p + trailer + 8);
+    t.post_apply = be64_get(at(&t, trailer));
+    t.file_checksum = be64_get(at(&t, trailer + 8));
     r = ltx_post_apply_check(&t.h, t.post_apply, ERR_CORRUPT, e);
     if (r < 0)
         return r;
     if (!(t.file_checksum & LTX_CHECKSUM_FLAG))
         return err_set(e, ERR_CORRUPT, "LTX file checksum is %016" PRIx64, t.file_checksum);
-    t.crc = crc64(0, t.p, LTX_HEADER_SIZE);
+    t.crc = crc64(0, header, LTX_HEADER_SIZE);
     t.index_pos = t.index_off;
     *d = t;
     return 0;
+}
+
+int ltx_decoder_open(struct ltx_decoder *d, const void *p, size_t n, struct err *e)
+{
+    size_t from;
+    if (n < MIN_SIZE)
+        return err_set(e, ERR_CORRUPT, "LTX file of %zu bytes: cut off", n);
+    return ltx_decoder_open_tail(d, p, p, 0, n, &from, e);
 }
 
 static bool has_db_checksum(const struct ltx_header *h)
@@ -47,7 +66,7 @@ static int check_end(const struct ltx_decoder *d, struct err *e)
 {
     static const uint8_t zero[LTX_PAGE_HEADER_SIZE];
     const struct ltx_header *h = &d->h;
-    if (d->index_off - d->pos != sizeof zero || memcmp(d->p + d->pos, zero, sizeof zero) != 0)
+    if (d->index_off - d->pos != sizeof zero || memcmp(at(d, d->pos), zero, sizeof zero) != 0)
         return err_set(e, ERR_CORRUPT, "page block ends at %zu, the page index starts at %zu",
                        d->pos + sizeof zero, d->index_off);
     if (d->index_pos != d->index_end)
@@ -61,7 +80,7 @@ static int check_end(const struct ltx_decoder *d, struct err *e)
 static int check_sums(const struct ltx_decoder *d, uint64_t crc, uint64_t db, struct err *e)
 {
     size_t summed_end = d->n - 8;
-    uint64_t sum = LTX_CHECKSUM_FLAG | crc64(crc, d->p + d->pos, summed_end - d->pos);
+    uint64_t sum = LTX_CHECKSUM_FLAG | crc64(crc, at(d, d->pos), summed_end - d->pos);
     if (sum != d->file_checksum)
         return err_set(e, ERR_CORRUPT,
                        "file checksum is %016" PRIx64 ", its bytes give %016" PRIx64,
@@ -175,7 +194,9 @@ int ltx_walk_next(struct ltx_decoder *d, struct ltx_index_entry *ret, struct err
     struct ltx_index_entry x;
     if (d->done)
         return 1;
-    int r = ltx_index_next(d->p, d->index_end, &d->index_pos, &x, e);
+    size_t pos = d->index_pos - d->base;
+    int r = ltx_index_next(d->p, d->index_end - d->base, &pos, &x, e);
+    d->index_pos = pos + d->base;
     if (r < 0)
         return r;
     if (r > 0) {
@@ -194,10 +215,9 @@ int ltx_walk_next(struct ltx_decoder *d, struct ltx_index_entry *ret, struct err
     return 0;
 }
 
-int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, uint8_t *page,
-                  struct ltx_sum *sum, struct err *e)
+int ltx_walk_frame(const struct ltx_decoder *d, const struct ltx_index_entry *x, const uint8_t *p,
+                   uint8_t *page, struct ltx_sum *sum, struct err *e)
 {
-    const uint8_t *p = d->p + x->off;
     uint32_t page_size = d->h.page_size;
     struct ltx_frame f;
     int r = ltx_frame_parse(p, (size_t)x->size, page_size, &f, e);
@@ -218,6 +238,12 @@ int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, 
     sum->page = LTX_CHECKSUM_FLAG | crc64_combine(crc64(0, pgno, sizeof pgno), crc, page_size);
     sum->db ^= sum->page;
     return 0;
+}
+
+int ltx_walk_page(const struct ltx_decoder *d, const struct ltx_index_entry *x, uint8_t *page,
+                  struct ltx_sum *sum, struct err *e)
+{
+    return ltx_walk_frame(d, x, at(d, (size_t)x->off), page, sum, e);
 }
 
 void ltx_sum_join(struct ltx_sum *a, const struct ltx_sum *b)

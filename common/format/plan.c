@@ -53,11 +53,10 @@ static int no_boundary(uint64_t txid, uint64_t have, uint64_t after, struct err 
 }
 
 /* Follow the chain over files sorted by min; chosen ones go to out (room for n). */
-static size_t follow(const struct plan_file *sorted, size_t n, uint64_t txid,
+static size_t follow(const struct plan_file *sorted, size_t n, uint64_t have, uint64_t txid,
                      struct plan_file *out)
 {
     const struct plan_file *best = NULL;
-    uint64_t have = 0;
     size_t n_out = 0, i = 0;
     for (;;) {
         for (; i < n && sorted[i].min <= have + 1; i++)
@@ -131,7 +130,7 @@ int plan_restore(const struct plan_file *file, size_t n, uint64_t txid, struct p
     cleanup_free struct plan_file *out = malloc((m ? m : 1) * sizeof *out);
     if (!out)
         return err_set(e, ERR_NOMEM, "no memory for a plan over %zu files", n);
-    size_t n_out = follow(sorted, m, txid, out);
+    size_t n_out = follow(sorted, m, 0, txid, out);
     if (!n_out)
         return no_snapshot(sorted, m, txid, e);
     r = judge(sorted, m, txid, out[n_out - 1].max, e);
@@ -142,12 +141,58 @@ int plan_restore(const struct plan_file *file, size_t n, uint64_t txid, struct p
     return 0;
 }
 
+int plan_from(const struct plan_file *file, size_t n, uint64_t have, struct plan_file **ret,
+              size_t *ret_n, struct err *e)
+{
+    cleanup_free struct plan_file *sorted = NULL;
+    size_t m = 0;
+    uint64_t newest = 0;
+    *ret = NULL;
+    *ret_n = 0;
+    if (!n)
+        return 0;
+    int r = sort_files(file, n, by_min, &sorted, &m, e);
+    if (r < 0)
+        return r;
+    struct plan_file *out = malloc(m * sizeof *out);
+    if (!out)
+        return err_set(e, ERR_NOMEM, "no memory for a plan over %zu files", n);
+    *ret_n = follow(sorted, m, have, 0, out);
+    *ret = out;
+    for (size_t i = 0; i < m; i++)
+        newest = MAX(newest, sorted[i].max);
+    return newest > have && !*ret_n;
+}
+
 static int by_max(const void *a, const void *b)
 {
     const struct plan_file *x = a, *y = b;
     if (x->max != y->max)
         return x->max < y->max ? -1 : 1;
     return (x->level > y->level) - (x->level < y->level);
+}
+
+/* The first of the n points, in order, that reaches txid. */
+static size_t first_from(const struct plan_file *point, size_t n, uint64_t txid)
+{
+    size_t lo = 0, hi = n;
+    while (lo < hi) {
+        size_t mid = lo + (hi - lo) / 2;
+        if (point[mid].max < txid)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* What it takes to get to the end of f, when the n points before it are known. */
+static uint64_t way_to(const struct plan_file *point, size_t n, const struct plan_file *f)
+{
+    if (f->min == 1)
+        return f->size;
+    size_t from = first_from(point, n, f->min - 1);
+    return from < n ? point[from].way + f->size : UINT64_MAX;
 }
 
 int plan_points(const struct plan_file *file, size_t n, struct plan_file **ret, size_t *ret_n,
@@ -161,13 +206,16 @@ int plan_points(const struct plan_file *file, size_t n, struct plan_file **ret, 
         return r;
     uint64_t newest = f[m - 1].max;
     for (size_t i = 0, next; i < m; i = next) {
-        bool reached = false;
+        const struct plan_file *step = NULL; /* as a plan takes it */
         for (next = i; next < m && f[next].max == f[i].max; next++)
-            reached = reached || f[next].min <= have + 1;
-        if (!reached)
+            if (f[next].min <= have + 1 && better(&f[next], step))
+                step = &f[next];
+        if (!step)
             continue;
         have = f[i].max;
-        f[n_out++] = f[i];
+        uint64_t way = way_to(f, n_out, step);
+        f[n_out] = f[i];
+        f[n_out++].way = way;
     }
     if (!n_out)
         return no_snapshot(f, m, 0, e);

@@ -1,15 +1,23 @@
-/* The loop half of a restore: list and plan (restore_list.c), fetch into one spool file; then the
- * blocking half (restore_publish) runs on a worker. */
-#include <errno.h>
-#include <fcntl.h>
-#include <libgen.h>
-
+/* The whole of a restore: list and plan (restore_list.c); get the pages (restore_local.c for files of
+ * this machine, restore_fetch.c for a store); check and publish (restore_publish.c). What of it blocks
+ * runs on a worker. Litestream v0.3 is fetched into one spool file first (restore_v3.c). */
 #include "common/store/restore_int.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+
 
 #define RESTORE_MAGIC 0x5701e0a1u
 #define TICK_MS 250
 /* a byte of LZ4 is at most 255 of a page: a header that promises more is not believed */
 #define LZ4_MOST 255u
+/* A request to a store costs as much as some 100 KiB of answer, one to a disk next to nothing. */
+#define FAR_WHOLE (1u << 20)
+#define FAR_PIECE (2u << 20)
+#define FAR_GAP (64u << 10)
+#define LOCAL_WHOLE (256u << 10)
+#define LOCAL_PIECE (512u << 10)
+#define LOCAL_GAP (16u << 10)
 
 static void report(struct restore *r)
 {
@@ -29,104 +37,7 @@ void restore_phase(struct restore *r, const char *name, uint64_t total)
     report(r);
 }
 
-/* ---- fetching ------------------------------------------------------------------------------- */
-
-/* The newest file's header says how much the database will take. */
-static int check_room(struct restore *r, const struct restore_input *newest, struct err *e)
-{
-    uint8_t p[LTX_HEADER_SIZE];
-    struct ltx_header h;
-    struct err no = {0};
-    if (fsx_pread_all(r->spool, p, sizeof p, newest->off, &no) < 0 ||
-        ltx_header_decode(p, &h, &no) < 0)
-        return 0; /* damaged: found and said later */
-    uint64_t bytes = (uint64_t)h.commit * h.page_size;
-    if (bytes / LZ4_MOST > r->need.fetched)
-        return 0;
-    r->need.database = bytes;
-    return restore_room(r->opts->output, &r->need, e);
-}
-
-/* the newest file first: its header says how large the database is */
-static size_t file_of(const struct restore_slot *s)
-{
-    const struct restore *r = s->round->data;
-    return (s->job ? s->job : r->n_plan) - 1;
-}
-
-static int on_bytes(void *arg, const void *p, size_t n, struct err *e)
-{
-    struct restore_slot *s = arg;
-    struct restore *r = s->round->data;
-    size_t file = file_of(s);
-    const struct restore_input *in = &r->in[file];
-    const uint8_t *b = p;
-    bool headless = s->got < LTX_HEADER_SIZE;
-    if (n > in->size - s->got)
-        return err_set(e, ERR_CORRUPT, "%s: more than the %llu bytes that were listed", s->key,
-                       (unsigned long long)in->size);
-    while (n) {
-        ssize_t put = pwrite(r->spool, b, n, (off_t)(in->off + s->got));
-        if (put < 0 && errno == EINTR)
-            continue;
-        if (put < 0) {
-            int k = err_sys(e, errno, "write to the temporary file beside it");
-            return k == -(int)ERR_NOSPC ? restore_no_room(r->opts->output, &r->need, e)
-                                        : err_wrap(e, "%s: fetch %s", r->opts->output, s->key);
-        }
-        b += put;
-        n -= (size_t)put;
-        s->got += (uint64_t)put;
-        r->need.there += (uint64_t)put;
-        atomic_fetch_add(&r->job.done, (uint64_t)put);
-    }
-    if (headless && s->got >= LTX_HEADER_SIZE && file == r->n_plan - 1 && !r->v3)
-        return check_room(r, in, e);
-    return 0;
-}
-
-static void on_fetched(struct store_req *req)
-{
-    struct restore_slot *s = req->data;
-    struct restore *r = s->round->data;
-    struct restore_input *in = &r->in[file_of(s)];
-    if (req->err.code == ERR_OK && s->got != in->size)
-        (void)err_set(&req->err, ERR_CORRUPT, "%s: %llu bytes of the %llu that were listed", s->key,
-                      (unsigned long long)s->got, (unsigned long long)in->size);
-    in->checksum = s->info.meta.checksum;
-    in->lineage = s->info.meta.lineage;
-    restore_slot_end(req);
-}
-
-static void submit_get(struct restore_slot *s)
-{
-    struct restore *r = s->round->data;
-    const struct restore_input *in = &r->in[file_of(s)];
-    restore_slot_begin(s, util_strdup(in->name), on_fetched);
-    store_get(r->store, &s->req, s->key, s->got, in->size - s->got, on_bytes, s, &s->info);
-}
-
-/* An unnamed file in the output's directory, where there has to be room anyway. */
-static int open_spool(const char *output, int *ret, struct err *e)
-{
-    cleanup_free char *copy = util_strdup(output);
-    const char *dir = dirname(copy);
-    int fd = open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (fd < 0 && (errno == EOPNOTSUPP || errno == EISDIR || errno == EINVAL)) {
-        /* some file systems cannot: give it a name for a moment */
-        struct fsx_tmp t = FSX_TMP_INIT;
-        int k = fsx_tmp_open(output, 0600, &t, e);
-        if (k < 0)
-            return k;
-        *ret = TAKE_FD(t.fd);
-        fsx_tmp_abort(&t);
-        return 0;
-    }
-    if (fd < 0)
-        return err_sys(e, errno, "create a temporary file in %s", dir);
-    *ret = fd;
-    return 0;
-}
+/* ---- the plan ------------------------------------------------------------------------------- */
 
 /* the objects of the plan, by name */
 static struct restore_input input_of(const struct restore *r, size_t i)
@@ -148,7 +59,7 @@ static struct restore_input input_of(const struct restore *r, size_t i)
     return in;
 }
 
-static int lay_out(struct restore *r, struct err *e)
+int restore_lay_out(struct restore *r, struct err *e)
 {
     uint64_t off = 0, bytes = 0, align = restore_align();
     r->in = calloc(r->n_plan, sizeof *r->in);
@@ -161,15 +72,14 @@ static int lay_out(struct restore *r, struct err *e)
         if (size > INT64_MAX / 2 - off)
             return err_set(e, ERR_CORRUPT, "%s: listed with %llu bytes", r->in[i].name,
                            (unsigned long long)size);
-        if (!size) /* nothing could be asked for */
+        if (!size) /* nothing could be asked for; whether one that is too short matters is seen later */
             return err_set(e, ERR_CORRUPT, "%s is empty", r->in[i].name);
         off += (size + align - 1) / align * align;
         bytes += size;
     }
+    r->planned = bytes;
     restore_phase(r, "fetch", bytes);
-    r->need = (struct restore_need){.fetched = bytes};
-    int k = restore_room(r->opts->output, &r->need, e);
-    return k < 0 ? k : open_spool(r->opts->output, &r->spool, e);
+    return 0;
 }
 
 void restore_forget(struct restore *r)
@@ -188,14 +98,12 @@ void restore_forget(struct restore *r)
     r->spool = -1;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------ */
-
 static void on_work(uv_work_t *w)
 {
     struct restore *r = w->data;
     if (r->magic != RESTORE_MAGIC)
         abort();
-    r->work_result = restore_publish(&r->job, &r->work_err);
+    r->work_result = r->fn(r, &r->work_err);
 }
 
 static void on_worked(uv_work_t *w, int status)
@@ -206,31 +114,163 @@ static void on_worked(uv_work_t *w, int status)
     r->working = false;
 }
 
-static int apply(struct restore *r, struct err *e)
+/* ---- the pages ------------------------------------------------------------------------------ */
+
+static int on_open(void *arg, struct restore_input *in, int *ret_fd, struct err *e)
 {
-    r->job.apply = r->v3 ? restore_v3_apply : NULL;
-    r->job.v3 = r->v3_plan;
-    r->job.in = r->in;
-    r->job.n_in = r->n_plan;
-    r->job.spool = r->spool;
-    r->job.output = r->opts->output;
-    r->job.force = r->opts->force;
-    r->job.check = r->opts->check;
+    struct restore *r = arg;
+    struct store_info info = {0};
+    int k = store_open_local(r->store, in->name, ret_fd, &info, e);
+    r->round.vanished = r->round.vanished || k == -(int)ERR_NOTFOUND;
+    if (k < 0)
+        return k;
+    if (info.size != in->size) {
+        (void)close(*ret_fd);
+        *ret_fd = -1;
+        return err_set(e, ERR_CORRUPT, "%s: %llu bytes of the %llu that were listed", in->name,
+                       (unsigned long long)info.size, (unsigned long long)in->size);
+    }
+    in->checksum = info.meta.checksum;
+    in->lineage = info.meta.lineage;
+    return 0;
+}
+
+static void on_piece(void *arg)
+{
+    struct restore *r = arg;
+    keep_save(&r->keep, &r->tmp, &r->pages, false);
+}
+
+/* The newest file says how large the database will be. */
+static int on_started(void *arg, struct pages *p, struct err *e)
+{
+    struct restore *r = arg;
+    uint64_t bytes = (uint64_t)p->newest.commit * p->newest.page_size;
+    if (r->delta)
+        return 0;
+    if (!p->kept.map && ftruncate(p->out, 0) < 0) /* of an earlier attempt, or a failed one */
+        return err_sys(e, errno, "%s: empty it", r->tmp.tmp);
+    if (bytes / LZ4_MOST > r->planned)
+        return 0; /* not to be believed: found and said later */
+    struct stat st;
+    r->need = (struct restore_need){.database = bytes};
+    if (fstat(p->out, &st) == 0)
+        r->need.there = (uint64_t)st.st_blocks * 512;
+    return restore_room(r->opts->output, &r->need, e);
+}
+
+static void begin_pages(struct restore *r, bool all_whole)
+{
+    bool local = store_is_local(r->store);
+    uint64_t own = r->opts->range_bytes;
+    r->pages = (struct pages){
+        .in = r->in, .left = r->n_plan, .out = r->tmp.fd, .all_whole = all_whole,
+        .whole_bytes = own ? own : local ? LOCAL_WHOLE : FAR_WHOLE,
+        .piece_bytes = own ? own : local ? LOCAL_PIECE : FAR_PIECE,
+        .gap_bytes = local ? LOCAL_GAP : FAR_GAP,
+        .delta = r->delta, .kept = r->kept, .started = on_started, .arg = r,
+        .done = &r->job.done, .total = &r->job.total};
+    r->kept = (struct pages_kept){.map = NULL};
+}
+
+int restore_work(struct restore *r, int (*fn)(struct restore *r, struct err *e), struct err *e)
+{
+    r->fn = fn;
     r->work.data = r;
     r->working = true;
+    r->work_err = (struct err){0};
     int k = uv_queue_work(r->loop, &r->work, on_work, on_worked);
     if (k < 0)
         return err_set(e, ERR_INTERNAL, "start a worker: %s", uv_strerror(k));
     while (r->working)
         (void)uv_run(r->loop, UV_RUN_ONCE);
-    if (r->work_result == -(int)ERR_NOSPC)
-        (void)restore_no_room(r->opts->output, &r->need, &r->work_err);
     if (r->work_result < 0 && e)
         *e = r->work_err;
     return r->work_result;
 }
 
-static int plan_and_fetch(struct restore *r, struct err *e)
+static int local_pages(struct restore *r, struct err *e)
+{
+    struct local_job job = {.open = on_open, .after = on_piece, .arg = r};
+    return restore_local(&r->pages, &job, 0, e);
+}
+
+int restore_get_pages(struct restore *r, bool all_whole, struct err *e)
+{
+    struct fetch_job job = {.after = on_piece, .arg = r};
+    r->round.vanished = false;
+    begin_pages(r, all_whole);
+    int k = store_is_local(r->store) ? restore_work(r, local_pages, e)
+                                     : restore_fetch(&r->pages, &r->round, &job, e);
+    r->job.applied = r->pages.applied;
+    r->fetched = atomic_load(&r->job.done);
+    return k;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------ */
+
+static int open_output(struct restore *r, struct err *e)
+{
+    if (r->tmp.fd >= 0)
+        return 0;
+    r->keep = (struct keep){.output = r->opts->output, .location = r->location,
+                            .off = r->opts->no_resume || r->v3};
+    bool kept = keep_open(&r->keep, &r->tmp, &r->kept);
+    (void)restore_sweep(r->opts->output);
+    (void)restore_sweep(r->keep.path);
+    return kept ? 0 : restore_tmp_open(r->opts->output, &r->tmp, e);
+}
+
+/* What was written stays right when the plan is made anew. */
+static void take_over(struct restore *r)
+{
+    struct pages *p = &r->pages;
+    if (p->written && p->expected && !r->delta) {
+        size_t n = (size_t)p->newest.commit / 8 + 1;
+        size_t kept = p->kept.map && p->kept_is_good ? MIN(n, (size_t)p->kept.commit / 8 + 1) : 0;
+        for (size_t i = 0; i < kept; i++)
+            p->written[i] |= p->kept.map[i];
+        r->kept = (struct pages_kept){TAKE_PTR(p->written), p->newest.commit, p->newest.page_size,
+                                      p->newest.max_txid};
+    }
+    pages_done(p);
+}
+
+static int v3_pages(struct restore *r, struct err *e)
+{
+    return restore_v3_apply(&r->job, r->tmp.fd, e);
+}
+
+static int get_v3(struct restore *r, struct err *e)
+{
+    int k = restore_v3_fetch(r, e);
+    r->job.v3 = r->v3_plan;
+    r->job.in = r->in;
+    r->job.n_in = r->n_plan;
+    r->job.spool = r->spool;
+    r->fetched = r->planned;
+    restore_phase(r, "apply", r->planned);
+    return k < 0 ? k : restore_work(r, v3_pages, e);
+}
+
+/* Files of which only a part was read do not say which of them is wrong; an earlier attempt's pages
+ * are nobody's promise. */
+static int get_ltx(struct restore *r, struct err *e)
+{
+    bool whole = false;
+    for (;;) {
+        int k = restore_get_pages(r, whole, e);
+        bool used_kept = r->pages.kept.map != NULL, in_part = r->pages.in_part;
+        if (k != -(int)ERR_CORRUPT || whole || !(used_kept || in_part))
+            return k;
+        pages_done(&r->pages);
+        whole = !used_kept;
+        err_clear(e);
+        restore_phase(r, whole ? "fetch again" : "fetch", r->planned);
+    }
+}
+
+static int plan_and_get(struct restore *r, struct err *e)
 {
     for (bool again = false;; again = true) {
         int k = restore_list(r, e);
@@ -239,12 +279,15 @@ static int plan_and_fetch(struct restore *r, struct err *e)
         if (!k && r->opts->dry_run)
             return 0;
         if (!k)
-            k = lay_out(r, e);
+            k = restore_lay_out(r, e);
         if (!k)
-            k = restore_round_run(&r->round, r->n_plan, submit_get, e);
+            k = open_output(r, e);
+        if (!k)
+            k = r->v3 ? get_v3(r, e) : get_ltx(r, e);
         /* compaction or retention may have removed a file since it was listed */
         if (k == 0 || !r->round.vanished || again)
             return k;
+        take_over(r);
         restore_forget(r);
     }
 }
@@ -267,6 +310,8 @@ void restore_init(struct restore *r)
 {
     r->magic = RESTORE_MAGIC;
     r->spool = -1;
+    r->tmp = (struct fsx_tmp)FSX_TMP_INIT;
+    r->location = util_printf("%s %s", store_describe(r->store), r->opts->replica);
     restore_round_init(&r->round, r->loop, r->store, r->opts->parallel, r);
     (void)uv_timer_init(r->loop, &r->tick);
     r->tick.data = r;
@@ -281,6 +326,12 @@ void restore_done(struct restore *r)
     while (r->ticking)
         (void)uv_run(r->loop, UV_RUN_ONCE);
     restore_forget(r);
+    pages_done(&r->pages);
+    fsx_tmp_abort(&r->tmp);
+    keep_done(&r->keep);
+    free(r->kept.map);
+    free(r->location);
+    free(r->after);
     for (size_t i = 0; i < RESTORE_LEVELS; i++)
         free(r->level[i].file);
     free(r->all);
@@ -324,30 +375,75 @@ static void fill_result(const struct restore *r, struct restore_result *ret)
         memcpy(ret->generation, r->v3_plan[0].generation, sizeof ret->generation);
     for (size_t i = 0; i < r->n_plan; i++) {
         ret->file[i] = file_of_plan(r, i);
-        ret->bytes += ret->file[i].size;
+        ret->planned_bytes += ret->file[i].size;
     }
+    ret->bytes = r->opts->dry_run ? ret->planned_bytes : r->fetched;
+    ret->kept_bytes = a->kept_pages * h->page_size;
+}
+
+static int publish(struct restore *r, struct err *e)
+{
+    struct restore_result result;
+    if (r->opts->prepare) {
+        fill_result(r, &result);
+        int k = r->opts->prepare(r->opts->prepare_arg, r->tmp.fd, &result, e);
+        restore_result_done(&result);
+        if (k < 0)
+            return k;
+    }
+    return restore_publish(&r->job, &r->tmp, e);
+}
+
+/* The network may be back later, or whoever stopped it: then this goes on. */
+static bool worth_keeping(enum err_code code)
+{
+    return code == ERR_NET || code == ERR_TIMEOUT || code == ERR_STORE || code == ERR_AUTH;
+}
+
+static void end_failed(struct restore *r, struct err *e)
+{
+    struct stat st;
+    char size[32];
+    if (r->tmp.fd < 0 || !r->keep.path)
+        return;
+    if (e->code == ERR_NOSPC && !*e->hint) /* else it was found out before anything was written */
+        (void)restore_no_room(r->opts->output, &r->need, e);
+    if (!worth_keeping(e->code) || r->keep.off || !r->pages.expected || !r->pages.written) {
+        keep_remove(&r->keep);
+        return;
+    }
+    keep_save(&r->keep, &r->tmp, &r->pages, true);
+    uint64_t bytes = fstat(r->tmp.fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+    (void)err_hint(e, "the same command goes on where this ended: %s are kept in %s, until then or until "
+                      "it is run with --no-resume", util_size(size, bytes), r->tmp.tmp);
+    keep_leave(&r->tmp);
 }
 
 int restore_run(uv_loop_t *loop, struct store *s, const struct restore_opts *opts,
                 restore_progress_fn progress, void *arg, struct restore_result *ret,
                 struct err *e)
 {
+    struct err own = {0};
+    e = e ? e : &own;
     /* before any work, and once more before the rename */
     int k = opts->dry_run ? 0 : restore_target_check(opts->output, opts->force, e);
     if (k < 0)
         return k;
-    if (!opts->dry_run)
-        (void)restore_sweep(opts->output);
     struct restore r = {.loop = loop, .store = s, .opts = opts, .progress = progress, .arg = arg};
+    r.job = (struct restore_job){.output = opts->output, .force = opts->force, .check = opts->check};
     restore_init(&r);
-    k = plan_and_fetch(&r, e);
+    k = plan_and_get(&r, e);
     if (!k && !opts->dry_run) {
         report(&r);
-        k = apply(&r, e);
+        k = restore_work(&r, publish, e);
     }
     if (!k) {
         report(&r);
         fill_result(&r, ret);
+        if (!opts->dry_run)
+            keep_remove(&r.keep);
+    } else {
+        end_failed(&r, e);
     }
     restore_done(&r);
     return k;

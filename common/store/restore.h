@@ -13,6 +13,8 @@
 
 enum restore_check { RESTORE_CHECK_QUICK, RESTORE_CHECK_FULL, RESTORE_CHECK_NONE };
 
+struct restore_result;
+
 struct restore_opts {
     const char *replica; /* replica path below the target's path; "" = the target's path itself */
     const char *output;  /* file to create */
@@ -26,8 +28,16 @@ struct restore_opts {
                             new file gets its mode and, for root, its owner. Otherwise: mode 0600
                             and, for root, the owner of the directory */
     bool dry_run;        /* plan only */
-    unsigned parallel;   /* objects fetched at once; 0 = store_connections() */
+    bool no_resume;      /* an interrupted restore to the same output is not gone on with, and this one
+                            leaves nothing behind to go on with */
+    unsigned parallel;   /* requests at once; 0 = store_connections() */
+    uint64_t range_bytes; /* objects up to that size are read whole; of larger ones only the pages that are
+                             needed (restore_pages.h), about so many bytes at once. 0: what suits the
+                             store */
     enum restore_check check;
+    /* on a worker, before the file is checked and published: may change it. NULL: nothing */
+    int (*prepare)(void *arg, int fd, const struct restore_result *r, struct err *e);
+    void *prepare_arg;
 };
 
 struct restore_file {
@@ -48,6 +58,8 @@ struct restore_result {
     int64_t next_ms;
     uint64_t dropped_bytes; /* of v0.3: at the end of the WAL, no whole transaction */
     uint64_t bytes;       /* fetched (planned, in a dry run) */
+    uint64_t planned_bytes; /* of all files of the plan */
+    uint64_t kept_bytes;  /* of the database, that an interrupted restore had written already */
     uint64_t database_bytes;
     uint32_t page_size;
     uint64_t lineage;
@@ -76,6 +88,7 @@ struct restore_point {
     uint64_t txid; /* 0: v0.3 */
     unsigned level; /* where the point is, as in struct restore_file */
     uint64_t size;  /* of the object that ends there */
+    uint64_t way;   /* of all objects that a restore to there reads, at most; 0: v0.3 */
     int64_t time_ms; /* as in the LTX header; of v0.3, or not `exact`: when the object was stored */
     bool exact;
     char generation[V3_GENERATION_SIZE];

@@ -57,6 +57,10 @@ static char *sentence(const char *output, const struct restore_need *need, uint6
         return util_printf("%s needs more than %s in the file system mounted at %s, which has %s "
                            "free", output, util_size(total, need->fetched), at,
                            util_size(left, room + need->there));
+    if (!need->fetched)
+        return util_printf("%s needs %s for the database in the file system mounted at %s, which has %s "
+                           "free", output, util_size(database, need->database), at,
+                           util_size(left, room + need->there));
     return util_printf("%s needs %s in the file system mounted at %s (%s for the database and, "
                        "until it is done, %s for the fetched files), which has %s free",
                        output, util_size(total, need->database + need->fetched), at,

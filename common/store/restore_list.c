@@ -31,7 +31,7 @@ static int on_ltx(void *arg, const struct store_object *o, struct err *e)
     if (!f)
         return -(int)ERR_NOMEM;
     l->file = f;
-    l->file[l->n++] = (struct plan_file){(unsigned)s->job, min, max, o->size, o->mtime_ms};
+    l->file[l->n++] = (struct plan_file){(unsigned)s->job, min, max, o->size, o->mtime_ms, 0};
     return 0;
 }
 
@@ -44,25 +44,47 @@ static void submit_level(struct restore_slot *s)
     store_list(r->store, &s->req, s->key, NULL, on_ltx, s);
 }
 
-static int list_ltx(struct restore *r, struct err *e)
+static void submit_newer(struct restore_slot *s)
 {
-    int k = restore_round_run(&r->round, RESTORE_LEVELS, submit_level, e);
-    if (k < 0)
-        return k;
+    struct restore *r = s->round->data;
+    enum conf_target_type type = store_type(r->store);
+    free(r->after);
+    r->after = layout_key(type, r->opts->replica, 0, r->newer_than, r->newer_than);
+    r->level[0].n = 0;
+    restore_slot_begin(s, layout_prefix(type, r->opts->replica, 0), NULL);
+    store_list(r->store, &s->req, s->key, r->after, on_ltx, s);
+}
+
+/* levels 0 to n-1 */
+static int collect(struct restore *r, size_t levels, struct err *e)
+{
     size_t n = 0;
-    for (size_t i = 0; i < RESTORE_LEVELS; i++)
+    for (size_t i = 0; i < levels; i++)
         n += r->level[i].n;
     free(r->all);
     r->all = malloc((n ? n : 1) * sizeof *r->all);
     r->n_all = 0;
     if (!r->all)
         return err_set(e, ERR_NOMEM, "no memory for a list of %zu objects", n);
-    for (size_t i = 0; i < RESTORE_LEVELS; i++) {
+    for (size_t i = 0; i < levels; i++) {
         if (r->level[i].n)
             memcpy(r->all + r->n_all, r->level[i].file, r->level[i].n * sizeof *r->all);
         r->n_all += r->level[i].n;
     }
     return 0;
+}
+
+static int list_ltx(struct restore *r, struct err *e)
+{
+    int k = restore_round_run(&r->round, RESTORE_LEVELS, submit_level, e);
+    return k < 0 ? k : collect(r, RESTORE_LEVELS, e);
+}
+
+int restore_list_newer(struct restore *r, uint64_t txid, struct err *e)
+{
+    r->newer_than = txid;
+    int k = restore_round_run(&r->round, 1, submit_newer, e);
+    return k < 0 ? k : collect(r, 1, e);
 }
 
 /* ---- v0.3: generations ---------------------------------------------------------------------- */

@@ -1,6 +1,5 @@
 /* The end of a restore: checks on the database file, and the one moment it appears. */
-#include "common/store/restore_apply.h"
-#include "common/store/restore_disk.h"
+#include "common/store/restore_publish.h"
 
 #include <errno.h>
 #include <libgen.h>
@@ -89,8 +88,6 @@ static int check_sqlite(const char *path, bool full, struct err *e)
     sqlite3_stmt *st = NULL;
     cleanup_free char *name = uri(path);
     int r = 0, rc = sqlite3_open_v2(name, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL);
-    if (rc == SQLITE_OK) /* it was just written: a third of the time goes into copying it again */
-        rc = sqlite3_exec(db, "PRAGMA mmap_size=0x7fffffff0000", NULL, NULL, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_prepare_v2(db, pragma, -1, &st, NULL);
     if (rc == SQLITE_OK)
@@ -175,34 +172,22 @@ static void phase(struct restore_job *j, const char *name, uint64_t total)
     atomic_store(&j->total, total);
 }
 
-int restore_publish(struct restore_job *j, struct err *e)
+int restore_publish(struct restore_job *j, struct fsx_tmp *t, struct err *e)
 {
-    cleanup_fsx_tmp struct fsx_tmp t = FSX_TMP_INIT;
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < j->n_in; i++)
-        bytes += j->in[i].size;
-    int r = restore_tmp_open(j->output, &t, e);
-    if (!r) {
-        phase(j, "apply", bytes);
-        r = j->apply ? j->apply(j, t.fd, e)
-                     : restore_apply(j->in, j->n_in, j->spool, t.fd, j->threads, &j->done,
-                                     &j->applied, e);
-    }
-    if (!r)
-        r = check_page1(t.fd, &j->applied.newest, e);
+    int r = check_page1(t->fd, &j->applied.newest, e);
     if (!r && j->check != RESTORE_CHECK_NONE) {
         struct flush f;
         phase(j, "check", 0);
-        flush_start(&f, t.fd);
-        r = check_sqlite(t.tmp, j->check == RESTORE_CHECK_FULL, e);
-        int k = flush_end(&f, t.tmp, r ? NULL : e);
+        flush_start(&f, t->fd);
+        r = check_sqlite(t->tmp, j->check == RESTORE_CHECK_FULL, e);
+        int k = flush_end(&f, t->tmp, r ? NULL : e);
         r = r ? r : k;
     }
     if (!r)
-        r = set_owner(&t, e);
+        r = set_owner(t, e);
     if (!r) {
         phase(j, "publish", 0);
-        r = publish(j, &t, e);
+        r = publish(j, t, e);
     }
     return r;
 }

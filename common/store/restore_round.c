@@ -4,17 +4,32 @@
 #define TRIES 5u
 #define PARALLEL_MAX 64u
 
+/* Whether there is one. */
+static bool take_job(struct restore_slot *s)
+{
+    struct restore_round *r = s->round;
+    struct err e = {0};
+    if (!r->take) {
+        s->job = r->next_job;
+        return r->next_job < r->n_jobs && ++r->next_job;
+    }
+    int k = r->ended ? 2 : r->take(s, &e);
+    r->ended = k > 1;
+    if (k < 0)
+        restore_round_fail(r, &e);
+    return !k;
+}
+
 static void next_job(struct restore_slot *s)
 {
     struct restore_round *r = s->round;
     if (s->busy)
         r->n_busy--;
     s->busy = false;
-    if (r->failed || r->next_job == r->n_jobs)
+    if (r->failed || !take_job(s))
         return;
     s->busy = true;
     r->n_busy++;
-    s->job = r->next_job++;
     s->got = 0;
     retry_ok(&s->retry);
     r->submit(s);
@@ -28,7 +43,7 @@ static void on_pause_over(uv_timer_t *t)
     s->round->submit(s);
 }
 
-static void round_failed(struct restore_round *r, const struct err *e)
+void restore_round_fail(struct restore_round *r, const struct err *e)
 {
     if (r->failed)
         return;
@@ -75,27 +90,46 @@ void restore_slot_end(struct store_req *req)
             return;
         }
         r->vanished = req->err.code == ERR_NOTFOUND;
-        round_failed(r, &req->err);
+        restore_round_fail(r, &req->err);
     }
     next_job(s);
 }
 
-int restore_round_run(struct restore_round *r, size_t n_jobs,
-                      void (*submit)(struct restore_slot *s), struct err *e)
+void restore_round_kick(struct restore_round *r)
+{
+    for (unsigned i = 0; i < r->n_slots && !r->failed; i++)
+        if (!r->slot[i].busy)
+            next_job(&r->slot[i]);
+}
+
+static int run(struct restore_round *r, void (*submit)(struct restore_slot *s), struct err *e)
 {
     r->submit = submit;
-    r->n_jobs = n_jobs;
     r->next_job = 0;
-    r->failed = r->vanished = false;
-    for (unsigned i = 0; i < r->n_slots; i++)
-        next_job(&r->slot[i]);
-    while (r->n_busy)
+    r->failed = r->vanished = r->ended = false;
+    restore_round_kick(r);
+    while (r->n_busy || (r->take && !r->failed && !r->ended))
         (void)uv_run(r->loop, UV_RUN_ONCE);
     if (!r->failed)
         return 0;
     if (e)
         *e = r->err;
     return -(int)r->err.code;
+}
+
+int restore_round_run(struct restore_round *r, size_t n_jobs,
+                      void (*submit)(struct restore_slot *s), struct err *e)
+{
+    r->take = NULL;
+    r->n_jobs = n_jobs;
+    return run(r, submit, e);
+}
+
+int restore_round_feed(struct restore_round *r, int (*take)(struct restore_slot *s, struct err *e),
+                       void (*submit)(struct restore_slot *s), struct err *e)
+{
+    r->take = take;
+    return run(r, submit, e);
 }
 
 void restore_round_init(struct restore_round *r, uv_loop_t *loop, struct store *s,

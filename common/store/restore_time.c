@@ -67,7 +67,7 @@ static int probe(struct restore *r, struct probe *p, size_t n, struct err *e)
 
 static struct restore_point point_of(const struct plan_file *f, int64_t time_ms, bool exact)
 {
-    return (struct restore_point){.txid = f->max, .level = f->level, .size = f->size,
+    return (struct restore_point){.txid = f->max, .level = f->level, .size = f->size, .way = f->way,
                                   .time_ms = time_ms, .exact = exact};
 }
 

@@ -132,6 +132,18 @@ void store_share(struct store *s)
     s->shared = true;
 }
 
+bool store_is_local(const struct store *s)
+{
+    return s->ops->open != NULL;
+}
+
+int store_open_local(const struct store *s, const char *key, int *ret_fd,
+                     struct store_info *ret_info, struct err *e)
+{
+    int r = store_key_ok(key, e);
+    return r < 0 ? r : s->ops->open(s, key, ret_fd, ret_info, e);
+}
+
 unsigned store_connections(const struct store *s)
 {
     return s->connections;

@@ -139,6 +139,11 @@ void store_delete(struct store *s, struct store_req *req, const char *const *key
 /** store_head(s, req, key, ret_info): ERR_NOTFOUND if there is no such object. */
 void store_head(struct store *s, struct store_req *req, const char *key,
                 struct store_info *ret_info);
+/** store_is_local(s): whether objects are files of this machine. store_open_local(s, key, ret_fd,
+ * ret_info, e): then open one for reading. Blocking, any thread; errors as those of store_get. */
+bool store_is_local(const struct store *s);
+int store_open_local(const struct store *s, const char *key, int *ret_fd,
+                     struct store_info *ret_info, struct err *e);
 
 /* An object whose bytes come into being over time, and whose length is not known at the beginning.
  * It goes up in parts, and is not visible before its end:

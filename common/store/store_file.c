@@ -42,25 +42,30 @@ static int64_t mtime_ms(const struct stat *st)
     return (int64_t)st->st_mtim.tv_sec * 1000 + st->st_mtim.tv_nsec / 1000000;
 }
 
-static int open_object(struct file_op *op, struct err *e)
+static int open_path(const char *path, int *ret_fd, struct store_info *ret, struct err *e)
 {
     struct stat st;
     /* O_NONBLOCK: a fifo in the way must not hold a worker */
-    op->fd = open(op->path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (op->fd < 0 && errno == ELOOP)
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0 && errno == ELOOP)
         return err_set(e, ERR_IO, "it is a symbolic link, which is not followed");
-    if (op->fd < 0)
+    if (fd < 0)
         return err_sys(e, errno, "open");
-    if (fstat(op->fd, &st) < 0)
+    if (fstat(fd, &st) < 0)
         return err_sys(e, errno, "stat");
     if (S_ISDIR(st.st_mode)) /* a prefix, and on S3 that would be no object either */
         return err_set(e, ERR_NOTFOUND, "it is a directory");
     if (!S_ISREG(st.st_mode))
         return err_set(e, ERR_IO, "it is not a regular file");
-    op->info.size = (uint64_t)st.st_size;
-    op->info.mtime_ms = mtime_ms(&st);
-    read_meta(op->fd, &op->info.meta);
+    *ret = (struct store_info){.size = (uint64_t)st.st_size, .mtime_ms = mtime_ms(&st)};
+    read_meta(fd, &ret->meta);
+    *ret_fd = TAKE_FD(fd);
     return 0;
+}
+
+static int open_object(struct file_op *op, struct err *e)
+{
+    return open_path(op->path, &op->fd, &op->info, e);
 }
 
 static int work_get(struct file_op *op, struct err *e)
@@ -431,6 +436,15 @@ static void file_free(struct store *s)
     free(f);
 }
 
+static int file_open(const struct store *s, const char *key, int *ret_fd,
+                     struct store_info *ret_info, struct err *e)
+{
+    const struct store_file *f = (const struct store_file *)(const void *)s; /* its first member */
+    cleanup_free char *path = util_printf("%s/%s", f->dir, key);
+    int r = open_path(path, ret_fd, ret_info, e);
+    return r < 0 ? err_wrap(e, "get %s", path) : 0;
+}
+
 /* what a killed put leaves is removed by listing */
 static void file_sweep(struct store *s, struct store_req *req, const char *prefix,
                        uint64_t older_ms)
@@ -442,7 +456,7 @@ static void file_sweep(struct store *s, struct store_req *req, const char *prefi
 static const struct store_ops ops = {
     file_put, file_get, file_list, file_delete, file_head, file_cancel, file_close, file_free,
     file_upload_begin, file_upload_add, file_upload_finish, file_upload_abort, file_upload_free,
-    file_sweep};
+    file_sweep, file_open};
 
 int store_file_new(uv_loop_t *loop, const struct conf_target *t, struct store **ret,
                    struct err *e)

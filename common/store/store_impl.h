@@ -30,6 +30,9 @@ struct store_ops {
     void (*upload_abort)(struct store_upload *u, struct store_req *req);
     void (*upload_free)(struct store_upload *u);
     void (*sweep)(struct store *s, struct store_req *req, const char *prefix, uint64_t older_ms);
+    /* blocking, any thread; NULL: objects are not files of this machine */
+    int (*open)(const struct store *s, const char *key, int *ret_fd, struct store_info *ret_info,
+                struct err *e);
 };
 
 struct store_big;

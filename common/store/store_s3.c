@@ -429,7 +429,8 @@ static void s3_free(struct store *base)
 
 static const struct store_ops ops = {
     s3_put, s3_get, s3_list, s3_delete, s3_head, s3_cancel, s3_close, s3_free,
-    s3_upload_begin, s3_upload_add, s3_upload_finish, s3_upload_abort, s3_upload_free, s3_sweep};
+    s3_upload_begin, s3_upload_add, s3_upload_finish, s3_upload_abort, s3_upload_free, s3_sweep,
+    NULL};
 
 int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **ret, struct err *e)
 {

@@ -93,8 +93,30 @@ dbs:
             homelab["addressing"], homelab["region"]) == ("AK", True, True, "path", "eu-1")
     assert imp.db("app")["checkpoint-pages"] == 500
     assert [r["sync-interval-ms"] for r in imp.db("app")["replicas"]] == [90000, 1000, 1000, 1000]
-    assert "s/+=" in imp.stdout and "walsup keeps everything for now" in imp.stdout
+    assert "s/+=" in imp.stdout and "walsup has one for each database" in imp.stdout
     assert not imp.stderr
+
+
+def test_levels_snapshots_and_retention(imp):
+    imp("""
+snapshot: {interval: 12h, retention: 72h}
+levels: [{interval: 10s}, {interval: 2m}, {interval: 2h}, {interval: 24h}]
+l0-retention: 10m
+dbs:
+  - path: /srv/a.db
+    replica: {url: file:///backup/a}
+  - path: /srv/b.db
+    snapshot: {interval: 1h, retention: 48h}
+    replica: {url: file:///backup/b}
+""")
+    hour = 3600000
+    top = imp.stdout.split("[target")[0]
+    for line in ("snapshot-interval = 43200s", "retention = 259200s", "level1-interval = 10s",
+                 "level2-interval = 120s", "level3-interval = 7200s", "l0-retention = 600s",
+                 "levels: walsup has three"):
+        assert line in top, top
+    of_b = imp.stdout.split("[db b]")[1]
+    assert "snapshot-interval = 3600s" in of_b and f"retention = {48 * hour // 1000}s" in of_b
 
 
 def test_one_replica_of_v05_and_defaults_at_the_top(imp):

@@ -83,14 +83,18 @@ def test_each_moment_of_a_ledger(world, s3, history):
 def test_the_answer_in_words(world, history):
     t = history[10][0]
     out, r = restored(world, "local", "--timestamp", iso(t))
-    m = re.search(r"at TXID ([0-9a-f]{16}) of (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? \+0[12]00 \(CES?T\))",
-                  r.stdout)
+    m = re.search(r"at TXID ([0-9a-f]{16}) of (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z) from", r.stdout)
     assert m, r.stdout
+    local = re.search(r"^restored:  (\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? \+0[12]00) \(CES?T\)$",
+                      r.stdout, re.M)
+    assert local, r.stdout
     assert "asked for: " in r.stdout and "the next point is TXID" in r.stdout
     assert "verified: the database checksum" in r.stdout
     # what it says can be asked for again
-    _, again = restored(world, "local", "--timestamp", m[2].split(" (")[0], "--json")
-    assert json.loads(again.stdout)["txid"] == m[1]
+    for text in (m[2], local[1]):
+        _, again = restored(world, "local", "--timestamp", text, "--json")
+        assert json.loads(again.stdout)["txid"] == m[1]
+        assert json.loads(again.stdout)["timestamp"] == m[2]
     # seconds ago, and now
     out, r = restored(world, "local", "--timestamp", "now")
     assert rows(out) == list(range(1, 41)) and "nothing newer is in the replica" in r.stdout

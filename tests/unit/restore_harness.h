@@ -13,7 +13,7 @@
 
 #include "common/base/fsx.h"
 #include "common/format/ltx.h"
-#include "common/store/restore_apply.h"
+#include "common/store/restore_publish.h"
 #include "common/store/store_impl.h"
 
 #define STATES 12u
@@ -29,6 +29,8 @@ struct fix {
     const char *vanish; /* removed when fetching starts */
     unsigned reports;
     uint64_t post_apply; /* 0: files without database checksums */
+    struct store_ops far; /* the store, as if it were on another machine */
+    uint64_t range_bytes;
 };
 
 static inline int take(void *arg, const void *p, size_t n, struct err *e)
@@ -165,6 +167,35 @@ static inline int setup(void **state)
     return 0;
 }
 
+/* The same tests for what a store elsewhere needs, and for files of which only parts are read. */
+static inline int setup_far(void **state)
+{
+    (void)setup(state);
+    struct fix *f = *state;
+    f->far = *f->s->ops;
+    f->far.open = NULL;
+    f->s->ops = &f->far;
+    return 0;
+}
+
+static inline int setup_parts(void **state)
+{
+    (void)setup(state);
+    ((struct fix *)*state)->range_bytes = 1;
+    return 0;
+}
+
+static inline int setup_far_parts(void **state)
+{
+    (void)setup_far(state);
+    ((struct fix *)*state)->range_bytes = 1;
+    return 0;
+}
+
+#define IN_EACH_WAY(f)                                                                  \
+    {#f ", far", f, setup_far, teardown, NULL}, {#f ", in parts", f, setup_parts, teardown, NULL}, \
+    {#f ", far, in parts", f, setup_far_parts, teardown, NULL}, {#f, f, setup, teardown, NULL}
+
 static inline void on_closed(void *arg)
 {
     ((struct fix *)arg)->closed = true;
@@ -218,7 +249,8 @@ static inline unsigned files_beside(const struct fix *f)
 
 static inline struct restore_opts opts(const struct fix *f, uint64_t txid)
 {
-    return (struct restore_opts){.replica = "app", .output = f->out, .txid = txid};
+    return (struct restore_opts){.replica = "app", .output = f->out, .txid = txid,
+                                 .range_bytes = f->range_bytes};
 }
 
 static inline void expect_state(const struct fix *f, uint64_t k)

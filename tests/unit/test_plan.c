@@ -6,7 +6,7 @@
 
 #include "common/format/plan.h"
 
-#define F(level, min, max) {level, min, max, 200, 0}
+#define F(level, min, max) {level, min, max, 200, 0, 0}
 
 static void expect(const struct plan_file *file, size_t n, uint64_t txid,
                    const struct plan_file *want, size_t n_want)
@@ -235,6 +235,58 @@ static void a_hundred_thousand_files(void **state)
     free(f);
 }
 
+/* Levels as compaction makes them, some of it pruned. */
+static void the_way_to_each_point_is_what_a_plan_weighs(void **state)
+{
+    (void)state;
+    struct plan_file f[4000], *point = NULL, *plan = NULL;
+    size_t n = 0, n_point, n_plan;
+    struct err e = {0};
+    const uint64_t each[] = {1, 5, 25, 125};
+    for (unsigned level = 0; level < 4; level++)
+        for (uint64_t min = 2; min + each[level] - 1 <= 1500; min += each[level])
+            if (level == 3 || min > (level == 0 ? 900u : level == 1 ? 500u : 250u))
+                f[n++] = (struct plan_file){level, min, min + each[level] - 1, 100 + min * 7 % 1000, 0, 0};
+    for (uint64_t max = 1; max <= 1500; max += 500)
+        f[n++] = (struct plan_file){9, 1, max, 5000 + max, 0, 0};
+    assert_int_equal(plan_points(f, n, &point, &n_point, NULL, &e), 0);
+    assert_true(n_point > 600);
+    for (size_t i = 0; i < n_point; i++) {
+        uint64_t bytes = 0;
+        assert_int_equal(plan_restore(f, n, point[i].max, &plan, &n_plan, &e), 0);
+        for (size_t k = 0; k < n_plan; k++)
+            bytes += plan[k].size;
+        free(plan);
+        assert_int_equal(point[i].way, bytes);
+    }
+    free(point);
+}
+
+static void a_copy_goes_on_from_its_txid(void **state)
+{
+    (void)state;
+    static const struct plan_file f[] = {F(9, 1, 10), F(0, 12, 12), F(0, 13, 13), F(1, 9, 13),
+                                         F(0, 20, 20)};
+    struct plan_file *got = NULL;
+    size_t n = 0;
+    struct err e = {0};
+    assert_int_equal(plan_from(f, 5, 11, &got, &n, &e), 0);
+    assert_int_equal(n, 1);
+    assert_true(got[0].min == 9 && got[0].max == 13);
+    free(got);
+    assert_int_equal(plan_from(f, 3, 11, &got, &n, &e), 0);
+    assert_int_equal(n, 2);
+    free(got);
+    assert_int_equal(plan_from(f, 5, 14, &got, &n, &e), 1); /* a gap before 20 */
+    assert_int_equal(n, 0);
+    free(got);
+    assert_int_equal(plan_from(f, 5, 20, &got, &n, &e), 0);
+    assert_int_equal(n, 0);
+    free(got);
+    assert_int_equal(plan_from(NULL, 0, 20, &got, &n, &e), 0);
+    assert_int_equal(n, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -246,6 +298,8 @@ int main(void)
         cmocka_unit_test(txids_at_the_end_of_64_bits),
         cmocka_unit_test(random_replicas_against_brute_force),
         cmocka_unit_test(points_are_what_can_be_reached),
+        cmocka_unit_test(the_way_to_each_point_is_what_a_plan_weighs),
+        cmocka_unit_test(a_copy_goes_on_from_its_txid),
         cmocka_unit_test(a_hundred_thousand_files),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 
+#include "common/store/restore_local.h"
 #include "tests/unit/restore_harness.h"
 
 static void every_txid(void **state)
@@ -186,13 +187,13 @@ static void a_database_that_is_damaged(void **state)
 static void an_object_that_vanishes(void **state)
 {
     struct fix *f = *state;
-    struct restore_opts o = opts(f, 0);
-    cleanup_free char *one = object(f, 2, 2, 6), *two = object(f, 0, 11, 11);
+    struct restore_opts o = opts(f, 9);
+    cleanup_free char *one = object(f, 1, 7, 9), *two = object(f, 0, 9, 9);
     f->vanish = one;
-    restores(f, &o, STATES, 7); /* the way over 2-4, 5-6 */
+    restores(f, &o, 9, 5); /* the way over 7, 8, 9 */
     o.force = true;
     f->vanish = two;
-    refuses(f, &o, ERR_CORRUPT, "missing");
+    refuses(f, &o, ERR_CORRUPT, "lead to exactly TXID 0000000000000009");
 }
 
 /* A store whose requests fail `fails` times, an object's after half of what is left of it. */
@@ -249,6 +250,7 @@ static void make_bad(struct fix *f, enum err_code code, unsigned fails, bool lis
         bad.ops.list = bad_list;
     else
         bad.ops.get = bad_get;
+    bad.ops.open = NULL;
     bad.code = code;
     bad.fails = fails;
     bad.gets = bad.lists = 0;
@@ -332,6 +334,32 @@ static int to_fd(void *arg, const void *p, size_t n, struct err *e)
     return fsx_write_all(*(int *)arg, p, n, e);
 }
 
+struct files {
+    const struct restore_input *in;
+    const int *fd;
+};
+
+static int dup_file(void *arg, struct restore_input *in, int *ret_fd, struct err *e)
+{
+    const struct files *f = arg;
+    (void)e;
+    *ret_fd = dup(f->fd[in - f->in]);
+    return 0;
+}
+
+static void apply(struct restore_input *in, size_t n, const int *fd, int out, unsigned threads)
+{
+    struct err e = {0};
+    atomic_uint_fast64_t done = 0, total = 0;
+    struct files f = {in, fd};
+    struct local_job job = {.open = dup_file, .arg = &f};
+    struct pages p = {.in = in, .left = n, .out = out, .whole_bytes = 1 << 20, .piece_bytes = 1 << 17,
+                      .done = &done, .total = &total};
+    if (restore_local(&p, &job, threads, &e))
+        fail_msg("%s", e.msg);
+    pages_done(&p);
+}
+
 static void the_lock_page_stays_zero(void **state)
 {
     struct fix *f = *state;
@@ -342,10 +370,8 @@ static void the_lock_page_stays_zero(void **state)
     uint8_t *page = malloc(ps), *got = malloc(ps);
     struct ltx_header h = {.flags = LTX_FLAG_NO_CHECKSUM, .page_size = ps, .commit = commit,
                            .min_txid = 1, .max_txid = 1};
-    struct restore_applied applied;
     struct ltx_encoder *enc;
     struct restore_input in = {.name = (char[]){"x"}, .min = 1, .max = 1};
-    atomic_uint_fast64_t done = 0;
     assert_true(spool >= 0 && out >= 0 && page && got);
     memset(page, 0x5a, ps);
     assert_int_equal(ltx_encoder_new(&h, LTX_BLOCK, to_fd, &spool, &enc, &e), 0);
@@ -356,8 +382,7 @@ static void the_lock_page_stays_zero(void **state)
     }
     assert_int_equal(ltx_encoder_finish(enc, 0, &in.size, &e), 0);
     (void)ltx_encoder_free(enc);
-    if (restore_apply(&in, 1, spool, out, 2, &done, &applied, &e))
-        fail_msg("%s", e.msg);
+    apply(&in, 1, &spool, out, 2);
     for (uint32_t i = lock - 1; i <= commit; i++) {
         assert_int_equal(fsx_pread_all(out, got, ps, (uint64_t)(i - 1) * ps, &e), 0);
         if (i == lock)
@@ -380,45 +405,43 @@ static void any_number_of_threads(void **state)
     struct fix *f = *state;
     struct restore_input in[STATES];
     struct err e = {0};
-    cleanup_close int spool = open(f->dir, O_TMPFILE | O_RDWR, 0600);
-    uint64_t off = 0;
+    int fd[STATES];
     for (uint64_t k = 1; k <= STATES; k++) {
         cleanup_buf struct buf b = BUF_INIT;
         make_ltx(f, k, k, LTX_BLOCK, &b);
-        assert_int_equal(pwrite(spool, b.p, b.len, (off_t)off), b.len);
-        in[k - 1] = (struct restore_input){(char[]){"x"}, off, b.len, k, k, 0, 0};
-        off += (b.len + restore_align() - 1) / restore_align() * restore_align();
+        fd[k - 1] = open(f->dir, O_TMPFILE | O_RDWR, 0600);
+        assert_int_equal(fsx_write_all(fd[k - 1], b.p, b.len, &e), 0);
+        in[k - 1] = (struct restore_input){(char[]){"x"}, 0, b.len, k, k, 0, 0};
     }
     for (unsigned round = 0; round < 60; round++) {
         cleanup_close int out = open(f->dir, O_TMPFILE | O_RDWR, 0600);
-        atomic_uint_fast64_t done = 0;
-        struct restore_applied applied;
         size_t n = 1 + round % STATES;
         uint8_t *got = malloc(f->state[n].len);
-        if (restore_apply(in, n, spool, out, round % 9, &done, &applied, &e))
-            fail_msg("%s", e.msg);
+        apply(in, n, fd, out, round % 9);
         assert_int_equal(fsx_pread_all(out, got, f->state[n].len, 0, &e), 0);
         assert_memory_equal(got, f->state[n].p, f->state[n].len);
         free(got);
     }
+    for (size_t i = 0; i < STATES; i++)
+        (void)close(fd[i]);
 }
 
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
     const struct CMUnitTest tests[] = {
-        T(every_txid),
+        IN_EACH_WAY(every_txid),
         T(txids_and_replicas_that_are_not_there),
         T(a_dry_run_writes_nothing),
         T(nothing_is_overwritten_unless_forced),
-        T(damage_is_found_and_named),
-        T(a_file_under_a_wrong_name),
-        T(growth_that_was_forgotten),
-        T(a_database_that_is_damaged),
-        T(an_object_that_vanishes),
+        IN_EACH_WAY(damage_is_found_and_named),
+        IN_EACH_WAY(a_file_under_a_wrong_name),
+        IN_EACH_WAY(growth_that_was_forgotten),
+        IN_EACH_WAY(a_database_that_is_damaged),
+        IN_EACH_WAY(an_object_that_vanishes),
         T(a_bad_network),
         T(strange_objects_are_passed_over),
-        T(all_page_sizes),
+        IN_EACH_WAY(all_page_sizes),
         T(the_lock_page_stays_zero),
         T(any_number_of_threads),
     };
