@@ -318,7 +318,7 @@ static void sweep_something(struct history *h)
 static void job_failed(struct history *h, const struct history_job *j)
 {
     bool first = !h->retry.failures;
-    uint64_t wait = MAX(retry_failed(&h->retry, ERR_IO), (uint64_t)1000);
+    uint64_t wait = MAX(retry_after(&h->retry, &j->err), (uint64_t)1000);
     h->retry_at_ms = clk_mono_ms() + wait;
     if (first)
         log_err(LOG_WARN, &j->err, "%s: history", h->db->name);

@@ -378,6 +378,8 @@ static void note(struct uploader *u)
 static void failed(struct uploader *u, const struct uploader_flight *f)
 {
     const struct err *e = &f->req.err;
+    if (u->fenced)
+        return;
     bool news = !u->err || u->err->code != e->code;
     uint64_t wait = retry_after(&u->retry, e);
     if (!u->err)
@@ -401,6 +403,8 @@ static void failed(struct uploader *u, const struct uploader_flight *f)
 
 static void succeeded(struct uploader *u)
 {
+    if (u->fenced)
+        return; /* while it was under way; that is not undone by it */
     if (u->retry.failures) {
         char dur[32];
         log_line(LOG_NOTICE, "%s -> %s: works again after %u failed attempts in %s", u->db->name,
