@@ -364,7 +364,7 @@ static void note(struct uploader *u)
         return;
     u->noting_fence = u->fence_noted == u->fenced ? 0 : u->fenced ? 1 : -1;
     u->fence_noted = u->fenced;
-    if (u->noting_fence > 0)
+    if (u->noting_fence > 0 && u->err)
         u->noting_err = *u->err;
     u->noting = true;
     u->noting_txid = u->acked;
