@@ -283,14 +283,19 @@ static void sent(struct keeper *k)
         database_snapshot_used(k->h->db, k->sending.max);
 }
 
+/* Not to be tried again: another snapshot can be made, and level 0 has what a merged file has. */
+static void let_go(struct keeper *k)
+{
+    if (k->level == LTX_SNAPSHOT_LEVEL)
+        k->snapshot.txid = 0;
+    else
+        k->has[k->level - 1] = MAX(k->has[k->level - 1], k->sending.max);
+}
+
 static void not_sent(struct keeper *k)
 {
     if (k->req.err.code == ERR_NOTFOUND && access(k->path, F_OK) < 0) {
-        /* dropped from the spool for want of room: level 0 has the same, and another snapshot can be made */
-        if (k->level == LTX_SNAPSHOT_LEVEL)
-            k->snapshot.txid = 0;
-        else
-            k->has[k->level - 1] = MAX(k->has[k->level - 1], k->sending.max);
+        let_go(k); /* dropped from the spool for want of room */
         return;
     }
     keeper_failed(k, &k->req.err, k->level == LTX_SNAPSHOT_LEVEL ? "snapshot not uploaded" : "merged file not uploaded");
@@ -318,6 +323,7 @@ static void on_looked(struct fence_look *l)
         struct err e;
         struct spool_file mine = {.txid = k->sending.max, .lineage = k->sending.lineage};
         (void)fence_tell(&l->seen, &mine, k->key, &e);
+        let_go(k); /* after a takeover its name is still the other's */
         uploader_fence(k->u, &e, false);
     }
     sending_over(k);

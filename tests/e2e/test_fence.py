@@ -325,7 +325,12 @@ def test_a_snapshot_of_another_writer_is_not_overwritten(world, tmp_path, size):
         assert r.returncode != 0 and "was written by another writer" in said, said
         assert replica(world)["state"] == "fenced"
         assert sha(place) == sha(theirs), "it was overwritten"
-        add(con)
+        # and a person's decision is the end of it: the name that is taken is not tried again
+        world.ctl("takeover", "a")
+        world.sync("a")
+        world.ctl("snapshot", "a")
+        assert replica(world)["state"] == "ok" and sha(place) == sha(theirs)
+        assert image(world.restore("a", "x")) == image(world.path / "a.db")
     finally:
         other.stop(signal.SIGKILL)
 
