@@ -373,10 +373,12 @@ static void on_job(uv_work_t *w, int status)
 
 static void want_snapshot(struct history *h)
 {
+    if (h->db->new_lineage)
+        return; /* of what comes, not of what was before the takeover */
     for (size_t i = 0; i < h->n_keepers; i++) {
         const struct keeper *k = &h->keeper[i];
-        if (k->wants_snapshot && !k->snapshot.txid && k->u->known && !k->u->needs_base && !k->u->streaming &&
-            k->retry_at_ms <= clk_mono_ms()) {
+        if (k->wants_snapshot && !k->snapshot.txid && k->u->known && !k->u->fenced && !k->u->needs_base &&
+            !k->u->streaming && k->retry_at_ms <= clk_mono_ms()) {
             database_want_snapshot(h->db, false);
             return;
         }
