@@ -47,6 +47,18 @@ class Writer(threading.Thread):
         con.close()
 
 
+class Listener(threading.Thread):
+    """reads what systemd would: walsupd waits for whoever does not"""
+
+    def __init__(self, notify):
+        super().__init__(daemon=True)
+        self.notify, self.end = notify, threading.Event()
+
+    def run(self):
+        while not self.end.wait(0.2):
+            self.notify.drain()
+
+
 def p99(took):
     return sorted(took)[int(len(took) * 0.99)] * 1000 if took else 0.0
 
@@ -70,7 +82,8 @@ def run(w, s3):
     make_db(w.path / "a.db").close()
     w.start()
     w.sync("a")
-    writer = Writer(w.path / "a.db")
+    listener, writer = Listener(w.notify), Writer(w.path / "a.db")
+    listener.start()
     writer.start()
     try:
         before = requests(s3)
@@ -81,7 +94,6 @@ def run(w, s3):
         before = requests(s3)
         while time.monotonic() < gone + OUTAGE:
             time.sleep(0.5)
-            w.notify.drain()  # nobody else reads it, and walsupd waits for whoever does
             peak = max(peak, spool_bytes(w))
         asked = requests(s3) - before
         lag = w.status("a")["replicas"][0]
@@ -94,6 +106,7 @@ def run(w, s3):
         writer.end.set()
         writer.join()
     w.sync("a", "--timeout", "1h", timeout=3700)
+    listener.end.set()
     out = w.restore("a", "x")
     integrity(out)
     con = sqlite3.connect(out)
