@@ -1,6 +1,7 @@
 """Everything a store can do to walsupd, by s3fault: what was acknowledged is in the store, what is in the store
 can be restored, and a store in trouble is left in peace. The ledger of the server is the truth."""
 import json
+import os
 import signal
 import sqlite3
 import time
@@ -9,6 +10,8 @@ import pytest
 
 from conftest import make_db
 
+# WALSUP_FAULTS_LONG=1: with the waits that everybody else has (make torture)
+PARK = {} if os.environ.get("WALSUP_FAULTS_LONG") else {"WALSUP_TEST_PARK_MS": "1500"}
 IDLE = {"WALSUP_TEST_S3_IDLE_MS": "700", "WALSUP_TEST_S3_CONNECT_MS": "700"}
 
 TRANSPORT = [{"action": a} for a in ("reset-before", "reset-mid-upload", "reset-after", "reset-answer", "truncate",
@@ -132,7 +135,7 @@ def test_a_dead_target_gets_one_probe_for_all_databases(world, s3fault, what):
     world.configure(good, *[world.db(f"d{i}", target="x") for i in range(n)])
     for i in range(n):
         make_db(world.path / f"d{i}.db")
-    world.start()
+    world.start(**PARK)
     code = "SignatureDoesNotMatch" if what == "secret" else "NoSuchBucket"
     world.poll("all of them say why", lambda: world.ctl("status", check=False).stdout.count(code) >= n)
     seen = json.loads(s3fault.control("/_stats"))["requests"]
