@@ -2,7 +2,7 @@
 
 DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
 	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev
-DEPS_TEST := libcmocka-dev python3 python3-pytest openssl strace spin xfsprogs mandoc systemd \
+DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest openssl strace spin xfsprogs mandoc systemd \
 	clang-tidy cppcheck
 DEPS_DEB := dpkg-dev debhelper fakeroot lintian
 
@@ -13,6 +13,9 @@ SYSCONFDIR ?= /etc
 UNITDIR   ?= /lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
+BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHCOMPDIR ?= $(PREFIX)/share/zsh/vendor-completions
+FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 # the security exposure of the unit may not exceed this (tenths)
 EXPOSURE  ?= 20
 
@@ -37,11 +40,12 @@ deps-deb: deps
 install: programs
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 \
 		$(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR) $(DESTDIR)$(SYSCONFDIR)/walsup.d \
-		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR)
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) \
+		$(DESTDIR)$(BASHCOMPDIR) $(DESTDIR)$(ZSHCOMPDIR) $(DESTDIR)$(FISHCOMPDIR)
 	install -m 755 $(OUT)/walsupd $(OUT)/walsupctl $(DESTDIR)$(BINDIR)/
 	install -m 644 man/walsupctl.1 $(DESTDIR)$(MANDIR)/man1/
 	install -m 644 man/walsup.ini.5 $(DESTDIR)$(MANDIR)/man5/
-	install -m 644 man/walsup-migration.7 $(DESTDIR)$(MANDIR)/man7/
+	install -m 644 man/walsup-migration.7 man/walsup-recovery.7 $(DESTDIR)$(MANDIR)/man7/
 	install -m 644 man/walsupd.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 644 etc/walsup.ini $(DESTDIR)$(DOCDIR)/walsup.ini.sample
 	test -e $(DESTDIR)$(SYSCONFDIR)/walsup.ini || \
@@ -50,12 +54,19 @@ install: programs
 	chmod 644 $(DESTDIR)$(UNITDIR)/walsupd.service
 	install -m 644 units/walsup.sysusers $(DESTDIR)$(SYSUSERSDIR)/walsup.conf
 	install -m 644 units/walsup.tmpfiles $(DESTDIR)$(TMPFILESDIR)/walsup.conf
+	$(DOCS_CTL) help --completion bash > $(DESTDIR)$(BASHCOMPDIR)/walsupctl
+	$(DOCS_CTL) help --completion zsh > $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl
+	$(DOCS_CTL) help --completion fish > $(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
+	chmod 644 $(DESTDIR)$(BASHCOMPDIR)/walsupctl $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl \
+		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
 
 # configuration and state stay
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/walsupd $(DESTDIR)$(BINDIR)/walsupctl \
 		$(DESTDIR)$(MANDIR)/man1/walsupctl.1 $(DESTDIR)$(MANDIR)/man5/walsup.ini.5 \
-		$(DESTDIR)$(MANDIR)/man7/walsup-migration.7 \
+		$(DESTDIR)$(MANDIR)/man7/walsup-migration.7 $(DESTDIR)$(MANDIR)/man7/walsup-recovery.7 \
+		$(DESTDIR)$(BASHCOMPDIR)/walsupctl $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl \
+		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish \
 		$(DESTDIR)$(MANDIR)/man8/walsupd.8 $(DESTDIR)$(DOCDIR)/walsup.ini.sample \
 		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
 		$(DESTDIR)$(TMPFILESDIR)/walsup.conf
@@ -81,6 +92,7 @@ check-docs: $(DOCS_CTL)
 		$(call keys_of,man/walsup.ini.5) | diff -u - $(OUT)/keys.5 \
 		|| { echo "check-docs: man/walsup.ini.5 is old: make docs"; exit 1; }
 	$(Q)$(DOCS_CTL) -c etc/walsup.ini list > $(OUT)/list.txt
+	$(Q)$(PYTHON) tests/tools/check_manual.py $(DOCS_CTL) man/walsupctl.1
 	$(Q)n=0; for m in man/*.[1578]; do n=$$((n+1)); \
 		if command -v mandoc >/dev/null; then mandoc -T lint -W warning $$m || exit 1; fi; done; \
 	keys=$$(grep -c '^KEY(' common/format/conf.def); test $$n -gt 0 && test $$keys -gt 0 && \
