@@ -78,6 +78,7 @@ int cmd_verify(struct ctl *c);
 int cmd_import(struct ctl *c);
 int cmd_check(struct ctl *c);
 int cmd_config(struct ctl *c);
+int cmd_sandbox(struct ctl *c);
 int cmd_version(struct ctl *c);
 
 #endif

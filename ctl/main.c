@@ -78,6 +78,9 @@ static const struct ctl_verb verb[] = {
      "  --defaults                every key with its default\n"
      "  --sample                  a commented sample file\n"
      "  --man                     the key tables of walsup.ini(5)\n", cmd_config},
+    {"sandbox", "", "print a drop-in for systemd with the paths walsupd needs",
+     "For the unit walsupd.service: the directories of the databases, those where\n"
+     "patterns begin, and the targets that are directories.\n", cmd_sandbox},
     {"import-litestream", "FILE", "print a litestream.yml as configuration of walsup",
      "What has no equivalent becomes a comment with the reason. $NAME and ${NAME} are\n"
      "taken from the environment, as Litestream does.\n\n"

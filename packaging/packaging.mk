@@ -16,8 +16,9 @@ TMPFILESDIR ?= /usr/lib/tmpfiles.d
 BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHCOMPDIR ?= $(PREFIX)/share/zsh/vendor-completions
 FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
-# the security exposure of the unit may not exceed this (tenths)
-EXPOSURE  ?= 20
+# the security exposure that a unit may not exceed (tenths): the one with capabilities, the one without
+EXPOSURE_walsupd.service  := 20
+EXPOSURE_walsupd@.service := 12
 
 .PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units
 
@@ -50,8 +51,9 @@ install: programs
 	install -m 644 etc/walsup.ini $(DESTDIR)$(DOCDIR)/walsup.ini.sample
 	test -e $(DESTDIR)$(SYSCONFDIR)/walsup.ini || \
 		install -m 644 etc/walsup.ini $(DESTDIR)$(SYSCONFDIR)/walsup.ini
-	sed 's,/usr/bin/,$(BINDIR)/,' units/walsupd.service > $(DESTDIR)$(UNITDIR)/walsupd.service
-	chmod 644 $(DESTDIR)$(UNITDIR)/walsupd.service
+	for u in walsupd.service walsupd@.service; do \
+		sed 's,/usr/bin/,$(BINDIR)/,' units/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
+		chmod 644 $(DESTDIR)$(UNITDIR)/$$u || exit 1; done
 	install -m 644 units/walsup.sysusers $(DESTDIR)$(SYSUSERSDIR)/walsup.conf
 	install -m 644 units/walsup.tmpfiles $(DESTDIR)$(TMPFILESDIR)/walsup.conf
 	$(DOCS_CTL) help --completion bash > $(DESTDIR)$(BASHCOMPDIR)/walsupctl
@@ -68,7 +70,8 @@ uninstall:
 		$(DESTDIR)$(BASHCOMPDIR)/walsupctl $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl \
 		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish \
 		$(DESTDIR)$(MANDIR)/man8/walsupd.8 $(DESTDIR)$(DOCDIR)/walsup.ini.sample \
-		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
+		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(UNITDIR)/walsupd@.service \
+		$(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
 		$(DESTDIR)$(TMPFILESDIR)/walsup.conf
 
 # ---- documents ------------------------------------------------------------------------------
@@ -105,9 +108,11 @@ check-units: programs
 	$(Q)if ! command -v systemd-analyze >/dev/null; then \
 		echo "check-units: skipped, there is no systemd-analyze"; exit 0; fi; \
 	mkdir -p $(OUT)/units; n=0; for u in units/*.service; do \
+		case $$u in *@.service) limit=$(EXPOSURE_walsupd@.service) ;; \
+		*) limit=$(EXPOSURE_walsupd.service) ;; esac; \
 		sed 's,/usr/bin/,$(CURDIR)/$(OUT)/,' $$u > $(OUT)/units/$$(basename $$u); \
 		systemd-analyze verify --man=no $(OUT)/units/$$(basename $$u) || exit 1; \
-		systemd-analyze security --offline=true --threshold=$(EXPOSURE) --no-pager \
+		systemd-analyze security --offline=true --threshold=$$limit --no-pager \
 			$(OUT)/units/$$(basename $$u) > $(OUT)/units/security.txt \
 			|| { tail -n 3 $(OUT)/units/security.txt; exit 1; }; \
 		echo "check-units: $$(grep -h 'Overall exposure' $(OUT)/units/security.txt)"; n=$$((n+1)); done; \
