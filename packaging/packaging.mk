@@ -20,7 +20,7 @@ FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 EXPOSURE_walsupd.service  := 20
 EXPOSURE_walsupd@.service := 12
 
-.PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units
+.PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units systemd
 
 # installs only what is missing, so that it costs nothing (and no root) the second time
 apt_install = missing=; for p in $(1); do \
@@ -120,6 +120,11 @@ check-units: programs
 		|| { echo "$$out"; exit 1; }; \
 		n=$$((n+1)); done; \
 	echo "check-units: $$n files"; test $$n -gt 0
+
+# walsupd under a real systemd, with the units as they are installed
+systemd: programs
+	$(Q)rm -rf $(BUILD)/systemd && $(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(BUILD)/systemd PREFIX=/usr >/dev/null
+	$(Q)tests/tools/systemd.sh $(CURDIR)/$(BUILD)/systemd
 
 # ---- packages -------------------------------------------------------------------------------
 
