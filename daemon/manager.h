@@ -77,7 +77,7 @@ struct manager {
     bool ready;
     bool was_asleep; /* no database was attached at the last tick */
     bool stopping, closing;
-    uint64_t stopping_ms;
+    uint64_t stopping_ms, extended_ms; /* when it was asked to; when it last asked for time */
     int exit_status;
     unsigned open; /* things that closing waits for */
     size_t retired; /* databases on their way out */
