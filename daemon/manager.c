@@ -15,6 +15,7 @@
 #define SILENT_LIMIT_MS 10000 /* without a watchdog: nor is more time asked for */
 #define EXTEND_MS 20000 /* asked for again and again while something moves */
 #define EXTEND_EVERY_MS 1000
+#define TRIM_TICKS 30 /* after histories were looked at while everybody slept */
 #define AT_ONCE 512           /* databases that a tick may look at, on the average */
 #define SCAN_MS 5000          /* what has no watch is looked at so often */
 
@@ -67,9 +68,10 @@ static void maybe_close(struct manager *m);
 /* What many databases needed for a moment goes back to the system when all of them sleep again. */
 static void give_back(struct manager *m)
 {
-    bool asleep = !berths_taken(m->berths);
-    if (asleep && !m->was_asleep)
+    bool asleep = !berths_taken(m->berths), later = m->fired && m->ticks % TRIM_TICKS == 0;
+    if (asleep && (!m->was_asleep || later))
         (void)malloc_trim(0);
+    m->fired = m->fired && !later;
     m->was_asleep = asleep;
 }
 
@@ -271,7 +273,8 @@ static void start_timers(struct manager *m)
 
 static void on_due(void *arg, struct agenda_entry *x)
 {
-    (void)arg;
+    struct manager *m = arg;
+    m->fired = true;
     history_due(CONTAINER_OF(x, struct database, due));
 }
 
