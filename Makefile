@@ -63,8 +63,9 @@ COMMON_A := $(OUT)/libcommon.a
 DAEMON_A := $(OUT)/libdaemon.a
 CTL_A    := $(OUT)/libctl.a
 PROGRAMS := $(OUT)/walsupd $(OUT)/walsupctl
+S3FAULT_C := $(sort $(wildcard tests/s3fault/*.c))
 UNIT     := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(UNIT_C))
-HELPERS  := $(patsubst tests/helpers/%.c,$(OUT)/helpers/%,$(HELPER_C))
+HELPERS  := $(patsubst tests/helpers/%.c,$(OUT)/helpers/%,$(HELPER_C)) $(OUT)/helpers/s3fault
 
 .PHONY: all help programs helpers clean
 all: programs
@@ -93,10 +94,14 @@ $(OUT)/walsupd: $(OUT)/daemon/main.o $(DAEMON_A) $(COMMON_A)
 $(OUT)/walsupctl: $(OUT)/ctl/main.o $(CTL_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)$(call link,$^,$@)
-$(OUT)/unit/%: $(OUT)/tests/unit/%.o $(DAEMON_A) $(CTL_A) $(COMMON_A)
+$(OUT)/unit/%: $(OUT)/tests/unit/%.o $(DAEMON_A) $(CTL_A) $(COMMON_A) | $(OUT)/helpers/s3fault
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(call link,$^,$@) -lcmocka
+$(OUT)/helpers/s3fault: $(call obj,$(S3FAULT_C)) $(COMMON_A)
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(call link,$^,$@) -lssl
 $(OUT)/helpers/%: $(OUT)/tests/helpers/%.o $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)

@@ -1,4 +1,4 @@
-/* snapshot, reconcile: what walsupd does to the history of a database when it is asked. */
+/* snapshot, reconcile, takeover: what walsupd does to the history of a database when it is asked. */
 #include "ctl/ctl.h"
 
 #include "ctl/client.h"
@@ -155,4 +155,36 @@ int cmd_reconcile(struct ctl *c)
     else
         json_decref(reply);
     return status;
+}
+
+int cmd_takeover(struct ctl *c)
+{
+    static const struct option own[] = {{"target", required_argument, NULL, 't'}, {NULL, 0, NULL, 0}};
+    int status, o;
+    const char *target = NULL;
+    json_t *reply = NULL;
+    while ((o = ctl_option(c, own, &status)) >= 0)
+        target = optarg;
+    if (o == CTL_STOP || !ctl_operands(c, 1, 1, &status))
+        return status;
+    json_t *p = json_object();
+    if (target)
+        (void)json_object_set_new(p, "target", json_string(target));
+    status = ask(c, "Takeover", p, &reply);
+    if (status)
+        return status;
+    if (c->json) {
+        (void)out_json(reply);
+        return 0;
+    }
+    size_t i;
+    const json_t *t;
+    json_array_foreach(json_object_get(reply, "targets"), i, t) {
+        out_text(stdout, text_of(reply, "name"));
+        printf(" -> ");
+        out_text(stdout, json_string_value(t));
+        printf(": taken over; a new history begins there, behind what the other writer left\n");
+    }
+    json_decref(reply);
+    return 0;
 }

@@ -68,6 +68,9 @@ static void add_replica_error(struct buf *b, const json_t *r, uint64_t now_ms)
 {
     char t[32];
     const json_t *error = json_object_get(r, "error");
+    if (!strcmp(str(r, "fencing"), "off"))
+        buf_printf(b, "%s%s: fencing: off: the store ignores If-None-Match, so a second writer at this path would not "
+                   "be noticed", b->len ? "; " : "", str(r, "target"));
     if (!json_is_object(error)) {
         add_history_error(b, r, now_ms);
         return;
@@ -160,7 +163,8 @@ static const char *row_state(const json_t *db, const json_t *replica)
     const char *state = str(db, "state"), *replica_state = str(replica, "state");
     if (db_tone(state) != OUT_PLAIN && strcmp(state, "behind") != 0)
         return state;
-    if (!strcmp(replica_state, "error") || !strcmp(replica_state, "behind"))
+    if (!strcmp(replica_state, "error") || !strcmp(replica_state, "behind") ||
+        !strcmp(replica_state, "fenced"))
         return replica_state;
     return !strcmp(state, "behind") && replica ? "replicating" : state;
 }
@@ -205,7 +209,7 @@ static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
 static enum out_tone replica_tone(const json_t *r)
 {
     const char *state = str(r, "state");
-    return !strcmp(state, "error") ? OUT_BAD : !strcmp(state, "behind") ? OUT_WARN : OUT_PLAIN;
+    return !strcmp(state, "error") || !strcmp(state, "fenced") ? OUT_BAD : !strcmp(state, "behind") ? OUT_WARN : OUT_PLAIN;
 }
 
 static void print_table(const json_t *reply)

@@ -68,6 +68,7 @@ int cmd_list(struct ctl *c);
 int cmd_sync(struct ctl *c);
 int cmd_reload(struct ctl *c);
 int cmd_snapshot(struct ctl *c);
+int cmd_takeover(struct ctl *c);
 int cmd_reconcile(struct ctl *c);
 int cmd_restore(struct ctl *c);
 int cmd_points(struct ctl *c);

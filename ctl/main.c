@@ -64,6 +64,11 @@ static const struct ctl_verb verb[] = {
      "  --target NAME             of this target only\n"
      "  --trust-clock             the clock was set forward and is right: files may\n"
      "                            grow old by it\n", cmd_reconcile},
+    {"takeover", "DB", "go on replicating where another writer was found",
+     "For a replica in the state fenced. Stop the other writer first: whoever goes on\n"
+     "there will be fenced in turn. A new history begins behind what is there, with the\n"
+     "whole database; what the other one wrote stays, and can be restored.\n\n"
+     "  --target NAME             of this target only\n", cmd_takeover},
     {"reload", "", "make the daemon read its configuration again",
      "A configuration with a mistake changes nothing; every mistake is printed.\n", cmd_reload},
     {"check", "", "check configuration, targets and databases, with a round trip each",

@@ -1,4 +1,4 @@
-/* Snapshot and Reconcile: one history_call for each database that is meant, one answer. */
+/* Snapshot and Reconcile: one history_call for each database that is meant, one answer. Takeover. */
 #include "daemon/ctlserver_int.h"
 
 #include "common/format/proto.h"
@@ -142,4 +142,39 @@ void ctl_call_reconcile(struct client *cl, json_t *p)
     if (trust)
         history_trust_clock(ctl_manager(cl)->history);
     start(cl, db, target, HISTORY_RECONCILE);
+}
+
+void ctl_call_takeover(struct client *cl, json_t *p)
+{
+    const char *name = NULL, *target = NULL;
+    struct database *db;
+    struct err e;
+    if (ctl_unpack(p, &e, "{s:s, s?:s}", "db", &name, "target", &target) < 0 ||
+        ctl_find_db(ctl_manager(cl), name, &db, &e) < 0) {
+        ctl_reply_err(cl, &e);
+        return;
+    }
+    json_t *taken = json_array();
+    bool known = !target;
+    for (size_t i = 0; i < db->n_up; i++) {
+        struct uploader *u = db->up[i];
+        if (target && strcmp(target, u->target) != 0)
+            continue;
+        known = true;
+        if (!u->fenced)
+            continue;
+        json_array_append_new(taken, json_string(u->target));
+        uploader_takeover(u);
+    }
+    if (json_array_size(taken)) {
+        ctl_reply_ok(cl, json_pack("{s:s, s:o}", "name", db->name, "targets", taken));
+        return;
+    }
+    json_decref(taken);
+    if (!known)
+        err_set(&e, ERR_NOTFOUND, "%s has no target %s", db->name, target);
+    else
+        err_set(&e, ERR_USAGE, "%s: no other writer was found at %s, so there is nothing to take over", db->name,
+                target ? target : "any of its targets");
+    ctl_reply_err(cl, &e);
 }

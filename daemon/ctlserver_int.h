@@ -30,6 +30,7 @@ void ctl_file(struct client *cl, char *path);
 
 /* ctlserver_history.c */
 void ctl_call_snapshot(struct client *cl, json_t *p);
+void ctl_call_takeover(struct client *cl, json_t *p);
 void ctl_call_reconcile(struct client *cl, json_t *p);
 
 /* ctlserver_map.c */

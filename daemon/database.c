@@ -62,6 +62,9 @@ static void learn_acked(struct database_run *run)
         if (!st->has_tip || !spool_acked_read(db->dir, db->up[i]->target,
                                               uploader_place(db->up[i], st->tip.node_id), &run->acked[i]))
             run->acked[i] = UINT64_MAX;
+    run->fenced = util_zalloc((db->n_up + 1) * sizeof *run->fenced);
+    for (size_t i = 0; i < db->n_up; i++)
+        (void)fence_read(db->dir, db->up[i]->target, &run->fenced[i]);
 }
 
 static void work_run(uv_work_t *w)
@@ -138,6 +141,8 @@ static void after_load(struct database *db, const struct database_run *run)
          * be trusted with the numbering either */
         known = known && acked <= db->txid;
         uploader_learn(db->up[i], known, acked);
+        if (run->fenced[i].code != ERR_OK)
+            uploader_fence(db->up[i], &run->fenced[i], true);
     }
     if (run->result.state == SOURCE_ASLEEP) { /* nothing happened while nobody was looking */
         set_state(db, SOURCE_ASLEEP);
@@ -310,6 +315,7 @@ static void work_done(uv_work_t *w, int status)
 {
     (void)status;
     cleanup_free struct database_run *run = w->data;
+    cleanup_free struct err *fenced = run->fenced; /* goes with it */
     struct database *db = run->db;
     db->run = NULL;
     db->last_run_ms = clk_mono_ms();
@@ -493,7 +499,7 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
         *job = (struct source_job){.detach = leave};
         return leave;
     }
-    *job = (struct source_job){.next_txid = db->renumber, .drop_snapshot = db->drop_snapshot,
+    *job = (struct source_job){.next_txid = db->renumber, .new_lineage = db->new_lineage, .drop_snapshot = db->drop_snapshot,
                                .snapshot = db->snapshot_wanted && !db->stream, .base = db->base_wanted,
                                .reading = db->stream != NULL, .distrust = db->distrust};
     bool quiet = asleep && !db->dirty && !db->force && !db->waiting;
@@ -565,7 +571,7 @@ void database_poke(struct database *db)
     db->look = false;
     db->file_check_ms = 0;
     if (!job.detach)
-        db->renumber = 0;
+        db->renumber = 0, db->new_lineage = false;
     start_job(db, &job);
 }
 
@@ -658,6 +664,14 @@ void database_uploader_listed(struct database *db, struct uploader *u, uint64_t 
     }
 }
 
+/* Behind everything that is there and everything given out here, and with a number between: so that the
+ * next capture is a whole database. */
+void database_uploader_takes_over(struct database *db, uint64_t max_txid)
+{
+    db->renumber = MAX(db->renumber, MAX(db->txid, max_txid) + 2);
+    db->new_lineage = db->force = true;
+}
+
 /* ---- settings, shutdown ------------------------------------------------------------------------ */
 
 void database_reconf(struct database *db, const struct source_conf *c, const struct database_conf *dc,
@@ -693,6 +707,8 @@ bool database_flushed(const struct database *db)
         return false;
     for (size_t i = 0; i < db->n_up; i++) {
         uint64_t n;
+        if (db->up[i]->fenced)
+            continue;
         (void)uploader_pending(db->up[i], &n);
         if (n || db->up[i]->flight || db->up[i]->needs_base)
             return false;

@@ -51,6 +51,7 @@ struct database_run {
     struct source_result result;
     uint64_t started_ms;
     uint64_t merged[SPOOL_LEVELS]; /* with job.load only, as the next one */
+    struct err *fenced; /* of each replica, from an earlier process; code ERR_OK: it is not */
     uint64_t acked[]; /* of each replica, by the spool directory; with job.load only. UINT64_MAX: unknown */
 };
 
@@ -89,6 +90,7 @@ struct database {
     /* newest of the local state as it was found: what a replica holds beyond it before we uploaded
      * anything, or of another lineage, is not ours */
     uint64_t loaded_txid, loaded_lineage;
+    bool new_lineage;  /* with the next capture a new history begins */
     uint64_t renumber; /* lowest TXID that is free in every replica that was listed */
     bool dirty, look, force;
     bool snapshot_wanted, base_wanted; /* base: also the level 0 file of its TXID */
@@ -177,6 +179,7 @@ void database_berth_free(struct database *db);
 /* from the uploaders */
 void database_uploader_changed(struct database *db, struct uploader *u);
 void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid, bool ours);
+void database_uploader_takes_over(struct database *db, uint64_t max_txid);
 void database_uploader_closed(struct database *db, struct uploader *u);
 /** database_want_snapshot(db, base): a file with the whole database. base: for a replica that has nothing yet. */
 void database_want_snapshot(struct database *db, bool base);

@@ -9,7 +9,7 @@ void database_take_stream(struct database *db, struct snapshot *sn)
 
 bool database_wants_stream(const struct database *db, const struct uploader *u, uint64_t txid)
 {
-    if (db->closing)
+    if (db->closing || u->fenced)
         return false;
     if (u->needs_base)
         return !u->flight && txid >= u->acked;

@@ -35,6 +35,17 @@ void database_sync_check(struct database *db)
     while (*p) {
         struct database_sync *w = *p;
         bool there = w->armed;
+        const struct uploader *fenced = NULL;
+        for (size_t i = 0; w->wait && i < db->n_up; i++)
+            if (db->up[i]->fenced && there)
+                fenced = db->up[i];
+        if (fenced) { /* waiting would not help */
+            struct err e = *fenced->err;
+            err_wrap(&e, "%s: target %s", db->name, fenced->target);
+            *p = w->next;
+            database_sync_finish(w, &e);
+            continue;
+        }
         for (size_t i = 0; w->wait && i < db->n_up; i++)
             there = there && uploader_has(db->up[i], w->txid);
         if (!there) {

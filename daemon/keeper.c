@@ -210,6 +210,7 @@ static void send_file(struct keeper *k, unsigned level, const struct level_file 
     k->key = layout_key(store_type(k->u->store), k->u->replica, level, f->min, f->max);
     k->body = (struct store_body){.path = path, .size = f->size};
     k->meta = (struct store_meta){.timestamp_ms = f->timestamp_ms, .checksum = f->checksum, .lineage = f->lineage};
+    fence_sign(&k->meta);
     store_put(k->u->store, &k->req, k->key, &k->body, &k->meta, 0);
 }
 
@@ -304,7 +305,7 @@ static void on_done(struct store_req *req)
 
 static bool is_settled(const struct keeper *k)
 {
-    return k->u->known && !k->u->needs_base && !k->h->db->flushing;
+    return k->u->known && !k->u->fenced && !k->u->needs_base && !k->h->db->flushing;
 }
 
 /* Monotonic; HISTORY_NEVER: it waits for something else than time. */

@@ -11,6 +11,7 @@
 
 #include "common/base/fsx.h"
 #include "common/base/log.h"
+#include "daemon/dblock.h"
 #include "daemon/manager.h"
 #include "daemon/session.h"
 
@@ -84,6 +85,9 @@ static int run(const char *conf_path, struct conf *conf)
     int r = session_setup(&e);
     if (r == 0)
         r = lock_state(conf->state_dir, &lock, &e);
+    struct err le;
+    if (r == 0 && dblock_setup(&le) < 0)
+        log_err(LOG_WARN, &le, "databases are not locked");
     uv_loop_t loop;
     if (r == 0 && uv_loop_init(&loop) < 0)
         r = err_set(&e, ERR_INTERNAL, "uv_loop_init failed");

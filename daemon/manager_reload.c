@@ -68,6 +68,7 @@ int manager_targets_open(struct manager *m, const struct conf *conf, struct mana
             free(list);
             return r;
         }
+        store_share(t->store);
         if (conf->target[i].skip_verify)
             log_line(LOG_WARN, "target %s: skip-verify is on: anybody on the way can read and "
                                "change what is replicated there",

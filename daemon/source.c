@@ -48,6 +48,7 @@ struct source *source_free(struct source *s)
     source_forget_out(s);
     source_map_forget(s);
     source_close_session(s);
+    source_unlock(s);
     free(s->out);
     spool_state_done(&s->spool);
     free(s->path);

@@ -1,5 +1,9 @@
 #include "daemon/source_int.h"
 
+#include <sys/stat.h>
+
+#include "daemon/dblock.h"
+
 #define SETTLED_US 25000 /* file times are kept in steps of a few milliseconds */
 #define FULL_TRIES 5
 
@@ -149,9 +153,35 @@ static int resume(struct source *s, struct source_result *ret, struct err *e)
     return 0;
 }
 
+void source_unlock(struct source *s)
+{
+    if (s->lock.held)
+        dblock_drop(s->lock.dev, s->lock.ino);
+    s->lock.held = false;
+}
+
+/* Held while it sleeps, too. A file that is not there is for session_open to tell of. */
+static int lock_file(struct source *s, struct err *e)
+{
+    struct stat st;
+    if (stat(s->path, &st) < 0 || (s->lock.held && s->lock.dev == st.st_dev && s->lock.ino == st.st_ino))
+        return 0;
+    source_unlock(s);
+    int r = dblock_take(st.st_dev, st.st_ino, s->path, e);
+    if (r < 0)
+        return r;
+    s->lock.held = true;
+    s->lock.dev = st.st_dev;
+    s->lock.ino = st.st_ino;
+    return 0;
+}
+
 int source_attach(struct source *s, struct source_result *ret, struct err *e)
 {
-    int r = session_open(s->path, &s->session, e);
+    int r = lock_file(s, e);
+    if (r < 0)
+        return r;
+    r = session_open(s->path, &s->session, e);
     switch (r) {
     case SESSION_MISSING:
     case SESSION_EMPTY:

@@ -40,6 +40,11 @@ struct source {
         struct position file;
     } still;
     unsigned failures; /* jobs in a row */
+    struct { /* of the database file, against other processes */
+        bool held;
+        dev_t dev;
+        ino_t ino;
+    } lock;
     struct source_counters count;
 };
 
@@ -54,6 +59,8 @@ void source_keep_file(struct source *s, const struct capture_file *f);
 void source_forget_out(struct source *s);
 int source_publish(struct source *s, struct source_result *ret, struct err *e);
 void source_close_session(struct source *s);
+/** source_unlock(s): another walsupd may have the database. In source_attach.c. */
+void source_unlock(struct source *s);
 
 /* source_wal.c */
 /** source_capture_one(s, end, e): one more file, not beyond `end` (NULL: whatever there is). */

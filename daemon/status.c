@@ -20,6 +20,8 @@ uint64_t status_lag_ms(const struct uploader *u)
 
 static const char *replica_state(const struct uploader *u)
 {
+    if (u->fenced)
+        return "fenced";
     if (u->retry.failures)
         return "error";
     if (!u->known)
@@ -47,7 +49,7 @@ const char *status_state(const struct database *db)
     bool starting = !db->txid;
     for (size_t i = 0; i < db->n_up; i++) {
         const char *s = replica_state(db->up[i]);
-        if (!strcmp(s, "error") || !strcmp(s, "behind"))
+        if (!strcmp(s, "error") || !strcmp(s, "behind") || !strcmp(s, "fenced"))
             return "behind";
         starting = starting || !strcmp(s, "starting");
     }
@@ -119,6 +121,12 @@ static json_t *history_error(const struct uploader *u)
              : json_null();
 }
 
+static const char *fencing_text(const struct store *s)
+{
+    enum store_fencing f = store_fencing(s);
+    return f == STORE_FENCING_ON ? "on" : f == STORE_FENCING_OFF ? "off" : "unknown";
+}
+
 static json_t *replica_json(const struct uploader *u)
 {
     uint64_t files;
@@ -129,6 +137,7 @@ static json_t *replica_json(const struct uploader *u)
     json_object_set_new(r, "target", json_string(u->target));
     json_object_set_new(r, "location", json_string(where));
     json_object_set_new(r, "state", json_string(replica_state(u)));
+    json_object_set_new(r, "fencing", json_string(fencing_text(u->store)));
     json_object_set_new(r, "txid", txid_json(u->acked));
     json_object_set_new(r, "lag_bytes", json_integer((json_int_t)(bytes + u->db->seen.pending_bytes)));
     json_object_set_new(r, "lag_ms", json_integer((json_int_t)status_lag_ms(u)));

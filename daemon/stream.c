@@ -378,7 +378,8 @@ static void poke(struct stream *s)
 static void leg_init(struct stream *s, struct stream_leg *l, struct uploader *u)
 {
     const struct snapshot_info *i = &s->info;
-    const struct store_meta meta = {.timestamp_ms = i->timestamp_ms, .checksum = i->checksum, .lineage = i->lineage};
+    struct store_meta meta = {.timestamp_ms = i->timestamp_ms, .checksum = i->checksum, .lineage = i->lineage};
+    fence_sign(&meta);
     cleanup_free char *key = layout_key(store_type(u->store), u->replica, LTX_SNAPSHOT_LEVEL, 1, i->txid);
     *l = (struct stream_leg){.s = s, .u = u, .base = u->needs_base};
     u->streaming = true;

@@ -7,12 +7,14 @@
 #include "common/format/crc64.h"
 #include "common/store/layout.h"
 #include "daemon/database.h"
+#include "daemon/fence_probe.h"
 
 #define TXID_MAX (1ull << 62)
 #define UPLOADER_MAGIC 0x0b10ade7u
 
 static void on_timer(uv_timer_t *t);
 static void on_done(struct store_req *req);
+static void listed(struct uploader *u, bool ours);
 
 struct uploader *uploader_new(struct database *db, const struct database_replica *r)
 {
@@ -80,6 +82,7 @@ static void land(struct uploader_flight *f)
 {
     free(f->key);
     free(f->path);
+    buf_free(&f->mark);
     free(f);
 }
 
@@ -155,8 +158,35 @@ static void ping(struct uploader *u)
     store_list(u->store, &f->req, f->key, NULL, on_ping, u);
 }
 
+/* The next name, which the other writer would use, is made ours before anything else. */
+static void mark(struct uploader *u)
+{
+    uint64_t txid = u->list_max + 1;
+    struct uploader_flight *f =
+        take_off(u, FLIGHT_MARK, layout_key(store_type(u->store), u->replica, 0, txid, txid));
+    fence_mark(&f->mark, txid, u->db->seen.page_size, u->db->seen.pages);
+    f->body = (struct store_body){.p = f->mark.p, .size = f->mark.len};
+    fence_sign(&f->meta);
+    store_put(u->store, &f->req, f->key, &f->body, &f->meta, STORE_IF_ABSENT);
+}
+
+static void marked(struct uploader *u, bool in_time)
+{
+    if (!in_time)
+        return; /* it was quicker: list again */
+    u->list_l0 = ++u->list_max;
+    u->takeover = false;
+    database_uploader_takes_over(u->db, u->list_max);
+    listed(u, false);
+}
+
 static void listed(struct uploader *u, bool ours)
 {
+    if (u->takeover && u->list_max) {
+        mark(u);
+        return;
+    }
+    u->takeover = false;
     u->known = true;
     /* the L0 file that belongs to the base may be missing still, see on_sent() */
     u->acked = u->list_l0 < u->list_max ? u->list_max - 1 : u->list_max;
@@ -236,7 +266,8 @@ static void send_file(struct uploader *u, const struct spool_file *file, unsigne
     f->meta = (struct store_meta){.timestamp_ms = file->timestamp_ms,
                                   .checksum = file->checksum,
                                   .lineage = file->lineage};
-    store_put(u->store, &f->req, f->key, &f->body, &f->meta, 0);
+    fence_sign(&f->meta);
+    store_put(u->store, &f->req, f->key, &f->body, &f->meta, STORE_IF_ABSENT);
 }
 
 /* The replica's chain must go on with exactly the next TXID; else it needs a base that covers the
@@ -248,7 +279,7 @@ static bool fits(const struct uploader *u, const struct spool_file *f)
 
 void uploader_poke(struct uploader *u)
 {
-    if (u->closing || u->flight || !u->db->loaded || (u->needs_base && u->streaming))
+    if (u->closing || u->flight || !u->db->loaded || u->fenced || (u->needs_base && u->streaming))
         return;
     uint64_t now = clk_mono_ms();
     if (u->retry_at_ms > now) {
@@ -302,6 +333,10 @@ static void on_timer(uv_timer_t *t)
 static void note_work(uv_work_t *w)
 {
     struct uploader *u = w->data;
+    if (u->noting_fence > 0)
+        (void)fence_write(u->db->dir, u->target, &u->noting_err, NULL);
+    else if (u->noting_fence < 0)
+        (void)fence_remove(u->db->dir, u->target, NULL);
     (void)spool_acked_write(u->db->dir, u->target, u->noting_lineage, u->noting_txid, NULL);
 }
 
@@ -325,8 +360,12 @@ static void note_done(uv_work_t *w, int status)
  * them, so that this is rare. */
 static void note(struct uploader *u)
 {
-    if (u->noting || u->noted == u->acked)
+    if (u->noting || (u->noted == u->acked && u->fence_noted == u->fenced))
         return;
+    u->noting_fence = u->fence_noted == u->fenced ? 0 : u->fenced ? 1 : -1;
+    u->fence_noted = u->fenced;
+    if (u->noting_fence > 0)
+        u->noting_err = *u->err;
     u->noting = true;
     u->noting_txid = u->acked;
     u->noting_lineage = uploader_place(u, u->db->seen.lineage);
@@ -340,7 +379,7 @@ static void failed(struct uploader *u, const struct uploader_flight *f)
 {
     const struct err *e = &f->req.err;
     bool news = !u->err || u->err->code != e->code;
-    uint64_t wait = retry_failed(&u->retry, e->code);
+    uint64_t wait = retry_after(&u->retry, e);
     if (!u->err)
         u->err = util_alloc(sizeof *u->err);
     *u->err = *e;
@@ -389,6 +428,7 @@ static void take_base(struct uploader *u, uint64_t txid)
 static void count_upload(struct uploader *u, const struct spool_file *f, bool base)
 {
     u->last_success_ms = clk_real_ms(); /* of an upload: a listing stores nothing */
+    fence_probe(u->store, u->target);
     u->uploads++;
     u->bytes += f->size;
     history_stored(u->db, u, base ? LTX_SNAPSHOT_LEVEL : 0, base ? 1 : f->txid, f);
@@ -405,6 +445,84 @@ static void on_sent(struct uploader *u, const struct uploader_flight *flight)
     }
     take_base(u, txid);
     database_snapshot_used(u->db, txid);
+}
+
+/* ---- another writer ------------------------------------------------------------------------------ */
+
+void uploader_fence(struct uploader *u, const struct err *why, bool noted)
+{
+    u->fenced = true;
+    u->fence_noted = noted;
+    if (!u->err)
+        u->err = util_alloc(sizeof *u->err);
+    *u->err = *why;
+    if (!u->retry.failures)
+        (void)retry_after(&u->retry, why);
+    u->retry_at_ms = 0;
+    log_err(LOG_ERROR, why, "%s -> %s", u->db->name, u->target);
+    if (!noted)
+        note(u);
+}
+
+void uploader_takeover(struct uploader *u)
+{
+    log_line(LOG_NOTICE, "%s -> %s: taken over", u->db->name, u->target);
+    u->fenced = u->known = false;
+    u->takeover = u->flush = true;
+    succeeded(u);
+    note(u);
+    uploader_poke(u);
+}
+
+static int on_tail(void *arg, const void *p, size_t n, struct err *e)
+{
+    (void)e;
+    struct uploader_flight *f = arg;
+    n = MIN(n, sizeof f->seen.tail - f->seen.tail_n);
+    memcpy(f->seen.tail + f->seen.tail_n, p, n);
+    f->seen.tail_n += n;
+    return 0;
+}
+
+static int on_seen_head(void *arg, const void *p, size_t n, struct err *e)
+{
+    (void)e;
+    struct uploader_flight *f = arg;
+    n = MIN(n, sizeof f->seen.head - f->seen.head_n);
+    memcpy(f->seen.head + f->seen.head_n, p, n);
+    f->seen.head_n += n;
+    return 0;
+}
+
+/* An object of that name is there. Ours, whose acknowledgement was lost, or another writer's? */
+static void look_in_the_way(struct uploader *u, const struct uploader_flight *put)
+{
+    struct uploader_flight *f = take_off(u, FLIGHT_IN_THE_WAY, util_strdup(put->key));
+    f->sending = put->sending;
+    f->base = put->what == FLIGHT_BASE;
+    store_get(u->store, &f->req, f->key, 0, sizeof f->seen.head, on_seen_head, f, &f->seen.info);
+}
+
+static void judge_in_the_way(struct uploader *u, struct uploader_flight *f)
+{
+    if (!f->seen.tail_n && f->seen.info.size >= LTX_HEADER_SIZE + LTX_TRAILER_SIZE) {
+        struct uploader_flight *next = take_off(u, FLIGHT_IN_THE_WAY, TAKE_PTR(f->key));
+        next->sending = f->sending;
+        next->base = f->base;
+        next->seen = f->seen;
+        store_get(u->store, &next->req, next->key, next->seen.info.size - LTX_TRAILER_SIZE, LTX_TRAILER_SIZE,
+                  on_tail, next, NULL);
+        return;
+    }
+    if (fence_judge(&f->seen, &f->sending, f->base) == FENCE_OURS) {
+        f->what = f->base ? FLIGHT_BASE : FLIGHT_FILE;
+        on_sent(u, f);
+        note(u);
+        return;
+    }
+    struct err e;
+    (void)fence_tell(&f->seen, &f->sending, f->key, &e);
+    uploader_fence(u, &e, false);
 }
 
 void uploader_based(struct uploader *u, const struct spool_file *f)
@@ -425,7 +543,14 @@ static void on_done(struct store_req *req)
         maybe_closed(u);
         return;
     }
-    if (req->err.code != ERR_OK) {
+    if (f->what == FLIGHT_MARK && (req->err.code == ERR_OK || req->err.code == ERR_CONFLICT)) {
+        marked(u, req->err.code == ERR_OK);
+    } else if (req->err.code == ERR_CONFLICT && (f->what == FLIGHT_FILE || f->what == FLIGHT_BASE)) {
+        look_in_the_way(u, f);
+    } else if (f->what == FLIGHT_IN_THE_WAY && (req->err.code == ERR_OK || req->err.code == ERR_CORRUPT)) {
+        succeeded(u); /* shorter than a header: an answer, too */
+        judge_in_the_way(u, f);
+    } else if (req->err.code != ERR_OK) {
         failed(u, f);
     } else {
         succeeded(u);

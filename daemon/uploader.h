@@ -8,6 +8,7 @@
 
 #include "common/store/retry.h"
 #include "common/store/store.h"
+#include "daemon/fence.h"
 #include "daemon/spool.h"
 
 struct database;
@@ -15,7 +16,10 @@ struct database_replica;
 
 /* One request, and everything that must live as long as it. */
 struct uploader_flight {
-    enum { FLIGHT_FILE, FLIGHT_BASE, FLIGHT_LIST, FLIGHT_PROBE, FLIGHT_PING } what;
+    enum { FLIGHT_FILE, FLIGHT_BASE, FLIGHT_LIST, FLIGHT_PROBE, FLIGHT_PING, FLIGHT_IN_THE_WAY, FLIGHT_MARK } what;
+    bool base; /* FLIGHT_IN_THE_WAY: the put it is about was one of a base */
+    struct fence_seen seen;
+    struct buf mark;
     struct spool_file sending;
     char *key, *path;
     struct store_body body;
@@ -51,16 +55,20 @@ struct uploader {
     bool flush;           /* upload now, whatever the interval says */
     uint64_t batch_last;  /* files up to this TXID belong to the batch under way */
     uint64_t next_due_ms; /* monotonic: when the next batch may start */
+    bool fenced;   /* somebody else writes here: nothing is uploaded until a takeover; err says who */
+    bool takeover; /* a person has decided: the next listing is of somebody else, whatever it says */
     struct retry retry;
     uint64_t retry_at_ms; /* monotonic; 0 = not waiting */
     struct err *err;      /* of the last failed attempt; NULL: it worked */
     uv_timer_t timer;
     bool timer_open;
 
-    uv_work_t note; /* writes acked.<target> */
-    bool noting;
+    uv_work_t note; /* writes acked.<target>, and fenced.<target> */
+    bool noting, fence_noted;
     uint64_t noted; /* what acked.<target> says */
     uint64_t noting_txid, noting_lineage;
+    int noting_fence; /* 1: write it, -1: remove it */
+    struct err noting_err;
 
     int64_t last_success_ms; /* real time; 0 = none since the start */
     uint64_t uploads, bytes, deleted;
@@ -79,6 +87,10 @@ uint64_t uploader_place(const struct uploader *u, uint64_t lineage);
 /** uploader_learn(u, known, acked): what the spool directory says about the replica; when that is
  * nothing, the store is listed. */
 void uploader_learn(struct uploader *u, bool known, uint64_t acked);
+/** uploader_fence(u, why): stop, because of somebody else; known from before if `noted`. */
+void uploader_fence(struct uploader *u, const struct err *why, bool noted);
+/** uploader_takeover(u): go on behind whatever is there, with a history of its own. */
+void uploader_takeover(struct uploader *u);
 /** uploader_poke(u): start whatever can be started. Cheap; call after anything changed. */
 void uploader_poke(struct uploader *u);
 /** uploader_has(u, txid): the replica holds our history up to there. */

@@ -20,6 +20,8 @@ void err_clear(struct err *e)
     e->code = ERR_OK;
     e->msg[0] = '\0';
     e->hint[0] = '\0';
+    e->retry = 0;
+    e->after_ms = 0;
 }
 
 int err_set(struct err *e, enum err_code code, const char *fmt, ...)
@@ -34,6 +36,8 @@ int err_set(struct err *e, enum err_code code, const char *fmt, ...)
     memcpy(e->msg, util_plain(msg), sizeof msg);
     e->code = code;
     e->hint[0] = '\0';
+    e->retry = 0;
+    e->after_ms = 0;
     return -(int)code;
 }
 

@@ -42,6 +42,10 @@ struct err {
     enum err_code code;
     char msg[640];  /* one sentence: what failed, where, why */
     char hint[320]; /* what to do about it; empty when nothing useful can be said */
+    /* from a store: enum retry_class of store/retry.h (0: not said), and how long the server asks
+     * not to be asked again (0: not said) */
+    uint8_t retry;
+    uint32_t after_ms;
 };
 
 /** err_set(e, code, fmt, ...): fill e (which may be NULL) and return -code. Clears the hint. */

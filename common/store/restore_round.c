@@ -84,7 +84,7 @@ void restore_slot_end(struct store_req *req)
     struct restore_round *r = s->round;
     s->in_flight = false;
     if (!r->failed && req->err.code != ERR_OK) {
-        uint64_t wait_ms = retry_failed(&s->retry, req->err.code);
+        uint64_t wait_ms = retry_after(&s->retry, &req->err);
         if (may_retry(req->err.code) && s->retry.failures < TRIES) {
             (void)uv_timer_start(&s->pause, on_pause_over, wait_ms, 0);
             return;

@@ -2,31 +2,52 @@
 
 #include "common/base/clk.h"
 
-static bool needs_a_person(enum err_code code)
+#define AFTER_MAX_MS 300000 /* of what a server may ask for */
+
+static enum retry_class by_code(enum err_code code)
 {
     switch (code) {
     case ERR_AUTH:
     case ERR_NOTFOUND:
     case ERR_PERM:
     case ERR_CONFIG:
-    case ERR_CONFLICT:
     case ERR_UNSUPPORTED:
-        return true;
+        return RETRY_PARK;
+    case ERR_CONFLICT:
+        return RETRY_CONFLICT;
     default:
-        return false;
+        return RETRY_BACKOFF;
     }
 }
 
-uint64_t retry_failed(struct retry *r, enum err_code code)
+enum retry_class retry_class(const struct err *e)
+{
+    return e->retry == RETRY_UNKNOWN ? by_code(e->code) : (enum retry_class)e->retry;
+}
+
+static uint64_t wait_of(struct retry *r, enum retry_class class, uint64_t after_ms)
 {
     if (!r->failures)
         r->since_ms = clk_real_ms();
     unsigned n = r->failures < 16 ? r->failures : 16;
     r->failures++;
-    if (needs_a_person(code) && r->failures > 1)
+    if (class != RETRY_BACKOFF && class != RETRY_SLOW && after_ms) /* somebody asks meanwhile */
+        return MIN(after_ms, (uint64_t)AFTER_MAX_MS) + util_random_below(2000);
+    if (class != RETRY_BACKOFF && class != RETRY_SLOW && r->failures > 1)
         return 15000 + util_random_below(15000);
     uint64_t cap = MIN((uint64_t)30000, (uint64_t)200 << n);
-    return 50 + util_random_below(cap);
+    /* the jitter on top, so that not everybody comes back in the same moment */
+    return MIN(after_ms, (uint64_t)AFTER_MAX_MS) + 50 + util_random_below(cap);
+}
+
+uint64_t retry_after(struct retry *r, const struct err *e)
+{
+    return wait_of(r, retry_class(e), e->after_ms);
+}
+
+uint64_t retry_failed(struct retry *r, enum err_code code)
+{
+    return wait_of(r, by_code(code), 0);
 }
 
 void retry_ok(struct retry *r)

@@ -28,6 +28,8 @@ struct s3_target {
     char *bucket, *region, *ca_file, *storage_class;
     bool https, virtual_host, aws, skip_verify;
     struct cred cred;
+    struct conf_target keys_from; /* of a target only what cred_load looks at, to look again */
+    int64_t clock_offset_ms;      /* the server's clock minus ours, once it has complained */
     unsigned max_connections;
     uint64_t bandwidth_limit_bytes; /* 0 = none */
     uint64_t connect_ms, idle_ms;
@@ -52,6 +54,8 @@ struct s3_answer {
     uint64_t range_first, range_last, range_total;
     char etag[128], location[512], region[64], request_id[128];
     int64_t date_ms, modified_ms; /* 0: not said */
+    uint64_t retry_after_ms;      /* 0: not said */
+    char code[64], doc_region[64]; /* of the error document; set with the verdict */
     struct buf body; /* listing, or error document */
     bool body_cut;   /* it was larger than it may be; the rest was not read */
 };

@@ -107,12 +107,12 @@ static bool compose(struct s3_xfer *x, const struct s3_target *t)
 {
     struct s3_private *p = x->priv;
     cleanup(s3_request_done) struct s3_request r = {0};
-    s3_request_compose(&r, x, t, clk_real_ms());
+    s3_request_compose(&r, x, t, clk_real_ms() + t->clock_offset_ms);
     set_text(p, CURLOPT_URL, r.url);
     return add_headers(p, &r);
 }
 
-static void set_connection(struct s3_private *p, const struct s3_target *t)
+static void set_connection(struct s3_private *p, const struct s3_target *t, bool fresh)
 {
     const char *scheme = t->https ? "https" : "http";
     set_long(p, CURLOPT_NOSIGNAL, 1);
@@ -130,6 +130,10 @@ static void set_connection(struct s3_private *p, const struct s3_target *t)
     set_long(p, CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2);
     set_long(p, CURLOPT_SSL_VERIFYPEER, t->skip_verify ? 0 : 1);
     set_long(p, CURLOPT_SSL_VERIFYHOST, t->skip_verify ? 0 : 2);
+    if (fresh) { /* the address may be another one now, and a kept connection as dead as the last */
+        set_long(p, CURLOPT_FRESH_CONNECT, 1);
+        set_long(p, CURLOPT_DNS_CACHE_TIMEOUT, 0);
+    }
     if (t->ca_file)
         set_text(p, CURLOPT_CAINFO, t->ca_file);
 }
@@ -159,7 +163,7 @@ int s3_easy_prepare(struct s3_xfer *x, const struct s3_target *t)
 {
     struct s3_private *p = x->priv;
     __real_curl_easy_reset(p->easy);
-    set_connection(p, t);
+    set_connection(p, t, x->fresh);
     set_callbacks(x);
     switch (x->verb) {
     case S3_COMPLETE:

@@ -4,6 +4,7 @@
 #include <errno.h>
 
 #include "common/base/clk.h"
+#include "common/store/s3_class.h"
 #include "common/store/s3_xml.h"
 
 #define KEY_SHOWN 160
@@ -275,5 +276,7 @@ int s3_error(const struct s3_target *t, enum s3_verb verb, const char *key,
         (void)by_curl(t, a, e);
     else
         (void)by_status(t, verb, a, e);
+    e->retry = (uint8_t)s3_class(a, a->code);
+    e->after_ms = (uint32_t)a->retry_after_ms;
     return s3_error_where(t, verb, key, e);
 }

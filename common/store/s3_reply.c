@@ -35,6 +35,13 @@ static void copy(char *to, size_t cap, const char *v)
     (void)snprintf(to, cap, "%s", v);
 }
 
+/* in seconds; or as a date, which nobody is known to send */
+static uint64_t retry_after(const char *v)
+{
+    uint64_t s;
+    return parse_u64(&v, &s) && !*v ? MIN(s, (uint64_t)86400) * 1000 : 0;
+}
+
 static void take_header(struct s3_reply *r, struct s3_answer *a, const char *name, const char *v)
 {
     static const char meta[] = "x-amz-meta-";
@@ -50,6 +57,8 @@ static void take_header(struct s3_reply *r, struct s3_answer *a, const char *nam
         copy(a->request_id, sizeof a->request_id, v);
     else if (!strcasecmp(name, "content-length"))
         a->content_length = parse_u64(&p, &n) && !*p && n <= INT64_MAX ? (int64_t)n : -1;
+    else if (!strcasecmp(name, "retry-after"))
+        a->retry_after_ms = retry_after(v);
     else if (!strcasecmp(name, "content-range"))
         parse_range(a, v);
     else if (!strcasecmp(name, "date"))
@@ -374,6 +383,11 @@ static int judge(struct s3_reply *r, struct s3_xfer *x, const struct s3_target *
 
 void s3_reply_verdict(struct s3_reply *r, struct s3_xfer *x, const struct s3_target *t)
 {
+    struct s3_error_doc doc;
+    if (s3_xml_error(x->answer.body.p, x->answer.body.len, &doc)) {
+        copy(x->answer.code, sizeof x->answer.code, doc.code);
+        copy(x->answer.doc_region, sizeof x->answer.doc_region, doc.region);
+    }
     if (judge(r, x, t) < 0)
         s3_page_done(&x->page);
     buf_free(&x->answer.body);

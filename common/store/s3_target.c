@@ -64,6 +64,15 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
     /* R2 refuses more than two parts of one upload at a time */
     t->parallel_parts = MIN(strstr(host, ".r2.cloudflarestorage.com") ? 2u : PARALLEL_PARTS,
                             t->max_connections);
+    t->keys_from = (struct conf_target){
+        .name = util_strdup(t->name),
+        .access_key_id = copy_if_given(c->access_key_id),
+        .secret_access_key = copy_if_given(c->secret_access_key),
+        .secret_access_key_file = copy_if_given(c->secret_access_key_file),
+        .session_token = copy_if_given(c->session_token),
+        .credentials_file = copy_if_given(c->credentials_file),
+        .profile = copy_if_given(c->profile),
+    };
     return cred_load(c, &t->cred, e);
 }
 
@@ -76,5 +85,12 @@ void s3_target_done(struct s3_target *t)
     free(t->region);
     free(t->ca_file);
     free(t->storage_class);
+    free(t->keys_from.name);
+    free(t->keys_from.access_key_id);
+    cred_wipe(t->keys_from.secret_access_key);
+    free(t->keys_from.secret_access_key_file);
+    cred_wipe(t->keys_from.session_token);
+    free(t->keys_from.credentials_file);
+    free(t->keys_from.profile);
     cred_done(&t->cred);
 }

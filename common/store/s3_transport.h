@@ -22,6 +22,7 @@ struct s3_xfer {
     const char *marker; /* S3_LIST, S3_UPLOADS: "" at the beginning */
     struct s3_body *body; /* S3_PUT, S3_PART, S3_COMPLETE: hashed */
     bool if_absent;
+    bool fresh; /* not over a connection that was kept, nor to an address that was remembered */
     struct store_meta meta; /* S3_PUT, S3_CREATE: to send; otherwise what came */
     const char *upload_id;  /* S3_PART, S3_COMPLETE, S3_ABORT; S3_UPLOADS: goes with the marker */
     unsigned part;          /* S3_PART: from 1 */

@@ -129,6 +129,21 @@ int store_open_local(const struct store *s, const char *key, int *ret_fd,
     return r < 0 ? r : s->ops->open(s, key, ret_fd, ret_info, e);
 }
 
+enum store_fencing store_fencing(const struct store *s)
+{
+    return s->fencing;
+}
+
+void store_fencing_set(struct store *s, enum store_fencing f)
+{
+    s->fencing = f;
+}
+
+void store_share(struct store *s)
+{
+    s->shared = true;
+}
+
 unsigned store_connections(const struct store *s)
 {
     return s->connections;
@@ -275,6 +290,8 @@ size_t store_meta_format(const struct store_meta *m, struct store_meta_text out[
         add_text(out, &n, STORE_META_CHECKSUM, "%016llx", (unsigned long long)m->checksum);
     if (m->lineage)
         add_text(out, &n, STORE_META_LINEAGE, "%016llx", (unsigned long long)m->lineage);
+    if (m->writer[0])
+        add_text(out, &n, STORE_META_WRITER, "%s", m->writer);
     return n;
 }
 
@@ -293,6 +310,8 @@ void store_meta_parse(struct store_meta *m, const char *name, const char *value)
         m->checksum = parse_hex(value);
     else if (!strcmp(name, STORE_META_LINEAGE))
         m->lineage = parse_hex(value);
+    else if (!strcmp(name, STORE_META_WRITER))
+        (void)snprintf(m->writer, sizeof m->writer, "%s", value);
 }
 
 bool store_rfc3339(const char *text, int64_t *ret_ms)

@@ -15,7 +15,10 @@
  * ERR_STORE (5xx, 429, broken or lying answer), ERR_AUTH (401, 403), ERR_NOTFOUND (object, or
  * bucket: then `err.hint` says so), ERR_CONFLICT (412), ERR_CORRUPT (what came back is not what
  * was promised), ERR_CANCELED, ERR_NOSPC, ERR_PERM, ERR_IO (file store), ERR_CONFIG. Whether and
- * when to try again is the caller's decision (store/retry.h). */
+ * when to try again is the caller's decision; err.retry says what the failure means for it
+ * (store/retry.h). The store itself repeats a request once, signed again, when the answer taught it
+ * the server's clock, the region, or new keys are in the files; and it holds requests back while
+ * the server is in trouble. */
 #ifndef WALSUP_STORE_H
 #define WALSUP_STORE_H
 
@@ -29,12 +32,13 @@ struct store_req;
 struct store_upload;
 
 /* Metadata kept with an object; 0 = not there. On S3: x-amz-meta-litestream-timestamp (RFC 3339),
- * x-amz-meta-walsup-checksum, x-amz-meta-walsup-lineage (16 hex digits). In a directory: extended
+ * x-amz-meta-walsup-checksum, x-amz-meta-walsup-lineage (16 hex digits), x-amz-meta-walsup-writer. In a directory: extended
  * attributes user.litestream-timestamp and so on (missing support is not an error), and mtime. */
 struct store_meta {
     int64_t timestamp_ms;
     uint64_t checksum;
     uint64_t lineage;
+    char writer[56]; /* host and boot, for people; "": not there */
 };
 
 struct store_object {
@@ -96,6 +100,22 @@ enum conf_target_type store_type(const struct store *s);
 /** store_connections(s): how many requests make sense at once. */
 unsigned store_connections(const struct store *s);
 
+/** store_share(s): many use this store, each with its own timer. Trouble with the keys or the bucket
+ * is found out by one request every 15 to 30 s, and told to the others without asking the server;
+ * the error is then the words of the request that found out. */
+void store_share(struct store *s);
+
+/** store_fencing(s): does it obey STORE_IF_ABSENT? A directory does; of a bucket somebody has to find out,
+ * and say so with store_fencing_set. */
+enum store_fencing {
+    STORE_FENCING_UNKNOWN,
+    STORE_FENCING_ASKED,
+    STORE_FENCING_ON,
+    STORE_FENCING_OFF,
+};
+enum store_fencing store_fencing(const struct store *s);
+void store_fencing_set(struct store *s, enum store_fencing f);
+
 /** store_put(s, req, key, body, meta, flags): replace or create the object; meta may be NULL. Done
  * without error means: the store has acknowledged every byte (S3: 200 and an ETag; directory: file
  * and directory fsynced). To a bucket, what is large goes up in parts, some at a time, each of them
@@ -137,7 +157,8 @@ int store_open_local(const struct store *s, const char *key, int *ret_fd,
  * After ERR_NET, ERR_TIMEOUT and ERR_STORE the same request may be submitted again, however often.
  * After anything else (ERR_NOTFOUND: the server has forgotten the upload) it has to be aborted and
  * begun anew. Whoever gives up calls store_upload_abort, and frees after its done(), whatever that
- * says. What was neither finished nor aborted is removed some day, by store_sweep. */
+ * says. What was neither finished nor aborted is removed by the next upload into the same
+ * directory, or by store_sweep. So a directory must have only one writer at a time. */
 
 /** store_upload_new(s, key, meta, flags, at_most): copies key and meta. The object may become
  * at_most bytes long (0: as long as parts of the usual size allow, some 150 GiB); that decides how

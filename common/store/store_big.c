@@ -113,17 +113,19 @@ static void on_timer(uv_timer_t *t)
     go_on(b);
 }
 
-static bool may_pass(enum err_code code)
+static bool may_pass(const struct err *e)
 {
-    return code == ERR_NET || code == ERR_TIMEOUT || code == ERR_STORE;
+    enum retry_class class = retry_class(e);
+    return e->code != ERR_CANCELED && e->code != ERR_CORRUPT &&
+           (class == RETRY_BACKOFF || class == RETRY_SLOW);
 }
 
 /* true: it is worth another try, for which the timer is set */
 static bool try_again(struct store_big *b, const struct err *e)
 {
-    if (b->phase == ABORT || !may_pass(e->code) || b->retry.failures >= TRIES)
+    if (b->phase == ABORT || !may_pass(e) || b->retry.failures >= TRIES)
         return false;
-    uint64_t wait = retry_failed(&b->retry, e->code);
+    uint64_t wait = retry_after(&b->retry, e);
     b->retry_at_ms = clk_mono_ms() + wait;
     (void)uv_timer_start(&b->timer, on_timer, wait, 0);
     return true;

@@ -25,7 +25,7 @@
 static void read_meta(int fd, struct store_meta *m)
 {
     static const char *const names[] = {STORE_META_TIMESTAMP, STORE_META_CHECKSUM,
-                                        STORE_META_LINEAGE};
+                                        STORE_META_LINEAGE, STORE_META_WRITER};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         char full[64], value[64];
         (void)snprintf(full, sizeof full, "user.%s", names[i]);
@@ -471,6 +471,7 @@ int store_file_new(uv_loop_t *loop, const struct conf_target *t, struct store **
     f->base.ops = &ops;
     f->base.describe = util_strdup(t->path);
     f->base.connections = t->max_connections ? t->max_connections : DEFAULT_CONNECTIONS;
+    f->base.fencing = STORE_FENCING_ON; /* a rename that replaces nothing */
     f->base.put_bytes = UINT64_MAX;
     f->base.part_bytes = PART_BYTES;
     f->base.max_parts = UINT_MAX;

@@ -64,6 +64,8 @@ struct store {
     /* in one piece up to put_bytes, then in parts of part_bytes or more */
     uint64_t put_bytes, part_bytes;
     unsigned max_parts, parallel_parts;
+    bool shared; /* store_share */
+    enum store_fencing fencing;
     struct store_upload *uploads;
     struct store_big *bigs; /* puts that go up in parts */
 
@@ -108,10 +110,11 @@ int store_key_ok(const char *key, struct err *e);
 #define STORE_META_TIMESTAMP "litestream-timestamp"
 #define STORE_META_CHECKSUM "walsup-checksum"
 #define STORE_META_LINEAGE "walsup-lineage"
-#define STORE_META_MAX 3
+#define STORE_META_WRITER "walsup-writer"
+#define STORE_META_MAX 4
 struct store_meta_text {
     const char *name;
-    char value[40];
+    char value[56];
 };
 /** store_meta_format(m, out): the fields that are set; returns how many. m may be NULL. */
 size_t store_meta_format(const struct store_meta *m, struct store_meta_text out[STORE_META_MAX]);

@@ -4,8 +4,12 @@
 
 #include <assert.h>
 
+#include "common/base/clk.h"
+#include "common/store/s3_class.h"
+
 #define OP_MAGIC 0x53090b1eu
 #define MAX_PARTS 10000
+#define PARKED_MS 15000 /* and up to as much again */
 
 /* ---- the queue ----------------------------------------------------------------------------- */
 
@@ -23,12 +27,18 @@ static void on_transport_closed(void *arg)
     store_impl_closed(&s->base);
 }
 
+static void on_timer_closed(uv_handle_t *h)
+{
+    struct store_s3 *s = h->data;
+    s3_transport_close(s->transport, on_transport_closed, s);
+}
+
 static void maybe_close(struct store_s3 *s)
 {
     if (!s->base.impl_closing || s->first || s->closed)
         return;
     s->closed = true;
-    s3_transport_close(s->transport, on_transport_closed, s);
+    uv_close((uv_handle_t *)&s->timer, on_timer_closed);
 }
 
 static void op_gone(void *arg)
@@ -46,9 +56,12 @@ static void op_gone(void *arg)
         s->last = op->prev;
     if (op->started)
         s->started--;
+    if (s->prober == op)
+        s->prober = NULL;
     free(op->key);
     free(op->marker);
     free(op->id_marker);
+    free(op->create_key);
     buf_free(&op->document);
     s3_page_done(&op->swept);
     free(op->was);
@@ -77,6 +90,7 @@ static void op_fail(struct s3_op *op, const struct err *e)
 static void op_send(struct s3_op *op)
 {
     op->sending = true;
+    op->x.fresh = op->store->fresh;
     s3_transport_send(op->store->transport, &op->x);
     if (op->canceled)
         s3_transport_cancel(&op->x);
@@ -109,26 +123,68 @@ static void on_body(void *arg)
     }
 }
 
+/* One request finds out whether the trouble is over; the others need not ask the server for what it
+ * has just said. */
+static bool is_parked(struct s3_op *op)
+{
+    struct store_s3 *s = op->store;
+    if (!s->parked)
+        return false;
+    if (s->prober || op->started_ms < s->parked_until_ms)
+        return true;
+    s->prober = op;
+    return false;
+}
+
+static void op_fail_parked(struct s3_op *op)
+{
+    const struct store_s3 *s = op->store;
+    struct err e = *s->parked;
+    e.after_ms = 1000 + (uint32_t)(s->parked_until_ms - MIN(op->started_ms, s->parked_until_ms));
+    op_fail(op, &e);
+}
+
 static void op_start(struct s3_op *op)
 {
     op->started = true;
+    op->started_ms = clk_mono_ms();
     op->store->started++;
     if (op->canceled)
         op_canceled(op);
+    else if (is_parked(op))
+        op_fail_parked(op);
     else if (!op->body || s3_body_hash(op->body))
         op_send(op);
 }
 
-/* the first that may start: canceled ones do not wait for their turn */
-static struct s3_op *startable(const struct store_s3 *s)
+static void on_timer(uv_timer_t *t)
 {
-    if (!s->canceled && s->started >= s->base.connections)
-        return NULL;
+    on_poke(t->data);
+}
+
+static bool may_start(struct store_s3 *s)
+{
+    if (s->parked) /* it fails at once, or is the one that asks */
+        return s->started < s->base.connections;
+    uint64_t wait = s3_pace_wait(&s->pace, s->started, clk_mono_ms());
+    if (wait && wait != UINT64_MAX && !s->base.impl_closing)
+        (void)uv_timer_start(&s->timer, on_timer, wait, 0);
+    return !wait;
+}
+
+/* the first that may start: canceled ones do not wait for their turn */
+static struct s3_op *startable(struct store_s3 *s)
+{
+    struct s3_op *next = NULL;
     for (struct s3_op *op = s->first; op; op = op->next) {
-        if (!op->started && (op->canceled || s->started < s->base.connections))
+        if (!op->started && op->canceled)
             return op;
+        if (!op->started && !next)
+            next = op;
+        if (next && !s->canceled)
+            break;
     }
-    return NULL;
+    return next && may_start(s) ? next : NULL;
 }
 
 static void on_poke(void *arg)
@@ -195,11 +251,53 @@ static int on_deleted(struct s3_op *op, struct err *e)
     return 1;
 }
 
+static void park(struct store_s3 *s, const struct err *e)
+{
+    if (!s->parked)
+        s->parked = util_alloc(sizeof *s->parked);
+    *s->parked = *e;
+    (void)err_wrap(s->parked, "as another request was told");
+    s->parked_until_ms = clk_mono_ms() + PARKED_MS + util_random_below(PARKED_MS);
+}
+
+/* What this answer means for those to come. true: signed again it may succeed. */
+static bool note_outcome(struct s3_op *op)
+{
+    struct store_s3 *s = op->store;
+    const struct s3_answer *a = &op->x.answer;
+    const struct err *e = &op->x.err;
+    enum retry_class class = e->code ? (enum retry_class)e->retry : RETRY_UNKNOWN;
+    if (!e->code || (class == RETRY_PARK && e->code == ERR_NOTFOUND && !s3_of_account(a->code)) ||
+        class == RETRY_CONFLICT) {
+        s->fresh = false; /* it works: also if it is only to say that there is no such object */
+        s3_pace_ok(&s->pace);
+        free(TAKE_PTR(s->parked));
+        return false;
+    }
+    if (e->code == ERR_CANCELED)
+        return false;
+    s->fresh = a->status == 0;
+    if (!op->canceled && !op->signed_again && s3_learn(&s->target, a)) {
+        op->signed_again = true;
+        return true;
+    }
+    s3_pace_failed(&s->pace, class, a->retry_after_ms, op->started_ms, clk_mono_ms());
+    if (s->base.shared && s3_of_account(a->code))
+        park(s, e);
+    return false;
+}
+
 static void on_xfer(struct s3_xfer *x)
 {
     struct s3_op *op = x->data;
     assert(op->magic == OP_MAGIC);
     op->sending = false;
+    if (note_outcome(op)) {
+        if (op->body)
+            s3_body_rewind(op->body);
+        op_send(op);
+        return;
+    }
     struct err e = x->err;
     int more = op->answer ? op->answer(op, &e) : -(int)e.code;
     s3_page_done(&x->page);
@@ -324,6 +422,7 @@ static void s3_free(struct store *base)
 {
     struct store_s3 *s = CONTAINER_OF(base, struct store_s3, base);
     s3_target_done(&s->target);
+    free(s->parked);
     free(s->path);
     free(s);
 }
@@ -348,6 +447,9 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     s->path = path ? util_printf("%s/", c->path) : util_strdup("");
     s->base.ops = &ops;
     s->base.connections = s->target.max_connections;
+    (void)uv_timer_init(loop, &s->timer);
+    s->timer.data = s;
+    s3_pace_init(&s->pace, s->base.connections, clk_mono_ms());
     s->base.put_bytes = s->target.put_bytes;
     s->base.part_bytes = s->target.part_bytes;
     s->base.max_parts = MAX_PARTS;

@@ -3,6 +3,7 @@
 #ifndef WALSUP_STORE_S3_INT_H
 #define WALSUP_STORE_S3_INT_H
 
+#include "common/store/s3_pace.h"
 #include "common/store/s3_transport.h"
 #include "common/store/store_impl.h"
 
@@ -14,10 +15,11 @@ struct s3_op {
     struct store_s3 *store;
     struct store_req *req;
     struct s3_op *next, *prev;
-    bool started, sending, canceled;
+    bool started, sending, canceled, signed_again;
+    uint64_t started_ms;
     struct s3_xfer x;
     char *key; /* whole key or prefix */
-    char *marker, *id_marker;
+    char *marker, *id_marker, *create_key;
     struct s3_body *body;
     /** what to do with an answer: 0: done, 1: x is ready to be sent again, negative: e is the
      * error. It sees every answer, failed ones as well (e->code is set then). */
@@ -45,8 +47,16 @@ struct store_s3 {
     char *path; /* "" or "prefix/" */
     struct s3_op *first, *last;
     unsigned started;
+    struct s3_pace pace;
+    bool fresh; /* the last transfer found no way to the server */
+    uv_timer_t timer; /* until the next request may start */
     bool canceled; /* one that has not started: look for it */
     bool closed;
+    /* something is wrong with keys or bucket: until then, every request fails with this at once,
+     * but for one that tries */
+    struct err *parked;
+    uint64_t parked_until_ms;
+    const struct s3_op *prober;
 };
 
 /** s3_op_new(s, req, verb, key, answer): queued; it starts from the loop, so the caller can still

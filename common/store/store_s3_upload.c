@@ -3,19 +3,104 @@
 
 #include "common/base/clk.h"
 
-static int on_created(struct s3_op *op, struct err *e)
+/* ---- what nobody finished -------------------------------------------------------------------- */
+
+static bool is_ours(const struct store *s, const char *id)
+{
+    for (const struct store_upload *u = s->uploads; u; u = u->next) {
+        if (u->id && !strcmp(u->id, id))
+            return true;
+    }
+    return false;
+}
+
+static void keep_old(struct s3_op *op)
+{
+    struct s3_page *all = &op->swept, *page = &op->x.page;
+    const struct s3_answer *a = &op->x.answer;
+    /* a Date is cut to seconds */
+    int64_t until = (a->date_ms ? a->date_ms + 999 : clk_real_ms()) - (int64_t)op->older_ms;
+    if (!page->n)
+        return;
+    all->item = util_realloc(all->item, (all->n + page->n) * sizeof *all->item);
+    for (size_t i = 0; i < page->n; i++) {
+        struct s3_page_item *item = &page->item[i];
+        if (item->mtime_ms > until || is_ours(&op->store->base, item->upload_id))
+            continue;
+        struct s3_page_item *to = &all->item[all->n++];
+        *to = (struct s3_page_item){.key = item->key, .upload_id = item->upload_id};
+        item->key = item->upload_id = NULL;
+    }
+}
+
+/* 1: x is the next request of the sweep, 0: there is none, negative: it failed */
+static int sweep_on(struct s3_op *op, const struct err *e)
 {
     if (e->code)
         return -(int)e->code;
-    free(op->upload->id); /* begun twice: the first answer was lost, and is swept some day */
-    op->upload->id = op->x.new_id;
+    if (op->x.verb == S3_UPLOADS) {
+        keep_old(op);
+        if (op->x.page.truncated) {
+            free(op->marker);
+            free(op->id_marker);
+            op->x.marker = op->marker = TAKE_PTR(op->x.page.next_marker);
+            op->x.upload_id = op->id_marker = TAKE_PTR(op->x.page.next_id);
+            return 1;
+        }
+    }
+    if (op->n_swept == op->swept.n)
+        return 0;
+    const struct s3_page_item *item = &op->swept.item[op->n_swept++];
+    op->x.verb = S3_ABORT;
+    op->x.key = item->key;
+    op->x.upload_id = item->upload_id;
+    return 1;
+}
+
+static int on_swept(struct s3_op *op, struct err *e)
+{
+    return sweep_on(op, e);
+}
+
+void s3_sweep(struct store *s, struct store_req *req, const char *prefix, uint64_t older_ms)
+{
+    struct s3_op *op = s3_op_new(s, req, S3_UPLOADS, prefix, on_swept);
+    op->older_ms = older_ms;
+    op->x.upload_id = "";
+}
+
+/* ---- one upload -------------------------------------------------------------------------------- */
+
+/* A directory has one writer, so what was begun there before and is not ours was left by a process
+ * that died. That it cannot be swept is no reason not to go on. */
+static int on_begin(struct s3_op *op, struct err *e)
+{
+    struct store_upload *u = op->upload;
+    if (op->x.verb != S3_CREATE) {
+        if (sweep_on(op, e) > 0)
+            return 1;
+        err_clear(e);
+        op->x.verb = S3_CREATE;
+        op->x.key = op->create_key;
+        op->x.meta = u->meta;
+        return 1;
+    }
+    if (e->code)
+        return -(int)e->code;
+    free(u->id); /* begun twice: the first answer was lost, and is swept some day */
+    u->id = op->x.new_id;
     return 0;
 }
 
 void s3_upload_begin(struct store_upload *u, struct store_req *req)
 {
-    struct s3_op *op = s3_op_new(u->store, req, S3_CREATE, u->key, on_created);
+    const char *slash = strrchr(u->key, '/');
+    cleanup_free char *dir = slash ? strndup(u->key, (size_t)(slash - u->key) + 1) : NULL;
+    struct s3_op *op =
+        s3_op_new(u->store, req, dir ? S3_UPLOADS : S3_CREATE, dir ? dir : u->key, on_begin);
     op->upload = u;
+    op->create_key = util_printf("%s%s", op->store->path, u->key);
+    op->x.upload_id = "";
     op->x.meta = u->meta;
 }
 
@@ -134,63 +219,4 @@ void s3_upload_free(struct store_upload *u)
         free(u->etag[i]);
     free(u->etag);
     free(u->id);
-}
-
-/* ---- what nobody finished -------------------------------------------------------------------- */
-
-static bool is_ours(const struct store *s, const char *id)
-{
-    for (const struct store_upload *u = s->uploads; u; u = u->next) {
-        if (u->id && !strcmp(u->id, id))
-            return true;
-    }
-    return false;
-}
-
-static void keep_old(struct s3_op *op)
-{
-    struct s3_page *all = &op->swept, *page = &op->x.page;
-    const struct s3_answer *a = &op->x.answer;
-    int64_t until = (a->date_ms ? a->date_ms : clk_real_ms()) - (int64_t)op->older_ms;
-    if (!page->n)
-        return;
-    all->item = util_realloc(all->item, (all->n + page->n) * sizeof *all->item);
-    for (size_t i = 0; i < page->n; i++) {
-        struct s3_page_item *item = &page->item[i];
-        if (item->mtime_ms > until || is_ours(&op->store->base, item->upload_id))
-            continue;
-        struct s3_page_item *to = &all->item[all->n++];
-        *to = (struct s3_page_item){.key = item->key, .upload_id = item->upload_id};
-        item->key = item->upload_id = NULL;
-    }
-}
-
-static int on_swept(struct s3_op *op, struct err *e)
-{
-    if (e->code)
-        return -(int)e->code;
-    if (op->x.verb == S3_UPLOADS) {
-        keep_old(op);
-        if (op->x.page.truncated) {
-            free(op->marker);
-            free(op->id_marker);
-            op->x.marker = op->marker = TAKE_PTR(op->x.page.next_marker);
-            op->x.upload_id = op->id_marker = TAKE_PTR(op->x.page.next_id);
-            return 1;
-        }
-    }
-    if (op->n_swept == op->swept.n)
-        return 0;
-    const struct s3_page_item *item = &op->swept.item[op->n_swept++];
-    op->x.verb = S3_ABORT;
-    op->x.key = item->key;
-    op->x.upload_id = item->upload_id;
-    return 1;
-}
-
-void s3_sweep(struct store *s, struct store_req *req, const char *prefix, uint64_t older_ms)
-{
-    struct s3_op *op = s3_op_new(s, req, S3_UPLOADS, prefix, on_swept);
-    op->older_ms = older_ms;
-    op->x.upload_id = "";
 }

@@ -92,6 +92,28 @@ class S3:
         self.proc.wait(10)
 
 
+class S3Fault(S3):
+    """tests/s3fault: everything that stores do, and a ledger of the truth. See its DESIGN.md."""
+
+    def __init__(self, root, cert=None, key=None, *more):
+        self.root = root
+        args = [str(OUT / "helpers" / "s3fault"), "--dir", str(root), "--bucket", "litestream",
+                "--key-pair", f"{KEY_ID}:{SECRET}", "--until-eof", *more]
+        self.scheme = "http"
+        if cert:
+            args += ["--cert", str(cert), "--key", str(key)]
+            self.scheme = "https"
+        self.proc = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.proc.stdout.readline())
+        self.endpoint = f"{self.scheme}://127.0.0.1:{self.port}"
+
+    def objects(self):
+        return {o["key"]: o for o in json.loads(self.control("/_objects"))}
+
+    def counts(self):
+        return json.loads(self.control("/_counts"))
+
+
 def section(name, keys):
     return f"[{name}]\n" + "".join(f"{k.replace('_', '-')} = {v}\n" for k, v in keys.items()) + "\n"
 
@@ -252,5 +274,12 @@ def world(tmp_path):
 @pytest.fixture
 def s3(tmp_path):
     s = S3(tmp_path / "s3")
+    yield s
+    s.close()
+
+
+@pytest.fixture
+def s3fault(tmp_path):
+    s = S3Fault(tmp_path / "s3fault")
     yield s
     s.close()

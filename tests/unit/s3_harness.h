@@ -1,4 +1,4 @@
-/* s3_harness.h - what the tests of the S3 store share: two s3server.py (one with TLS), a store, and
+/* s3_harness.h - what the tests of the S3 store share: two s3fault (one with TLS), a store, and
  * each operation as a blocking call. Run in the order servers, setup, test, teardown. */
 #ifndef WALSUP_TEST_S3_HARNESS_H
 #define WALSUP_TEST_S3_HARNESS_H
@@ -52,16 +52,28 @@ static struct server plain, tls;
 
 /* ---- the server ---------------------------------------------------------------------------- */
 
+/* build/<flavour>/unit/test_x has it beside its own directory */
+static const char *s3fault(void)
+{
+    static char path[4096];
+    ssize_t n = readlink("/proc/self/exe", path, sizeof path - 32);
+    assert_true(n > 0);
+    path[n] = '\0';
+    for (unsigned i = 0; i < 2; i++)
+        *strrchr(path, '/') = '\0';
+    (void)strcat(path, "/helpers/s3fault");
+    return path;
+}
+
 static struct server spawn(const char *const *more)
 {
     int in[2], out[2];
     assert_int_equal(pipe2(in, O_CLOEXEC), 0);
     assert_int_equal(pipe2(out, O_CLOEXEC), 0);
     struct server s = {.in = in[1]};
-    const char *argv[32] = {"python3", "tests/s3server.py", "--until-eof", "--bucket", "bkt",
-                            "--key-pair", KEY_ID ":" SECRET, "--key-pair",
-                            TOKEN_KEY_ID ":" SECRET ":" TOKEN};
-    size_t n = 9;
+    const char *argv[32] = {s3fault(), "--until-eof", "--bucket", "bkt", "--key-pair",
+                            KEY_ID ":" SECRET, "--key-pair", TOKEN_KEY_ID ":" SECRET ":" TOKEN};
+    size_t n = 8;
     while (*more)
         argv[n++] = *more++;
     s.pid = fork();
@@ -72,7 +84,7 @@ static struct server spawn(const char *const *more)
             const char **in;
             char **out;
         } args = {argv};
-        (void)execvp("python3", args.out);
+        (void)execv(argv[0], args.out);
         _exit(127);
     }
     (void)close(in[0]);

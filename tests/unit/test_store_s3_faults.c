@@ -1,4 +1,4 @@
-/* The S3 store against tests/s3server.py with scripted faults. What the tests are after: nothing
+/* The S3 store against tests/s3fault with scripted faults. What the tests are after: nothing
  * is ever called stored that the server may not have, nothing is ever called complete that is not,
  * and every error says where and what to change. */
 #include "tests/unit/s3_harness.h"
@@ -395,7 +395,7 @@ static void a_stall_ends(void **state)
     faults("[{\"verb\": \"GET\", \"action\": \"stall-body\"}]");
     failed(get(f, "g", 0, UINT64_MAX, NULL), ERR_TIMEOUT, "nothing more came", "");
     /* slow is not stalled: this answer takes longer than the limit */
-    faults("[{\"action\": \"drip\", \"delay\": 0.005}]");
+    faults("[{\"action\": \"drip\", \"delay_ms\": 5}]");
     uint64_t t0 = clk_mono_ms();
     ok(put(f, "k", "x", 0));
     assert_true(clk_mono_ms() - t0 > 300);

@@ -1,0 +1,17 @@
+/* s3_class.h - what an answer that is an error means for the next try: the one table of it. Pure. */
+#ifndef WALSUP_S3_CLASS_H
+#define WALSUP_S3_CLASS_H
+
+#include "common/store/retry.h"
+#include "common/store/s3_answer.h"
+
+/** s3_class(a, code): class of a failed answer; code is the one of its error document or "". */
+enum retry_class s3_class(const struct s3_answer *a, const char *code);
+/** s3_of_account(code): it is about keys, clock or bucket, so that every request of the target fails
+ * the same way, whatever it asks for. */
+bool s3_of_account(const char *code);
+/** s3_learn(t, a): what the answer teaches about clock, region or keys, so that the same request,
+ * signed again, may succeed: true: something is different now. Reads key files. */
+bool s3_learn(struct s3_target *t, const struct s3_answer *a);
+
+#endif

@@ -1,0 +1,123 @@
+#include "daemon/fence.h"
+
+#include <inttypes.h>
+#include <sys/utsname.h>
+
+#include "common/base/clk.h"
+#include "common/base/fsx.h"
+
+/* host name, and the start of the machine's boot id: the same machine after a restart is another writer,
+ * and so is a copy of it */
+void fence_sign(struct store_meta *m)
+{
+    static char writer[sizeof m->writer];
+    if (!writer[0]) {
+        struct utsname u;
+        cleanup_buf struct buf boot = BUF_INIT;
+        (void)fsx_read("/proc/sys/kernel/random/boot_id", 64, &boot, NULL);
+        (void)snprintf(writer, sizeof writer, "%.40s/%.8s", uname(&u) == 0 ? u.nodename : "?", buf_str(&boot));
+        for (char *p = writer; *p; p++) /* it goes into a header */
+            if (*p <= ' ' || *p > '~')
+                *p = '?';
+    }
+    memcpy(m->writer, writer, sizeof writer);
+}
+
+/* of the database after it: a file may carry it, or only its metadata, which not every directory can keep */
+static uint64_t checksum(const struct fence_seen *s)
+{
+    uint64_t c = be64_get(s->tail);
+    return c ? c : s->info.meta.checksum;
+}
+
+enum fence_verdict fence_judge(const struct fence_seen *s, const struct spool_file *mine, bool base)
+{
+    struct ltx_header h;
+    if (s->head_n != sizeof s->head || ltx_header_decode(s->head, &h, NULL) < 0 || s->tail_n != sizeof s->tail)
+        return FENCE_FOREIGN;
+    if (h.node_id != mine->lineage || h.max_txid != mine->txid || h.min_txid != (base ? 1 : mine->txid))
+        return FENCE_FOREIGN;
+    uint64_t theirs = checksum(s);
+    if (mine->checksum && theirs && theirs != mine->checksum)
+        return FENCE_FOREIGN;
+    if (base && mine->checksum && theirs)
+        return FENCE_OURS;
+    return s->info.size == mine->size && h.timestamp_ms == mine->timestamp_ms ? FENCE_OURS : FENCE_FOREIGN;
+}
+
+int fence_tell(const struct fence_seen *s, const struct spool_file *mine, const char *key, struct err *e)
+{
+    struct ltx_header h = {.node_id = 0};
+    char when[40] = "an unknown time", whose[96];
+    bool ltx = s->head_n == sizeof s->head && ltx_header_decode(s->head, &h, NULL) == 0;
+    int64_t ms = s->info.meta.timestamp_ms ? s->info.meta.timestamp_ms : ltx ? h.timestamp_ms : s->info.mtime_ms;
+    if (ms)
+        (void)util_rfc3339(when, ms);
+    uint64_t lineage = s->info.meta.lineage ? s->info.meta.lineage : h.node_id;
+    if (!lineage)
+        (void)snprintf(whose, sizeof whose, "of no known history, perhaps by Litestream");
+    else
+        (void)snprintf(whose, sizeof whose, "%s %016" PRIx64,
+                       lineage == mine->lineage ? "as a copy of this history, lineage" : "of the history with lineage",
+                       lineage);
+    (void)err_set(e, ERR_CONFLICT, "\"%s\" was written by another writer%s%s, %s, with a commit of %s: nothing more "
+                  "is uploaded here", key, s->info.meta.writer[0] ? " on " : "", s->info.meta.writer, whose, when);
+    return err_hint(e, "stop the other one, or give one of the two another path; then walsupctl takeover makes this "
+                       "the replica's writer");
+}
+
+static int gather(void *arg, const void *p, size_t n, struct err *e)
+{
+    (void)e;
+    buf_add(arg, p, n);
+    return 0;
+}
+
+void fence_mark(struct buf *out, uint64_t txid, uint32_t page_size, uint32_t pages)
+{
+    struct ltx_header h = {.flags = LTX_FLAG_NO_CHECKSUM, .page_size = page_size ? page_size : 4096,
+                           .commit = pages ? pages : 1, .min_txid = txid, .max_txid = txid,
+                           .timestamp_ms = clk_real_ms()};
+    struct ltx_encoder *enc = NULL;
+    util_random(&h.node_id, sizeof h.node_id);
+    if (ltx_encoder_new(&h, LTX_BLOCK, gather, out, &enc, NULL) == 0)
+        (void)ltx_encoder_finish(enc, 0, NULL, NULL);
+    (void)ltx_encoder_free(enc);
+}
+
+/* ---- remembered ---------------------------------------------------------------------------------- */
+
+static char *path_of(const char *dir, const char *target)
+{
+    return util_printf("%s/fenced.%s", dir, target);
+}
+
+int fence_write(const char *dir, const char *target, const struct err *why, struct err *e)
+{
+    cleanup_free char *path = path_of(dir, target);
+    cleanup_free char *text = util_printf("%s\n%s\n", why->msg, why->hint);
+    return fsx_publish(path, text, strlen(text), 0600, FSX_REPLACE, e);
+}
+
+bool fence_read(const char *dir, const char *target, struct err *ret)
+{
+    cleanup_free char *path = path_of(dir, target);
+    cleanup_buf struct buf b = BUF_INIT;
+    if (access(path, F_OK) < 0)
+        return false;
+    /* that it is there is what counts; its words are for a person */
+    (void)fsx_read(path, 4096, &b, NULL);
+    char *text = util_strdup(buf_str(&b)), *rest = text;
+    const char *msg = strsep(&rest, "\n"), *hint = rest ? strsep(&rest, "\n") : "";
+    (void)err_set(ret, ERR_CONFLICT, "%s", *msg ? msg : "another writer was found here");
+    (void)err_hint(ret, "%s", hint);
+    free(text);
+    return true;
+}
+
+int fence_remove(const char *dir, const char *target, struct err *e)
+{
+    cleanup_free char *path = path_of(dir, target);
+    int r = fsx_unlink(path, e);
+    return r < 0 ? r : fsx_sync_dir(dir, e);
+}

@@ -1,0 +1,46 @@
+/* fence.h - two writers must not spoil a replica. Every object is put under the condition that there is
+ * none of its name. When there is one, it is compared: it is the one we sent before (an answer was lost), or
+ * somebody else continued this history, and then this replica stops, for good, until a person decides.
+ *
+ * Loop thread only. */
+#ifndef WALSUP_FENCE_H
+#define WALSUP_FENCE_H
+
+#include "common/format/ltx.h"
+#include "common/store/store.h"
+#include "daemon/spool.h"
+
+struct uploader;
+
+/* the object in the way, as far as it was read */
+struct fence_seen {
+    struct store_info info;
+    uint8_t head[LTX_HEADER_SIZE], tail[LTX_TRAILER_SIZE];
+    size_t head_n, tail_n;
+};
+
+enum fence_verdict {
+    FENCE_OURS,    /* it is what we wanted to store */
+    FENCE_FOREIGN, /* it is not */
+};
+
+/** fence_sign(m): say in an object's metadata who wrote it. */
+void fence_sign(struct store_meta *m);
+/** fence_judge(seen, mine, base): is it what we sent? A base may have been made anew in between: it is the
+ * same when history, TXID and the database's checksum are. */
+enum fence_verdict fence_judge(const struct fence_seen *seen, const struct spool_file *mine, bool base);
+/** fence_tell(seen, mine, key, e): the sentence for a person: whose it is, from where, since when. */
+int fence_tell(const struct fence_seen *seen, const struct spool_file *mine, const char *key, struct err *e);
+
+/** fence_mark(out, txid, page_size, pages): an LTX file without pages, of a history of its own. Whoever takes
+ * over puts it where the other writer's next file would go, so that this one is stopped there, although
+ * our own numbers may be far beyond. Nothing restores from it: what follows is a whole database. */
+void fence_mark(struct buf *out, uint64_t txid, uint32_t page_size, uint32_t pages);
+
+/** fence_write(dir, target, e), fence_read(dir, target, ret), fence_remove(dir, target): the decision
+ * outlives the process. Blocking, any thread. */
+int fence_write(const char *dir, const char *target, const struct err *why, struct err *e);
+bool fence_read(const char *dir, const char *target, struct err *ret);
+int fence_remove(const char *dir, const char *target, struct err *e);
+
+#endif
