@@ -53,6 +53,9 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
     t->bucket = util_strdup(c->bucket);
     t->region = util_strdup(c->region && *c->region ? c->region : "us-east-1");
     t->ca_file = copy_if_given(c->ca_file);
+    t->ca_path = copy_if_given(c->ca_path);
+    t->client_cert = copy_if_given(c->client_certificate);
+    t->client_key = copy_if_given(c->client_key);
     t->storage_class = copy_if_given(c->storage_class);
     t->skip_verify = c->skip_verify;
     t->max_connections = c->max_connections ? c->max_connections : DEFAULT_CONNECTIONS;
@@ -84,6 +87,9 @@ void s3_target_done(struct s3_target *t)
     free(t->bucket);
     free(t->region);
     free(t->ca_file);
+    free(t->ca_path);
+    free(t->client_cert);
+    free(t->client_key);
     free(t->storage_class);
     free(t->keys_from.name);
     free(t->keys_from.access_key_id);

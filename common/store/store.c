@@ -112,6 +112,11 @@ const char *store_describe(const struct store *s)
     return s->describe;
 }
 
+const struct store_peer *store_peer(const struct store *s)
+{
+    return s->peer;
+}
+
 enum conf_target_type store_type(const struct store *s)
 {
     return s->type;

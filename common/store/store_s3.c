@@ -91,6 +91,7 @@ static void op_send(struct s3_op *op)
 {
     op->sending = true;
     op->x.fresh = op->store->fresh;
+    op->x.peer = &op->store->peer;
     s3_transport_send(op->store->transport, &op->x);
     if (op->canceled)
         s3_transport_cancel(&op->x);
@@ -260,6 +261,15 @@ static void park(struct store_s3 *s, const struct err *e)
     s->parked_until_ms = clk_mono_ms() + PARKED_MS + util_random_below(PARKED_MS);
 }
 
+static void note_peer(struct store_s3 *s, const struct s3_answer *a)
+{
+    s->peer.status = a->status;
+    (void)snprintf(s->peer.code, sizeof s->peer.code, "%s", a->code);
+    s->peer.region = s->target.region;
+    s->peer.key_id = s->target.cred.key_id;
+    s->peer.key_source = s->target.cred.source;
+}
+
 /* What this answer means for those to come. true: signed again it may succeed. */
 static bool note_outcome(struct s3_op *op)
 {
@@ -291,8 +301,10 @@ static void on_xfer(struct s3_xfer *x)
 {
     struct s3_op *op = x->data;
     assert(op->magic == OP_MAGIC);
+    bool again = note_outcome(op);
     op->sending = false;
-    if (note_outcome(op)) {
+    note_peer(op->store, &op->x.answer);
+    if (again) {
         if (op->body)
             s3_body_rewind(op->body);
         op_send(op);
@@ -447,6 +459,7 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     s->path = path ? util_printf("%s/", c->path) : util_strdup("");
     s->base.ops = &ops;
     s->base.connections = s->target.max_connections;
+    s->base.peer = &s->peer;
     (void)uv_timer_init(loop, &s->timer);
     s->timer.data = s;
     s3_pace_init(&s->pace, s->base.connections, clk_mono_ms());

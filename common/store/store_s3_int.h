@@ -44,6 +44,7 @@ struct store_s3 {
     struct store base;
     struct s3_target target;
     struct s3_transport *transport;
+    struct store_peer peer;
     char *path; /* "" or "prefix/" */
     struct s3_op *first, *last;
     unsigned started;
