@@ -460,6 +460,7 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     s->base.ops = &ops;
     s->base.connections = s->target.max_connections;
     s->base.peer = &s->peer;
+    s->peer.skip_verify = s->target.skip_verify;
     (void)uv_timer_init(loop, &s->timer);
     s->timer.data = s;
     s3_pace_init(&s->pace, s->base.connections, clk_mono_ms());
