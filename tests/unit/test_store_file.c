@@ -240,7 +240,7 @@ static void a_file_of_another_size_is_not_stored(void **state)
 static void metadata_comes_back(void **state)
 {
     struct fix *f = *state;
-    struct store_meta m = {1767225600120, 0x0123456789abcdef, 0xfedcba9876543210};
+    struct store_meta m = {1767225600120, 0x0123456789abcdef, 0xfedcba9876543210, ""};
     struct store_body b = {.p = "x", .size = 1};
     assert_int_equal(put(f, "m", &b, &m, 0), ERR_OK);
     struct store_info info = {0};

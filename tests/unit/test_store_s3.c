@@ -46,7 +46,7 @@ static void objects_come_back_whole_and_in_parts(void **state)
 static void metadata_comes_back(void **state)
 {
     struct fix *f = *state;
-    struct store_meta m = {1767225600120, 0x0123456789abcdef, 0xfedcba9876543210};
+    struct store_meta m = {1767225600120, 0x0123456789abcdef, 0xfedcba9876543210, ""};
     struct store_body b = {.p = "x", .size = 1};
     ok(put_body(f, "m", &b, &m, 0));
     struct store_info info = {0};
