@@ -232,6 +232,10 @@ static bool reach_bucket(struct trip *t)
     store_list(t->s, &t->req, ".walsup-check-", NULL, take_item, t);
     bool ok = trip_run(t) == ERR_OK;
     const struct store_peer *p = store_peer(t->s);
+    if (p->no_keys) {
+        check_step_err(t->k, "credentials", &t->req.err);
+        return false;
+    }
     if (p->stage == STORE_NOWHERE) {
         check_step_err(t->k, "resolve", &t->req.err);
         return false;

@@ -32,6 +32,8 @@ struct conf_target {
     enum conf_addressing addressing; /* AUTO is resolved: PATH or VIRTUAL */
     char *access_key_id, *secret_access_key, *secret_access_key_file, *session_token;
     char *credentials_file, *profile; /* the rest of the credential chain is store/cred */
+    char *credential_process;
+    bool instance_role;
     bool skip_verify;
     char *ca_file, *ca_path, *client_certificate, *client_key;
     char *storage_class;

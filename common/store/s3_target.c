@@ -75,6 +75,8 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
         .session_token = copy_if_given(c->session_token),
         .credentials_file = copy_if_given(c->credentials_file),
         .profile = copy_if_given(c->profile),
+        .credential_process = copy_if_given(c->credential_process),
+        .instance_role = c->instance_role,
     };
     return cred_load(c, &t->cred, e);
 }
@@ -98,5 +100,6 @@ void s3_target_done(struct s3_target *t)
     cred_wipe(t->keys_from.session_token);
     free(t->keys_from.credentials_file);
     free(t->keys_from.profile);
+    free(t->keys_from.credential_process);
     cred_done(&t->cred);
 }

@@ -15,7 +15,7 @@
 
 static void on_poke(void *arg);
 
-static void poke_soon(struct store_s3 *s)
+void s3_poke(struct store_s3 *s)
 {
     if (!s->closed)
         s3_transport_wake(s->transport, on_poke, s);
@@ -35,7 +35,7 @@ static void on_timer_closed(uv_handle_t *h)
 
 static void maybe_close(struct store_s3 *s)
 {
-    if (!s->base.impl_closing || s->first || s->closed)
+    if (!s->base.impl_closing || s->first || s->closed || s->fetch.running)
         return;
     s->closed = true;
     uv_close((uv_handle_t *)&s->timer, on_timer_closed);
@@ -67,7 +67,7 @@ static void op_gone(void *arg)
     free(op->was);
     op->magic = 0;
     free(op);
-    poke_soon(s);
+    s3_poke(s);
     /* the store outlives this: it waits for on_poke, which sees the end of the queue */
     store_finish(req);
 }
@@ -150,8 +150,11 @@ static void op_start(struct s3_op *op)
     op->started = true;
     op->started_ms = clk_mono_ms();
     op->store->started++;
+    const struct err *no_keys = s3_keys_error(op->store);
     if (op->canceled)
         op_canceled(op);
+    else if (no_keys)
+        op_fail(op, no_keys);
     else if (is_parked(op))
         op_fail_parked(op);
     else if (!op->body || s3_body_hash(op->body))
@@ -165,6 +168,8 @@ static void on_timer(uv_timer_t *t)
 
 static bool may_start(struct store_s3 *s)
 {
+    if (!s3_keys_ready(s))
+        return false;
     if (s->parked) /* it fails at once, or is the one that asks */
         return s->started < s->base.connections;
     uint64_t wait = s3_pace_wait(&s->pace, s->started, clk_mono_ms());
@@ -347,7 +352,7 @@ struct s3_op *s3_op_new(struct store *base, struct store_req *req, enum s3_verb 
         s->first = op;
     s->last = op;
     req->impl = op;
-    poke_soon(s);
+    s3_poke(s);
     return op;
 }
 
@@ -411,7 +416,7 @@ static void op_cancel(struct s3_op *op)
         s3_transport_cancel(&op->x);
     } else if (!op->started) {
         op->store->canceled = true;
-        poke_soon(op->store);
+        s3_poke(op->store);
     }
     /* else: it is being hashed, and on_body looks */
 }
@@ -427,7 +432,7 @@ static void s3_close(struct store *base)
     base->impl_closing = true;
     for (struct s3_op *op = s->first; op; op = op->next)
         op_cancel(op);
-    poke_soon(s);
+    s3_poke(s);
 }
 
 static void s3_free(struct store *base)
@@ -468,8 +473,11 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     s->base.part_bytes = s->target.part_bytes;
     s->base.max_parts = MAX_PARTS;
     s->base.parallel_parts = s->target.parallel_parts;
-    s->base.describe = util_printf("%s/%s%s%s as key id %s", s->target.endpoint, s->target.bucket,
-                                   path ? "/" : "", path ? c->path : "", s->target.cred.key_id);
+    const struct cred *keys = &s->target.cred; /* fetched ones change */
+    s->base.describe = util_printf("%s/%s%s%s %s %s", s->target.endpoint, s->target.bucket,
+                                   path ? "/" : "", path ? c->path : "",
+                                   keys->kind == CRED_STATIC ? "as key id" : "with the keys of",
+                                   keys->kind == CRED_STATIC ? keys->key_id : keys->source);
     *ret = &s->base;
     return 0;
 }
