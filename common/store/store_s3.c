@@ -166,6 +166,11 @@ static void on_timer(uv_timer_t *t)
     on_poke(t->data);
 }
 
+void s3_poke_in(struct store_s3 *s, uint64_t ms)
+{
+    (void)uv_timer_start(&s->timer, on_timer, ms, 0);
+}
+
 static bool may_start(struct store_s3 *s)
 {
     if (!s3_keys_ready(s))
@@ -174,7 +179,7 @@ static bool may_start(struct store_s3 *s)
         return s->started < s->base.connections;
     uint64_t wait = s3_pace_wait(&s->pace, s->started, clk_mono_ms());
     if (wait && wait != UINT64_MAX && !s->base.impl_closing)
-        (void)uv_timer_start(&s->timer, on_timer, wait, 0);
+        s3_poke_in(s, wait);
     return !wait;
 }
 
@@ -285,6 +290,7 @@ static bool note_outcome(struct s3_op *op)
     if (!e->code || (class == RETRY_PARK && e->code == ERR_NOTFOUND && !s3_of_account(a->code)) ||
         class == RETRY_CONFLICT) {
         s->fresh = false; /* it works: also if it is only to say that there is no such object */
+        s->fetch.refused = false;
         s3_pace_ok(&s->pace);
         free(TAKE_PTR(s->parked));
         return false;
@@ -297,7 +303,10 @@ static bool note_outcome(struct s3_op *op)
         return true;
     }
     s3_pace_failed(&s->pace, class, a->retry_after_ms, op->started_ms, clk_mono_ms());
-    if (s->base.shared && s3_of_account(a->code))
+    /* fetched keys: others will be there in a moment; only if those are refused as well is it worth a pause */
+    bool once = s->target.cred.kind != CRED_STATIC && !s->fetch.refused;
+    s->fetch.refused = true;
+    if (s->base.shared && s3_of_account(a->code) && !once)
         park(s, e);
     return false;
 }

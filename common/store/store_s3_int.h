@@ -43,7 +43,7 @@ struct s3_op {
 /* keys are being fetched, by a worker; or were, to no avail */
 struct s3_fetch {
     uv_work_t work;
-    bool running, failed;
+    bool running, failed, refused; /* the ones in use were refused */
     enum cred_kind kind;
     char *command;
     int result;
@@ -80,8 +80,9 @@ struct s3_op *s3_op_new(struct store *s, struct store_req *req, enum s3_verb ver
 /** s3_op_body(op, body): what it sends. `body` is copied, not what it points to. */
 void s3_op_body(struct s3_op *op, const struct store_body *body);
 
-/** s3_poke(s): look at the queue, soon. */
+/** s3_poke(s), s3_poke_in(s, ms): look at the queue, soon; later. */
 void s3_poke(struct store_s3 *s);
+void s3_poke_in(struct store_s3 *s, uint64_t ms);
 /** s3_keys_ready(s): whether a request may start, or has to wait for keys, which are fetched then.
  * s3_keys_error(s): why there are none; it has to fail with that. NULL: there are some. */
 bool s3_keys_ready(struct store_s3 *s);

@@ -62,7 +62,12 @@ bool s3_keys_ready(struct store_s3 *s)
     if (c->kind == CRED_STATIC || !c->expires_ms || now < c->expires_ms - EARLY_MS)
         return true;
     fetch_start(s, now < c->expires_ms ? s->fetch.early_ms : s->fetch.again_ms);
-    return now < c->expires_ms || !s->fetch.running;
+    if (now < c->expires_ms)
+        return true;
+    uint64_t mono = clk_mono_ms();
+    if (!s->fetch.running && !s->fetch.failed && !s->base.impl_closing)
+        s3_poke_in(s, s->fetch.again_ms - MIN(mono, s->fetch.again_ms));
+    return s->fetch.failed;
 }
 
 const struct err *s3_keys_error(const struct store_s3 *s)

@@ -253,7 +253,8 @@ def test_no_secret_is_ever_shown_or_left_anywhere(world, tmp_path):
         return r
 
     con = make_db(world.path / "a.db")
-    world.configure(bare(s3), world.file_target(), world.db("a", target="s3, local"), log_level="debug")
+    world.configure(bare(s3), world.file_target(), world.db("a", target="s3, local"),
+                    **{"log-level": "debug", "shutdown-timeout": "1s"})
     try:
         world.start(**env)
         pid = world.proc.pid
