@@ -123,7 +123,7 @@ static void line_tls(struct trip *t, const struct store_peer *p)
         return;
     }
     int64_t days = (p->expires_ms - clk_real_ms()) / DAY_MS;
-    int n = snprintf(text, sizeof text, "%s, certificate of %.100s", p->tls, p->issuer[0] ? p->issuer : "nobody");
+    int n = snprintf(text, sizeof text, "%s, certificate issued by %.100s", p->tls, p->issuer[0] ? p->issuer : "nobody");
     if (p->expires_ms && n > 0 && (size_t)n < sizeof text)
         (void)snprintf(text + n, sizeof text - (size_t)n, days < 0 ? ", expired %" PRId64 " days ago"
                                                                    : ", %" PRId64 " days left",

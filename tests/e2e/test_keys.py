@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import KEY_ID, OUT, SECRET, S3Fault, make_db, section
+from conftest import KEY_ID, SECRET, S3Fault, make_db, section
 
 TOKEN = "canary/token+4711="
 NEW_ID, NEW_SECRET = "AKIANEWKEY", "canary+new/secret"
