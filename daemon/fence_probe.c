@@ -11,6 +11,7 @@ struct probe {
     struct store_body body;
     struct store_req req;
     enum { FIRST, SECOND, REMOVE, SWEEP } step;
+    bool append_only; /* nothing may be deleted: one object that stays, and is there the next time */
 };
 
 #define SWEEP_OLDER_MS ((uint64_t)24 * 3600 * 1000)
@@ -33,6 +34,10 @@ static void decide(struct probe *p, enum store_fencing f)
         (void)err_hint(&e, "make sure that only one walsupd has this path; If-None-Match on PUT is what the store lacks");
         log_err(LOG_WARN, &e, "fencing is off");
     }
+    if (p->append_only) {
+        end(p);
+        return;
+    }
     p->step = REMOVE;
     next(p);
 }
@@ -44,6 +49,8 @@ static void on_done(struct store_req *req)
     if (p->step == FIRST && code == ERR_OK) {
         p->step = SECOND;
         next(p);
+    } else if (p->step == FIRST && code == ERR_CONFLICT && p->append_only) {
+        decide(p, STORE_FENCING_ON);
     } else if (p->step == SECOND && (code == ERR_OK || code == ERR_CONFLICT)) {
         decide(p, code == ERR_OK ? STORE_FENCING_OFF : STORE_FENCING_ON);
     } else if (p->step == SECOND && (req->err.retry == RETRY_BUG || code == ERR_UNSUPPORTED)) {
@@ -69,14 +76,18 @@ static void next(struct probe *p)
         store_put(p->store, &p->req, p->key, &p->body, NULL, STORE_IF_ABSENT);
 }
 
-void fence_probe(struct store *store, const char *target)
+void fence_probe(struct store *store, const char *target, bool may_delete)
 {
     if (store_fencing(store) != STORE_FENCING_UNKNOWN)
         return;
     struct probe *p = util_zalloc(sizeof *p);
     uint64_t r;
     util_random(&r, sizeof r);
-    (void)snprintf(p->key, sizeof p->key, ".walsup-fence-%016llx", (unsigned long long)r);
+    p->append_only = !may_delete;
+    if (p->append_only)
+        (void)snprintf(p->key, sizeof p->key, ".walsup-fence");
+    else
+        (void)snprintf(p->key, sizeof p->key, ".walsup-fence-%016llx", (unsigned long long)r);
     p->keys[0] = p->key;
     p->store = store;
     p->target = util_strdup(target);

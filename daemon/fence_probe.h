@@ -7,8 +7,9 @@
 
 #include "common/store/store.h"
 
-/** fence_probe(store, target): unless it is known or under way. Needs no answer of the caller's: the outcome
+/** fence_probe(store, target, may_delete): unless it is known or under way. Where nothing may be deleted the object
+ * stays, with a name that is the same each time. Needs no answer of the caller's: the outcome
  * is store_fencing(store); a store that ignores the condition is warned of once. `target` is copied. */
-void fence_probe(struct store *store, const char *target);
+void fence_probe(struct store *store, const char *target, bool may_delete);
 
 #endif

@@ -187,13 +187,31 @@ bool keeper_needs(const struct keeper *k, unsigned level, const struct level_fil
     return f->max > k->has[level - 1] && !is_covered(k->h, level, f);
 }
 
+/* Between what the replica has above level 0 and this file there is something that only level 0 has: where walsup took
+ * over, or behind a whole database that is not merged. Litestream, handed the replica back, would delete it from level 0. A
+ * snapshot in between makes it dispensable. */
+static bool leaves_hole(const struct keeper *k, const struct level_file *f)
+{
+    uint64_t reach = k->facts.newest[LTX_SNAPSHOT_LEVEL];
+    bool merged = false;
+    for (unsigned i = 0; i < SPOOL_LEVELS; i++) {
+        reach = MAX(reach, k->has[i]);
+        merged = merged || k->has[i];
+    }
+    return merged && f->min > reach + 1;
+}
+
 /* Higher levels first: they fill what the lower ones skipped. Level 0 goes before all of them. */
-static const struct level_file *next_file(const struct keeper *k, unsigned *ret_level)
+static const struct level_file *next_file(struct keeper *k, unsigned *ret_level)
 {
     for (unsigned level = SPOOL_LEVELS; level; level--) {
         const struct level_list *l = &k->h->level[level - 1];
         for (size_t i = 0; i < l->n; i++)
             if (keeper_needs(k, level, &l->file[i])) {
+                if (leaves_hole(k, &l->file[i])) {
+                    k->wants_snapshot = true;
+                    return NULL;
+                }
                 *ret_level = level;
                 return l->file[i].max <= k->u->acked ? &l->file[i] : NULL;
             }
@@ -343,10 +361,14 @@ uint64_t keeper_poke(struct keeper *k)
     }
     if (!is_settled(k))
         return HISTORY_NEVER;
+    if (!k->facts.known && !k->facts.snapshot_ms) { /* somebody else began it, or everything was forgotten */
+        keeper_list_start(k);
+        return HISTORY_NEVER;
+    }
     if (send_something(k))
         return HISTORY_NEVER;
     uint64_t retain = retain_due(k), snapshot = snapshot_due(k);
-    if (k->wants_list || (!k->facts.known && (!k->facts.snapshot_ms || retain <= now))) {
+    if (k->wants_list || (!k->facts.known && retain <= now)) {
         keeper_list_start(k);
         return HISTORY_NEVER;
     }

@@ -428,7 +428,7 @@ static void take_base(struct uploader *u, uint64_t txid)
 static void count_upload(struct uploader *u, const struct spool_file *f, bool base)
 {
     u->last_success_ms = clk_real_ms(); /* of an upload: a listing stores nothing */
-    fence_probe(u->store, u->target);
+    fence_probe(u->store, u->target, u->may_delete);
     u->uploads++;
     u->bytes += f->size;
     history_stored(u->db, u, base ? LTX_SNAPSHOT_LEVEL : 0, base ? 1 : f->txid, f);

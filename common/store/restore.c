@@ -230,8 +230,10 @@ static void take_over(struct restore *r)
         size_t kept = p->kept.map && p->kept_is_good ? MIN(n, (size_t)p->kept.commit / 8 + 1) : 0;
         for (size_t i = 0; i < kept; i++)
             p->written[i] |= p->kept.map[i];
-        r->kept = (struct pages_kept){TAKE_PTR(p->written), p->newest.commit, p->newest.page_size,
-                                      p->newest.max_txid};
+        r->kept.map = TAKE_PTR(p->written);
+        r->kept.commit = p->newest.commit;
+        r->kept.page_size = p->newest.page_size;
+        r->kept.txid = p->newest.max_txid;
     }
     pages_done(p);
 }

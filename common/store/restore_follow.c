@@ -199,6 +199,7 @@ static int get_and_apply(struct follow *f, struct restore *r, struct follow_step
                                 .verified = a->expected != 0};
     r->arg = &j;
     k = restore_work(r, apply, e);
+    r->arg = NULL;
     ret->pages = j.s.pages;
     return k;
 }

@@ -127,7 +127,8 @@ def side_by_side(base):
             f"  - path: {base}/{n}.db\n    replica:\n      type: s3\n      bucket: {BUCKET}\n      path: r/{n}\n"
             f"      endpoint: {endpoint}\n      region: us-east-1\n      force-path-style: true\n      access-key-id: {KEY}\n"
             f"      secret-access-key: {SECRET}\n" for n in con if n.startswith("litestream")))
-        procs.append(subprocess.Popen([litestream, "replicate", "-config", str(yml)], stdout=log, stderr=log))
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "LITESTREAM_"))}
+        procs.append(subprocess.Popen([litestream, "replicate", "-config", str(yml)], env=env, stdout=log, stderr=log))
     try:
         time.sleep(45)  # both have settled: the first snapshots are there
         Counter.counts.clear()

@@ -1,4 +1,5 @@
 """Databases nobody touches: let go, back with the next commit, bounded in number; and the walls of the spool."""
+import pathlib
 import os
 import random
 import signal
@@ -24,7 +25,8 @@ def open_files(world, db):
 def locks(world):
     """on databases: walsupd's own one is none of them"""
     pid = str(world.proc.pid)
-    own = {str(p.stat().st_ino) for p in world.state.glob("state.db*")}
+    files = [*world.state.glob("state.db*"), pathlib.Path("/run/lock/walsup.databases")]
+    own = {str(p.stat().st_ino) for p in files if p.exists()}
     return [l for l in open("/proc/locks").read().splitlines()
             if l.split()[4] == pid and "POSIX" in l and l.split()[5].split(":")[2] not in own]
 
