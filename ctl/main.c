@@ -4,6 +4,7 @@
 #include <locale.h>
 
 #include "common/format/near.h"
+#include "common/store/cred.h"
 #include "ctl/completion.h"
 #include "ctl/out.h"
 
@@ -210,6 +211,7 @@ int main(int argc, char **argv)
     struct ctl c = {.config = CTL_DEFAULT_CONFIG};
     int status;
     (void)setlocale(LC_CTYPE, "");
+    cred_take_environment();
     if (!leading_options(&c, argc, argv, &status))
         return status;
     if (optind == argc) {
