@@ -382,13 +382,13 @@ static const char interface_text[] =
     "# compare what is known of the replicas with the buckets; trust_clock: the clock is right; needs root or the "
     "daemon's user\n"
     "method Reconcile(db: ?string, target: ?string, trust_clock: ?bool) -> (databases: []object)\n"
-    "# go on where another writer was found, with a history of its own behind the other's; needs root or the "
-    "daemon's user\n"
-    "method Takeover(db: string, target: ?string) -> (name: string, targets: []string)\n"
     "# capture now, and leave a copy of the page map at path until the connection is closed: what the replicas must "
     "come to at txid; needs root or the daemon's user\n"
     "method PageMap(db: string) -> (name: string, txid: string, lineage: string, path: string, page_size: int, "
     "pages: int)\n"
+    "# go on where another writer was found, with a history of its own behind the other's; needs root or the "
+    "daemon's user\n"
+    "method Takeover(db: string, target: ?string) -> (name: string, targets: []string)\n"
     "# read the configuration again; needs root or the daemon's user\n"
     "method Reload() -> (added: []string, removed: []string, changed: []string, unchanged: int)\n\n"
     "error Error(code: string, message: string, hint: string)\n";
@@ -425,8 +425,8 @@ static const struct {
     {PROTO_INTERFACE ".Sync", false, call_sync},
     {PROTO_INTERFACE ".Snapshot", true, ctl_call_snapshot},
     {PROTO_INTERFACE ".Reconcile", true, ctl_call_reconcile},
-    {PROTO_INTERFACE ".Takeover", true, ctl_call_takeover},
     {PROTO_INTERFACE ".PageMap", true, ctl_call_page_map},
+    {PROTO_INTERFACE ".Takeover", true, ctl_call_takeover},
     {PROTO_INTERFACE ".Reload", true, call_reload},
     {"org.varlink.service.GetInfo", false, call_info},
     {"org.varlink.service.GetInterfaceDescription", false, call_description},
@@ -602,7 +602,7 @@ static int bind_socket(const char *path, int *ret, struct err *e)
     if (bound < 0)
         return err_sys(e, saved, "bind the control socket %s", path);
     const struct group *g = getgrnam("walsup");
-    if (g && lchown(path, (uid_t)-1, g->gr_gid) < 0)
+    if (g && g->gr_gid != getegid() && lchown(path, (uid_t)-1, g->gr_gid) < 0) /* it has the group of the unit */
         log_line(LOG_WARN, "cannot give %s to group walsup: %s", path, strerror(errno));
     *ret = TAKE_FD(fd);
     return 0;

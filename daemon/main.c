@@ -11,6 +11,7 @@
 
 #include "common/base/fsx.h"
 #include "common/base/log.h"
+#include "common/store/cred.h"
 #include "daemon/dblock.h"
 #include "daemon/manager.h"
 #include "daemon/session.h"
@@ -45,6 +46,7 @@ static void set_limits(void)
     }
     (void)prctl(PR_SET_DUMPABLE, 0);
     (void)signal(SIGPIPE, SIG_IGN);
+    cred_take_environment();
 }
 
 /* Two daemons on one state directory would give out the same TXIDs. */

@@ -20,12 +20,14 @@ static const char *or_empty(const char *s)
 /* Two targets with one identity are the same store; a change of any of this needs a new one. */
 static char *target_identity(const struct conf_target *t)
 {
-    return util_printf("%d|%s|%s|%s|%s|%d|%s|%s|%s|%s|%s|%s|%d|%s|%s|%u|%llu", (int)t->type,
+    return util_printf("%d|%s|%s|%s|%s|%d|%s|%s|%s|%s|%s|%s|%s|%d|%d|%s|%s|%s|%s|%s|%u|%llu", (int)t->type,
                        or_empty(t->endpoint), or_empty(t->bucket), or_empty(t->path),
                        or_empty(t->region), (int)t->addressing, or_empty(t->access_key_id),
                        or_empty(t->secret_access_key), or_empty(t->secret_access_key_file),
                        or_empty(t->session_token), or_empty(t->credentials_file),
-                       or_empty(t->profile), (int)t->skip_verify, or_empty(t->ca_file),
+                       or_empty(t->profile), or_empty(t->credential_process),
+                       (int)t->instance_role, (int)t->skip_verify, or_empty(t->ca_file), or_empty(t->ca_path),
+                       or_empty(t->client_certificate), or_empty(t->client_key),
                        or_empty(t->storage_class), t->max_connections,
                        (unsigned long long)t->bandwidth_limit_bytes);
 }

@@ -25,6 +25,7 @@ help:
 #:   build           everything that is compiled, warnings are errors
 #:   check-layers    who includes whom, who opens what
 #:   check-docs, check-units      documents against conf.def, systemd units
+#:   systemd         the units under a real systemd, in namespaces; skipped without root
 #:   unit, unit-test_<name>       unit tests
 #:   corpus          the fuzzers' corpus, replayed
 #:   stress          the WAL protocol under hostile applications, and its control
@@ -50,7 +51,7 @@ help:
 #: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
-CHECK_GATES := build check-layers check-docs check-units unit corpus stress \
+CHECK_GATES := build check-layers check-docs check-units systemd unit corpus stress \
 	explorer failnth kills model races history e2e
 ALL_GATES   := $(CHECK_GATES) analyze asan
 JOBS        ?= $(shell nproc)

@@ -32,8 +32,10 @@ struct conf_target {
     enum conf_addressing addressing; /* AUTO is resolved: PATH or VIRTUAL */
     char *access_key_id, *secret_access_key, *secret_access_key_file, *session_token;
     char *credentials_file, *profile; /* the rest of the credential chain is store/cred */
+    char *credential_process;
+    bool instance_role;
     bool skip_verify;
-    char *ca_file;
+    char *ca_file, *ca_path, *client_certificate, *client_key;
     char *storage_class;
     uint32_t max_connections;
     uint64_t bandwidth_limit_bytes; /* a second; 0 = no limit */

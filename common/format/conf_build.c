@@ -308,6 +308,17 @@ static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
     t->secret_access_key_file = dup_of(s, CONF_TARGET_secret_access_key_file);
     t->session_token = dup_of(s, CONF_TARGET_session_token);
     t->credentials_file = dup_of(s, CONF_TARGET_credentials_file);
+    t->credential_process = dup_of(s, CONF_TARGET_credential_process);
+    t->instance_role = num_of(s, CONF_TARGET_instance_role) != 0;
+    if (t->credential_process && conf_get(s, CONF_TARGET_access_key_id))
+        conf_problem(x, origin_of(s, CONF_TARGET_credential_process), "keep one of them",
+                     "credential-process and access-key-id are both given");
+    t->ca_path = dup_of(s, CONF_TARGET_ca_path);
+    t->client_certificate = dup_of(s, CONF_TARGET_client_certificate);
+    t->client_key = dup_of(s, CONF_TARGET_client_key);
+    if (t->client_key && !t->client_certificate)
+        conf_problem(x, origin_of(s, CONF_TARGET_client_key), "add client-certificate",
+                     "client-key is given without client-certificate");
     t->storage_class = dup_of(s, CONF_TARGET_storage_class);
     t->bandwidth_limit_bytes = num_of(s, CONF_TARGET_bandwidth_limit);
     check_keys(x, s);

@@ -381,6 +381,10 @@ void conf_target_done(struct conf_target *t)
     free(t->credentials_file);
     free(t->profile);
     free(t->ca_file);
+    free(t->ca_path);
+    free(t->credential_process);
+    free(t->client_certificate);
+    free(t->client_key);
     free(t->storage_class);
     *t = (struct conf_target){0};
 }

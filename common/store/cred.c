@@ -3,6 +3,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <sys/stat.h>
 
 #include "common/base/fsx.h"
@@ -22,6 +23,7 @@ void cred_done(struct cred *c)
     cred_wipe(c->secret);
     cred_wipe(c->token);
     free(c->source);
+    free(c->command);
     *c = (struct cred){0};
 }
 
@@ -49,11 +51,18 @@ static void wipe_buf(struct buf *b)
     buf_free(b);
 }
 
+/* root:walsup 0640 */
+static bool of_our_group(const struct stat *st)
+{
+    const struct group *g = getgrnam("walsup");
+    return g && st->st_uid == 0 && st->st_gid == g->gr_gid && (st->st_mode & 0777 & ~0640u) == 0;
+}
+
 /* The whole of a file that holds a secret. The check is on the open descriptor, so that the file
  * that was looked at is the one that is read. */
 static int read_secret_file(const char *path, bool strict, struct buf *out, struct err *e)
 {
-    struct stat st;
+    struct stat st, link;
     cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return err_sys(e, errno, "open %s", path);
@@ -61,10 +70,15 @@ static int read_secret_file(const char *path, bool strict, struct buf *out, stru
         return err_sys(e, errno, "stat %s", path);
     if (!S_ISREG(st.st_mode))
         return err_set(e, ERR_CONFIG, "%s is not a regular file", path);
-    if (strict && (st.st_mode & (S_IRWXG | S_IRWXO))) {
+    if (strict && (st.st_mode & (S_IRWXO | S_IRWXG)) && !of_our_group(&st)) {
         (void)err_set(e, ERR_PERM, "%s holds a secret and others than its owner may use it "
                       "(mode %04o)", path, (unsigned)(st.st_mode & 07777));
-        return err_hint(e, "chmod 600 %s", path);
+        return err_hint(e, "chmod 600 %s (or, owned by root:walsup, 640)", path);
+    }
+    if (strict && lstat(path, &link) == 0 && S_ISLNK(link.st_mode) && link.st_uid != 0 &&
+        link.st_uid != geteuid() && link.st_uid != st.st_uid) {
+        (void)err_set(e, ERR_PERM, "%s is a link that another user made", path);
+        return err_hint(e, "name the file itself");
     }
     if (st.st_size < 0 || (size_t)st.st_size > FILE_MAX_BYTES)
         return err_set(e, ERR_CONFIG, "%s is too large for a file with a key", path);
@@ -78,7 +92,7 @@ static int read_secret_file(const char *path, bool strict, struct buf *out, stru
     return 0;
 }
 
-static int read_secret(const char *path, bool strict, char **ret, struct err *e)
+int cred_read_secret(const char *path, bool strict, char **ret, struct err *e)
 {
     cleanup(wipe_buf) struct buf b = BUF_INIT;
     int r = read_secret_file(path, strict, &b, e);
@@ -128,7 +142,7 @@ static int from_conf(const struct conf_target *t, struct cred *ret, struct err *
     }
     if (!given(t->secret_access_key_file))
         return 0;
-    int r = read_secret(t->secret_access_key_file, true, &c.secret, e);
+    int r = cred_read_secret(t->secret_access_key_file, true, &c.secret, e);
     if (r < 0)
         return err_wrap(e, "secret-access-key-file");
     if (!given(t->access_key_id)) {
@@ -138,43 +152,92 @@ static int from_conf(const struct conf_target *t, struct cred *ret, struct err *
     return adopt(t, &c, t->secret_access_key_file, ret);
 }
 
+static bool names_keys(const struct conf_target *t)
+{
+    return given(t->secret_access_key) || given(t->secret_access_key_file) || given(t->credentials_file) ||
+           given(t->credential_process);
+}
+
+/* a file of the directory; 1: there is none */
+static int read_beside(const char *dir, const char *prefix, const char *name, char **ret, struct err *e)
+{
+    cleanup_free char *path = util_printf("%s/%s%s", dir, prefix, name);
+    if (access(path, F_OK) < 0)
+        return 1;
+    /* systemd made these files and their modes: no check */
+    return cred_read_secret(path, false, ret, e);
+}
+
 static int from_credential_dir(const struct conf_target *t, struct cred *ret, struct err *e)
 {
     const char *dir = getenv("CREDENTIALS_DIRECTORY");
-    if (!given(dir))
-        return 0;
-    cleanup_free char *id = util_printf("%s/s3-access-key-id", dir);
-    cleanup_free char *secret = util_printf("%s/s3-secret-access-key", dir);
-    struct cred c = {0};
-    if (access(secret, F_OK) < 0)
-        return 0;
-    /* systemd made these files and their modes: no check */
-    int r = read_secret(secret, false, &c.secret, e);
-    if (r == 0 && access(id, F_OK) == 0)
-        r = read_secret(id, false, &c.key_id, e);
-    if (r < 0) {
-        cred_done(&c);
-        return r;
+    cleanup_free char *own = util_printf("%s.", t->name ? t->name : "");
+    const char *const prefix[] = {own, "s3-"};
+    for (size_t i = 0; given(dir) && i < ARRAY_LEN(prefix); i++) {
+        struct cred c = {0};
+        if (i == 1 && names_keys(t)) /* meant for the targets that have nothing of their own */
+            break;
+        int r = read_beside(dir, prefix[i], "secret-access-key", &c.secret, e);
+        if (r > 0)
+            continue;
+        r = r < 0 ? r : read_beside(dir, prefix[i], "access-key-id", &c.key_id, e);
+        r = r < 0 ? r : read_beside(dir, prefix[i], "session-token", &c.token, e);
+        if (r < 0) {
+            cred_done(&c);
+            return r;
+        }
+        r = adopt(t, &c, "$CREDENTIALS_DIRECTORY", ret);
+        if (r)
+            return r;
     }
-    return adopt(t, &c, "$CREDENTIALS_DIRECTORY", ret);
+    return 0;
 }
 
-static int from_env(const struct conf_target *t, const char *prefix, struct cred *ret)
+/* ---- the environment ------------------------------------------------------------------------ */
+
+static const char *const env_prefix[] = {"WALSUP", "LITESTREAM", "AWS"};
+static const char *const env_name[] = {"SECRET_ACCESS_KEY", "SESSION_TOKEN"};
+static char *env_kept[ARRAY_LEN(env_prefix)][ARRAY_LEN(env_name)];
+
+void cred_take_environment(void)
+{
+    char name[64];
+    for (size_t i = 0; i < ARRAY_LEN(env_prefix); i++) {
+        for (size_t k = 0; k < ARRAY_LEN(env_name); k++) {
+            (void)snprintf(name, sizeof name, "%s_%s", env_prefix[i], env_name[k]);
+            char *v = getenv(name);
+            if (!given(v))
+                continue;
+            cred_wipe(env_kept[i][k]);
+            env_kept[i][k] = util_strdup(v);
+            explicit_bzero(v, strlen(v));
+            (void)unsetenv(name);
+        }
+    }
+}
+
+static const char *env_secret(size_t prefix, size_t which)
+{
+    char name[64];
+    (void)snprintf(name, sizeof name, "%s_%s", env_prefix[prefix], env_name[which]);
+    const char *v = getenv(name);
+    return given(v) ? v : env_kept[prefix][which];
+}
+
+static int from_env(const struct conf_target *t, size_t prefix, struct cred *ret)
 {
     char name[64], source[64];
     struct cred c = {0};
-    (void)snprintf(name, sizeof name, "%s_SECRET_ACCESS_KEY", prefix);
-    const char *v = getenv(name);
+    const char *v = env_secret(prefix, 0);
     if (!given(v))
         return 0;
     c.secret = util_strdup(v);
-    (void)snprintf(name, sizeof name, "%s_ACCESS_KEY_ID", prefix);
+    (void)snprintf(name, sizeof name, "%s_ACCESS_KEY_ID", env_prefix[prefix]);
     if ((v = getenv(name)))
         c.key_id = util_strdup(v);
-    (void)snprintf(name, sizeof name, "%s_SESSION_TOKEN", prefix);
-    if ((v = getenv(name)))
+    if ((v = env_secret(prefix, 1)))
         c.token = util_strdup(v);
-    (void)snprintf(source, sizeof source, "the environment (%s_*)", prefix);
+    (void)snprintf(source, sizeof source, "the environment (%s_*)", env_prefix[prefix]);
     return adopt(t, &c, source, ret);
 }
 
@@ -188,11 +251,21 @@ static void take_line(struct cred *c, const char *line, size_t n)
     char **to = !strcmp(name, "aws_access_key_id")       ? &c->key_id
                 : !strcmp(name, "aws_secret_access_key") ? &c->secret
                 : !strcmp(name, "aws_session_token")     ? &c->token
+                : !strcmp(name, "credential_process")    ? &c->command
                                                          : NULL;
     if (!to)
         return;
     cred_wipe(*to);
     *to = trimmed(eq + 1, n - (size_t)(eq + 1 - line));
+}
+
+static void to_fetch(enum cred_kind kind, const char *command, struct cred *ret)
+{
+    static const char *const source[] = {[CRED_PROCESS] = "credential-process", [CRED_CONTAINER] = "the container's role",
+                                         [CRED_INSTANCE] = "the instance's role"};
+    *ret = (struct cred){.key_id = util_strdup("(not fetched yet)"), .secret = util_strdup(""),
+                         .source = util_strdup(source[kind]), .kind = kind,
+                         .command = command ? util_strdup(command) : NULL, .expires_ms = 1};
 }
 
 static int from_shared(const struct conf_target *t, const char *path, bool required,
@@ -222,6 +295,11 @@ static int from_shared(const struct conf_target *t, const char *path, bool requi
         }
         p += n + (nl ? 1 : 0);
     }
+    if (!given(c.secret) && given(c.command)) {
+        to_fetch(CRED_PROCESS, c.command, ret);
+        cred_done(&c);
+        return 1;
+    }
     r = adopt(t, &c, path, ret);
     if (r == 0 && required)
         return err_set(e, ERR_CONFIG, "%s has no %s [%s]", path,
@@ -234,24 +312,40 @@ static int from_home(const struct conf_target *t, struct cred *ret, struct err *
     const char *path = getenv("AWS_SHARED_CREDENTIALS_FILE"), *home = getenv("HOME");
     if (given(path))
         return from_shared(t, path, false, ret, e);
-    if (!given(home))
+    if (!given(home) || (!given(t->profile) && !given(getenv("AWS_PROFILE"))))
         return 0;
     cleanup_free char *p = util_printf("%s/.aws/credentials", home);
     return from_shared(t, p, false, ret, e);
 }
 
+static int from_elsewhere(const struct conf_target *t, struct cred *ret)
+{
+    if (given(t->credential_process))
+        to_fetch(CRED_PROCESS, t->credential_process, ret);
+    else if (given(getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")) ||
+             given(getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")))
+        to_fetch(CRED_CONTAINER, NULL, ret);
+    else if (t->instance_role)
+        to_fetch(CRED_INSTANCE, NULL, ret);
+    else
+        return 0;
+    return 1;
+}
+
 int cred_load(const struct conf_target *t, struct cred *ret, struct err *e)
 {
-    static const char *const prefix[] = {"WALSUP", "LITESTREAM", "AWS"};
-    int r = from_conf(t, ret, e);
+    int r = from_credential_dir(t, ret, e);
+    if (r == 0)
+        r = from_conf(t, ret, e);
     if (r == 0 && given(t->credentials_file))
         r = from_shared(t, t->credentials_file, true, ret, e);
-    if (r == 0)
-        r = from_credential_dir(t, ret, e);
-    for (size_t i = 0; r == 0 && i < ARRAY_LEN(prefix); i++)
-        r = from_env(t, prefix[i], ret);
-    if (r == 0)
+    bool elsewhere = given(t->credential_process); /* more to the point than what is in the environment */
+    for (size_t i = 0; r == 0 && !elsewhere && i < ARRAY_LEN(env_prefix); i++)
+        r = from_env(t, i, ret);
+    if (r == 0 && !elsewhere)
         r = from_home(t, ret, e);
+    if (r == 0)
+        r = from_elsewhere(t, ret);
     if (r > 0)
         return 0;
     if (r < 0)

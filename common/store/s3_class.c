@@ -136,8 +136,16 @@ static bool learn_keys(struct s3_target *t)
 {
     struct cred fresh = {0};
     struct err e;
+    if (t->cred.kind != CRED_STATIC) {
+        t->cred.expires_ms = 1; /* whatever it said: the next request fetches new ones first */
+        return false;
+    }
     if (cred_load(&t->keys_from, &fresh, &e) < 0)
         return false;
+    if (fresh.kind != CRED_STATIC) {
+        cred_done(&fresh);
+        return false;
+    }
     if (same(fresh.key_id, t->cred.key_id) && same(fresh.secret, t->cred.secret) &&
         same(fresh.token, t->cred.token)) {
         cred_done(&fresh);

@@ -4,6 +4,7 @@
 #include <sys/ioctl.h>
 
 #include "common/base/clk.h"
+#include "common/store/s3_peer.h"
 #include "common/store/s3_request.h"
 #include "common/store/s3_wrap.h"
 
@@ -46,6 +47,8 @@ static size_t on_header(char *line, size_t size, size_t n, void *arg)
 {
     struct s3_xfer *x = arg;
     n *= size;
+    if (x->peer && n >= 5 && !memcmp(line, "HTTP/", 5))
+        s3_peer_secured(x->priv->easy, x->peer);
     return s3_reply_header(&x->priv->reply, x, line, n) < 0 ? 0 : n;
 }
 
@@ -112,6 +115,19 @@ static bool compose(struct s3_xfer *x, const struct s3_target *t)
     return add_headers(p, &r);
 }
 
+/* What is named replaces the system's store: trust in one CA is not trust in all the others as well. */
+static void set_trust(struct s3_private *p, const struct s3_target *t)
+{
+    if (t->ca_file || t->ca_path) {
+        set_text(p, CURLOPT_CAINFO, t->ca_file);
+        set_text(p, CURLOPT_CAPATH, t->ca_path);
+    }
+    if (t->client_cert) {
+        set_text(p, CURLOPT_SSLCERT, t->client_cert);
+        set_text(p, CURLOPT_SSLKEY, t->client_key ? t->client_key : t->client_cert);
+    }
+}
+
 static void set_connection(struct s3_private *p, const struct s3_target *t, bool fresh)
 {
     const char *scheme = t->https ? "https" : "http";
@@ -134,8 +150,7 @@ static void set_connection(struct s3_private *p, const struct s3_target *t, bool
         set_long(p, CURLOPT_FRESH_CONNECT, 1);
         set_long(p, CURLOPT_DNS_CACHE_TIMEOUT, 0);
     }
-    if (t->ca_file)
-        set_text(p, CURLOPT_CAINFO, t->ca_file);
+    set_trust(p, t);
 }
 
 static void set_callbacks(struct s3_xfer *x)

@@ -36,17 +36,54 @@ int s3_error_where(const struct s3_target *t, enum s3_verb verb, const char *key
 
 /* ---- no answer: by curl's result ------------------------------------------------------------- */
 
+/* what OpenSSL and curl say about a certificate, in words, and what helps; the first that fits */
+enum remedy { TRUST, RENEW, CLOCK, NAME, STRONGER };
+static const struct {
+    const char *said, *cause;
+    enum remedy remedy;
+} untrusted[] = {
+    {"self-signed certificate in certificate chain", "its CA is not known here", TRUST},
+    {"self signed certificate in certificate chain", "its CA is not known here", TRUST},
+    {"self-signed", "it is self-signed", TRUST},
+    {"self signed", "it is self-signed", TRUST},
+    {"unable to get", "its CA is not known here", TRUST},
+    {"has expired", "it has expired", RENEW},
+    {"not yet valid", "it is not valid yet", CLOCK},
+    {"subject name", "it is made out for another name", NAME},
+    {"too weak", "its key or its signature is too weak", STRONGER},
+    {"invalid CA certificate", "it was signed by what is no CA", STRONGER},
+    {"", "it was refused", TRUST},
+};
+
+static int hint_certificate(const struct s3_target *t, enum remedy remedy, struct err *e)
+{
+    switch (remedy) {
+    case TRUST:
+        return err_hint(e, "if the certificate is your own, write ca-file = /path/of/its/ca.pem in [target %s]; "
+                           "skip-verify = yes trusts anybody", t->name);
+    case RENEW:
+        return err_hint(e, "renew it on the server, or set this machine's clock if that is what is wrong (timedatectl)");
+    case CLOCK:
+        return err_hint(e, "is this machine's clock behind (timedatectl)?");
+    case NAME:
+        if (t->virtual_host)
+            return err_hint(e, "if it names the host without the bucket, write addressing = path in [target %s]",
+                            t->name);
+        return err_hint(e, "write endpoint with the name that the certificate has in [target %s]", t->name);
+    case STRONGER:
+        break;
+    }
+    return err_hint(e, "the server needs another certificate: RSA of 2048 bits or more, or ECDSA, signed with SHA-256");
+}
+
 static int tls_untrusted(const struct s3_target *t, const struct s3_answer *a, struct err *e)
 {
-    (void)err_set(e, ERR_CONFIG, "the TLS certificate of %s is not trusted, nothing was sent: %s",
-                  t->host, a->curl_text);
-    if (t->virtual_host && strstr(a->curl_text, "subject name"))
-        return err_hint(e, "the certificate is not made out for %s; if it names the host without "
-                           "the bucket, write addressing = path in [target %s]",
-                        t->host, t->name);
-    return err_hint(e, "if the certificate is your own, write ca-file = /path/of/its/ca.pem in "
-                       "[target %s]; skip-verify = true trusts anybody",
-                    t->name);
+    size_t i = 0;
+    while (!strstr(a->curl_text, untrusted[i].said))
+        i++;
+    (void)err_set(e, ERR_CONFIG, "the TLS certificate of %s is not trusted, nothing was sent: %s (%s)", t->host,
+                  untrusted[i].cause, a->curl_text);
+    return hint_certificate(t, untrusted[i].remedy, e);
 }
 
 static int tls_failed(const struct s3_target *t, const struct s3_answer *a, struct err *e)
@@ -56,6 +93,25 @@ static int tls_failed(const struct s3_target *t, const struct s3_answer *a, stru
         return err_hint(e, "if it is a plain http server, write endpoint = http://... in "
                            "[target %s]",
                         t->name);
+    }
+    if (strstr(a->curl_text, "unsupported protocol") || strstr(a->curl_text, "protocol version")) {
+        (void)err_set(e, ERR_CONFIG, "%s speaks no TLS newer than 1.1, nothing was sent (%s)", t->host, a->curl_text);
+        return err_hint(e, "switch on TLS 1.2 or 1.3 on the server: what is older is not safe");
+    }
+    if (strstr(a->curl_text, "too small") || strstr(a->curl_text, "too weak")) {
+        (void)err_set(e, ERR_CONFIG, "the TLS keys of %s are too weak, nothing was sent (%s)", t->host, a->curl_text);
+        return hint_certificate(t, STRONGER, e);
+    }
+    if (strstr(a->curl_text, "SYSCALL") || strstr(a->curl_text, "unexpected eof") ||
+        strstr(a->curl_text, "Connection reset"))
+        return err_set(e, ERR_NET, "%s ended the connection in the middle of the TLS handshake (%s)", t->host,
+                       a->curl_text);
+    if (strstr(a->curl_text, "alert")) {
+        (void)err_set(e, ERR_CONFIG, "%s refused the TLS handshake (%s)", t->host, a->curl_text);
+        return t->client_cert
+                   ? err_hint(e, "does the server know the CA of client-certificate %s?", t->client_cert)
+                   : err_hint(e, "if it asks for a client certificate, write client-certificate and client-key in "
+                                 "[target %s]", t->name);
     }
     return err_set(e, ERR_NET, "TLS with %s failed: %s", t->host, a->curl_text);
 }
@@ -84,7 +140,8 @@ static int by_curl(const struct s3_target *t, const struct s3_answer *a, struct 
         return err_set(e, ERR_NET, "no connection to %s: %s", t->host,
                        a->os_errno ? strerror((int)a->os_errno) : a->curl_text);
     case CURLE_OPERATION_TIMEDOUT:
-        return err_set(e, ERR_TIMEOUT, "no connection to %s within %llu ms", t->host,
+        return err_set(e, ERR_TIMEOUT, "no %sconnection to %s within %llu ms",
+                       t->https ? "TLS " : "", t->host,
                        (unsigned long long)t->connect_ms);
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_ISSUER_ERROR:
@@ -93,6 +150,10 @@ static int by_curl(const struct s3_target *t, const struct s3_answer *a, struct 
         (void)err_set(e, ERR_CONFIG, "the ca-file %s cannot be used: %s",
                       t->ca_file ? t->ca_file : "", a->curl_text);
         return err_hint(e, "it has to exist, be readable and hold certificates in PEM form");
+    case CURLE_SSL_CERTPROBLEM:
+        (void)err_set(e, ERR_CONFIG, "client-certificate %s and client-key %s cannot be used: %s",
+                      t->client_cert ? t->client_cert : "", t->client_key ? t->client_key : "", a->curl_text);
+        return err_hint(e, "both have to be PEM, readable, and belong together; the key must not have a passphrase");
     case CURLE_SSL_CONNECT_ERROR:
         return tls_failed(t, a, e);
     case CURLE_UNSUPPORTED_PROTOCOL: /* "Received HTTP/0.9": that is no HTTP at all */

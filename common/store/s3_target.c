@@ -53,6 +53,9 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
     t->bucket = util_strdup(c->bucket);
     t->region = util_strdup(c->region && *c->region ? c->region : "us-east-1");
     t->ca_file = copy_if_given(c->ca_file);
+    t->ca_path = copy_if_given(c->ca_path);
+    t->client_cert = copy_if_given(c->client_certificate);
+    t->client_key = copy_if_given(c->client_key);
     t->storage_class = copy_if_given(c->storage_class);
     t->skip_verify = c->skip_verify;
     t->max_connections = c->max_connections ? c->max_connections : DEFAULT_CONNECTIONS;
@@ -72,6 +75,8 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
         .session_token = copy_if_given(c->session_token),
         .credentials_file = copy_if_given(c->credentials_file),
         .profile = copy_if_given(c->profile),
+        .credential_process = copy_if_given(c->credential_process),
+        .instance_role = c->instance_role,
     };
     return cred_load(c, &t->cred, e);
 }
@@ -84,6 +89,9 @@ void s3_target_done(struct s3_target *t)
     free(t->bucket);
     free(t->region);
     free(t->ca_file);
+    free(t->ca_path);
+    free(t->client_cert);
+    free(t->client_key);
     free(t->storage_class);
     free(t->keys_from.name);
     free(t->keys_from.access_key_id);
@@ -92,5 +100,6 @@ void s3_target_done(struct s3_target *t)
     cred_wipe(t->keys_from.session_token);
     free(t->keys_from.credentials_file);
     free(t->keys_from.profile);
+    free(t->keys_from.credential_process);
     cred_done(&t->cred);
 }

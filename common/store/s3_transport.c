@@ -13,6 +13,7 @@
 
 #include "common/base/clk.h"
 #include "common/store/s3_easy.h"
+#include "common/store/s3_peer.h"
 #include "common/store/s3_wrap.h"
 
 #define TRANSPORT_MAGIC 0x53751a45u
@@ -546,6 +547,8 @@ CURLMcode __wrap_curl_multi_remove_handle(CURLM *m, CURL *easy)
     struct s3_private *p = x->priv;
     (void)__real_curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &x->answer.status);
     (void)__real_curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &x->answer.os_errno);
+    if (x->peer)
+        s3_peer_ended(easy, p->result, &x->answer, x->peer);
     /* All that libs3 ever sees of an answer is a listing that has been found whole: its parser
      * leaks the document when there is a DTD, and takes anything for a listing. */
     if (p->result == CURLE_OK && p->libs3_write && s3_reply_page(&p->reply, x))

@@ -29,6 +29,7 @@ struct s3_xfer {
     uint64_t off, len;      /* S3_GET: UINT64_MAX: to the end */
     store_sink_fn sink;
     void *sink_arg;
+    struct store_peer *peer;     /* what is learned of the connection; may be NULL */
     struct store_info *ret_info; /* S3_GET, S3_HEAD; may be NULL */
     uint64_t *progress;          /* body bytes moved; may be NULL */
     void (*done)(struct s3_xfer *x); /* never from inside s3_transport_send or _cancel */

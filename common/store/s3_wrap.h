@@ -27,6 +27,7 @@ void __real_curl_easy_cleanup(CURL *easy);
 void __wrap_curl_easy_cleanup(CURL *easy);
 void __real_curl_easy_reset(CURL *easy);
 void __wrap_curl_easy_reset(CURL *easy);
+CURLcode __real_curl_easy_perform(CURL *easy);
 CURLcode __wrap_curl_easy_perform(CURL *easy);
 CURLcode __real_curl_easy_setopt(CURL *easy, CURLoption o, ...);
 CURLcode __wrap_curl_easy_setopt(CURL *easy, CURLoption o, ...);

@@ -112,9 +112,26 @@ const char *store_describe(const struct store *s)
     return s->describe;
 }
 
+const struct store_peer *store_peer(const struct store *s)
+{
+    return s->peer;
+}
+
 enum conf_target_type store_type(const struct store *s)
 {
     return s->type;
+}
+
+bool store_is_local(const struct store *s)
+{
+    return s->ops->open != NULL;
+}
+
+int store_open_local(const struct store *s, const char *key, int *ret_fd,
+                     struct store_info *ret_info, struct err *e)
+{
+    int r = store_key_ok(key, e);
+    return r < 0 ? r : s->ops->open(s, key, ret_fd, ret_info, e);
 }
 
 enum store_fencing store_fencing(const struct store *s)
@@ -130,18 +147,6 @@ void store_fencing_set(struct store *s, enum store_fencing f)
 void store_share(struct store *s)
 {
     s->shared = true;
-}
-
-bool store_is_local(const struct store *s)
-{
-    return s->ops->open != NULL;
-}
-
-int store_open_local(const struct store *s, const char *key, int *ret_fd,
-                     struct store_info *ret_info, struct err *e)
-{
-    int r = store_key_ok(key, e);
-    return r < 0 ? r : s->ops->open(s, key, ret_fd, ret_info, e);
 }
 
 unsigned store_connections(const struct store *s)

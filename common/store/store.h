@@ -100,6 +100,35 @@ enum conf_target_type store_type(const struct store *s);
 /** store_connections(s): how many requests make sense at once. */
 unsigned store_connections(const struct store *s);
 
+/* How far the requests of a bucket came, and through what. */
+enum store_stage {
+    STORE_NOWHERE,   /* the name does not resolve, or nothing was asked yet */
+    STORE_RESOLVED,
+    STORE_CONNECTED,
+    STORE_SECURED,   /* by TLS */
+    STORE_ANSWERED,
+};
+
+struct store_peer {
+    enum store_stage stage; /* the farthest so far */
+    char address[64];       /* "192.0.2.1:443" */
+    uint64_t resolve_ms, connect_ms, tls_ms;
+    bool skip_verify;   /* whatever certificate the server shows */
+    char tls[16];       /* "TLSv1.3", "" without */
+    char issuer[128];   /* of the server's certificate */
+    int64_t expires_ms; /* 0: not known */
+    bool has_clock;
+    int64_t clock_offset_ms; /* the server's clock minus ours */
+    long status;             /* of the last answer, and the code of its error document or "" */
+    char code[64];
+    bool no_keys;            /* they have to be fetched, and could not be */
+    const char *region; /* that is signed for: the configured one, or what the server taught */
+    const char *key_id, *key_source;
+};
+
+/** store_peer(s): NULL for a directory. Lives until the next request ends. */
+const struct store_peer *store_peer(const struct store *s);
+
 /** store_share(s): many use this store, each with its own timer. Trouble with the keys or the bucket
  * is found out by one request every 15 to 30 s, and told to the others without asking the server;
  * the error is then the words of the request that found out. */

@@ -65,6 +65,7 @@ struct store {
     uint64_t put_bytes, part_bytes;
     unsigned max_parts, parallel_parts;
     bool shared; /* store_share */
+    struct store_peer *peer; /* a bucket's */
     enum store_fencing fencing;
     struct store_upload *uploads;
     struct store_big *bigs; /* puts that go up in parts */

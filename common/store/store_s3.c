@@ -14,7 +14,7 @@
 
 static void on_poke(void *arg);
 
-static void poke_soon(struct store_s3 *s)
+void s3_poke(struct store_s3 *s)
 {
     if (!s->closed)
         s3_transport_wake(s->transport, on_poke, s);
@@ -34,7 +34,7 @@ static void on_timer_closed(uv_handle_t *h)
 
 static void maybe_close(struct store_s3 *s)
 {
-    if (!s->base.impl_closing || s->first || s->closed)
+    if (!s->base.impl_closing || s->first || s->closed || s->fetch.running)
         return;
     s->closed = true;
     uv_close((uv_handle_t *)&s->timer, on_timer_closed);
@@ -66,7 +66,7 @@ static void op_gone(void *arg)
     free(op->was);
     op->magic = 0;
     free(op);
-    poke_soon(s);
+    s3_poke(s);
     /* the store outlives this: it waits for on_poke, which sees the end of the queue */
     store_finish(req);
 }
@@ -90,6 +90,7 @@ static void op_send(struct s3_op *op)
 {
     op->sending = true;
     op->x.fresh = op->store->fresh;
+    op->x.peer = &op->store->peer;
     s3_transport_send(op->store->transport, &op->x);
     if (op->canceled)
         s3_transport_cancel(&op->x);
@@ -148,8 +149,11 @@ static void op_start(struct s3_op *op)
     op->started = true;
     op->started_ms = clk_mono_ms();
     op->store->started++;
+    const struct err *no_keys = s3_keys_error(op->store);
     if (op->canceled)
         op_canceled(op);
+    else if (no_keys)
+        op_fail(op, no_keys);
     else if (is_parked(op))
         op_fail_parked(op);
     else if (!op->body || s3_body_hash(op->body))
@@ -161,13 +165,20 @@ static void on_timer(uv_timer_t *t)
     on_poke(t->data);
 }
 
+void s3_poke_in(struct store_s3 *s, uint64_t ms)
+{
+    (void)uv_timer_start(&s->timer, on_timer, ms, 0);
+}
+
 static bool may_start(struct store_s3 *s)
 {
+    if (!s3_keys_ready(s))
+        return false;
     if (s->parked) /* it fails at once, or is the one that asks */
         return s->started < s->base.connections;
     uint64_t wait = s3_pace_wait(&s->pace, s->started, clk_mono_ms());
     if (wait && wait != UINT64_MAX && !s->base.impl_closing)
-        (void)uv_timer_start(&s->timer, on_timer, wait, 0);
+        s3_poke_in(s, wait);
     return !wait;
 }
 
@@ -259,6 +270,15 @@ static void park(struct store_s3 *s, const struct err *e)
     s->parked_until_ms = clk_mono_ms() + retry_park_ms() + util_random_below(retry_park_ms());
 }
 
+static void note_peer(struct store_s3 *s, const struct s3_answer *a)
+{
+    s->peer.status = a->status;
+    (void)snprintf(s->peer.code, sizeof s->peer.code, "%s", a->code);
+    s->peer.region = s->target.region;
+    s->peer.key_id = s->target.cred.key_id;
+    s->peer.key_source = s->target.cred.source;
+}
+
 /* What this answer means for those to come. true: signed again it may succeed. */
 static bool note_outcome(struct s3_op *op)
 {
@@ -269,6 +289,7 @@ static bool note_outcome(struct s3_op *op)
     if (!e->code || (class == RETRY_PARK && e->code == ERR_NOTFOUND && !s3_of_account(a->code)) ||
         class == RETRY_CONFLICT) {
         s->fresh = false; /* it works: also if it is only to say that there is no such object */
+        s->fetch.refused = false;
         s3_pace_ok(&s->pace);
         free(TAKE_PTR(s->parked));
         return false;
@@ -281,7 +302,10 @@ static bool note_outcome(struct s3_op *op)
         return true;
     }
     s3_pace_failed(&s->pace, class, a->retry_after_ms, op->started_ms, clk_mono_ms());
-    if (s->base.shared && s3_of_account(a->code))
+    /* fetched keys: others will be there in a moment; only if those are refused as well is it worth a pause */
+    bool once = s->target.cred.kind != CRED_STATIC && !s->fetch.refused;
+    s->fetch.refused = true;
+    if (s->base.shared && s3_of_account(a->code) && !once)
         park(s, e);
     return false;
 }
@@ -290,8 +314,10 @@ static void on_xfer(struct s3_xfer *x)
 {
     struct s3_op *op = x->data;
     assert(op->magic == OP_MAGIC);
+    bool again = note_outcome(op);
     op->sending = false;
-    if (note_outcome(op)) {
+    note_peer(op->store, &op->x.answer);
+    if (again) {
         if (op->body)
             s3_body_rewind(op->body);
         op_send(op);
@@ -334,7 +360,7 @@ struct s3_op *s3_op_new(struct store *base, struct store_req *req, enum s3_verb 
         s->first = op;
     s->last = op;
     req->impl = op;
-    poke_soon(s);
+    s3_poke(s);
     return op;
 }
 
@@ -398,7 +424,7 @@ static void op_cancel(struct s3_op *op)
         s3_transport_cancel(&op->x);
     } else if (!op->started) {
         op->store->canceled = true;
-        poke_soon(op->store);
+        s3_poke(op->store);
     }
     /* else: it is being hashed, and on_body looks */
 }
@@ -414,7 +440,7 @@ static void s3_close(struct store *base)
     base->impl_closing = true;
     for (struct s3_op *op = s->first; op; op = op->next)
         op_cancel(op);
-    poke_soon(s);
+    s3_poke(s);
 }
 
 static void s3_free(struct store *base)
@@ -446,6 +472,8 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     s->path = path ? util_printf("%s/", c->path) : util_strdup("");
     s->base.ops = &ops;
     s->base.connections = s->target.max_connections;
+    s->base.peer = &s->peer;
+    s->peer.skip_verify = s->target.skip_verify;
     (void)uv_timer_init(loop, &s->timer);
     s->timer.data = s;
     s3_pace_init(&s->pace, s->base.connections, clk_mono_ms());
@@ -453,8 +481,11 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     s->base.part_bytes = s->target.part_bytes;
     s->base.max_parts = MAX_PARTS;
     s->base.parallel_parts = s->target.parallel_parts;
-    s->base.describe = util_printf("%s/%s%s%s as key id %s", s->target.endpoint, s->target.bucket,
-                                   path ? "/" : "", path ? c->path : "", s->target.cred.key_id);
+    const struct cred *keys = &s->target.cred; /* fetched ones change */
+    s->base.describe = util_printf("%s/%s%s%s %s %s", s->target.endpoint, s->target.bucket,
+                                   path ? "/" : "", path ? c->path : "",
+                                   keys->kind == CRED_STATIC ? "as key id" : "with the keys of",
+                                   keys->kind == CRED_STATIC ? keys->key_id : keys->source);
     *ret = &s->base;
     return 0;
 }

@@ -40,10 +40,24 @@ struct s3_op {
     struct err *was; /* what led to looking whether it is there all the same */
 };
 
+/* keys are being fetched, by a worker; or were, to no avail */
+struct s3_fetch {
+    uv_work_t work;
+    bool running, failed, refused; /* the ones in use were refused */
+    enum cred_kind kind;
+    char *command;
+    int result;
+    struct cred got;
+    struct err err;
+    uint64_t again_ms, early_ms; /* not before; not before that while the old ones are good */
+};
+
 struct store_s3 {
     struct store base;
     struct s3_target target;
     struct s3_transport *transport;
+    struct store_peer peer;
+    struct s3_fetch fetch;
     char *path; /* "" or "prefix/" */
     struct s3_op *first, *last;
     unsigned started;
@@ -65,6 +79,14 @@ struct s3_op *s3_op_new(struct store *s, struct store_req *req, enum s3_verb ver
                         const char *key, int (*answer)(struct s3_op *op, struct err *e));
 /** s3_op_body(op, body): what it sends. `body` is copied, not what it points to. */
 void s3_op_body(struct s3_op *op, const struct store_body *body);
+
+/** s3_poke(s), s3_poke_in(s, ms): look at the queue, soon; later. */
+void s3_poke(struct store_s3 *s);
+void s3_poke_in(struct store_s3 *s, uint64_t ms);
+/** s3_keys_ready(s): whether a request may start, or has to wait for keys, which are fetched then.
+ * s3_keys_error(s): why there are none; it has to fail with that. NULL: there are some. */
+bool s3_keys_ready(struct store_s3 *s);
+const struct err *s3_keys_error(const struct store_s3 *s);
 
 /* of struct store_ops */
 void s3_upload_begin(struct store_upload *u, struct store_req *req);

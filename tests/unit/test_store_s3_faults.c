@@ -416,7 +416,7 @@ static void a_handshake_that_stalls_ends(void **state)
     reopen(f);
     (void)unsetenv("WALSUP_TEST_S3_CONNECT_MS");
     uint64_t t0 = clk_mono_ms();
-    failed(put(f, "k", "x", 0), ERR_TIMEOUT, "no connection to 127.0.0.1", "");
+    failed(put(f, "k", "x", 0), ERR_TIMEOUT, "no TLS connection to 127.0.0.1", "");
     assert_in_range(clk_mono_ms() - t0, 290, 8000);
 }
 
