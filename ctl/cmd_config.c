@@ -67,14 +67,6 @@ static json_t *conf_json(const struct conf *conf)
                      "targets", targets_json(conf), "databases", databases_json(conf));
 }
 
-static int print_buf(struct ctl *c, struct buf *b)
-{
-    if (c->json)
-        return out_json(json_pack("{s:s}", "text", buf_str(b)));
-    (void)fwrite(b->p, 1, b->len, stdout);
-    return 0;
-}
-
 int cmd_config(struct ctl *c)
 {
     static const struct option own[] = {{"defaults", no_argument, NULL, 'd'},
@@ -91,7 +83,7 @@ int cmd_config(struct ctl *c)
         return status;
     if (fixed) {
         fixed(&out);
-        return print_buf(c, &out);
+        return ctl_print(c, &out);
     }
     if (!ctl_load(c, &conf, &status))
         return status;
@@ -99,7 +91,7 @@ int cmd_config(struct ctl *c)
         (void)out_json(conf_json(conf));
     } else {
         conf_dump(conf, &out);
-        (void)print_buf(c, &out);
+        (void)ctl_print(c, &out);
     }
     (void)conf_free(conf);
     return 0;

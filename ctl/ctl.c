@@ -30,6 +30,14 @@ void ctl_verb_help(const struct ctl_verb *v)
            "  --help                    this text\n");
 }
 
+int ctl_print(const struct ctl *c, struct buf *b)
+{
+    if (c->json)
+        return out_json(json_pack("{s:s}", "text", buf_str(b)));
+    (void)fwrite(b->p, 1, b->len, stdout);
+    return 0;
+}
+
 int ctl_usage_error(struct ctl *c, const char *fmt, ...)
 {
     char msg[400];

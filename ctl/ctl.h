@@ -60,6 +60,8 @@ char *ctl_db_name(struct ctl *c, const char *text);
 /** ctl_suggest(socket, text, e): the daemon does not know `text`: put the nearest of its names into the
  * hint. */
 void ctl_suggest(const char *socket, const char *text, struct err *e);
+/** ctl_print(c, b): a text that is data for other programs; with --json the member `text`. Returns 0. */
+int ctl_print(const struct ctl *c, struct buf *b);
 /** ctl_verb_help(v): print what `walsupctl VERB --help` prints. */
 void ctl_verb_help(const struct ctl_verb *v);
 
@@ -76,6 +78,7 @@ int cmd_verify(struct ctl *c);
 int cmd_import(struct ctl *c);
 int cmd_check(struct ctl *c);
 int cmd_config(struct ctl *c);
+int cmd_sandbox(struct ctl *c);
 int cmd_version(struct ctl *c);
 
 #endif

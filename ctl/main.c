@@ -5,17 +5,18 @@
 
 #include "common/format/near.h"
 #include "common/store/cred.h"
+#include "ctl/completion.h"
 #include "ctl/out.h"
 
 static int cmd_help(struct ctl *c);
 
 static const struct ctl_verb verb[] = {
-    {"status", "[DB]", "show what is replicated, how far behind it is and what is wrong",
+    {"status", "[DB]", "show what is replicated, how far behind, and what is wrong",
      "  --all                     every database, also if there are very many\n\n"
      "Exit status: 0 healthy, 1 degraded, 2 failed or not running.\n", cmd_status},
     {"list", "", "list the configured databases, with or without the daemon", "", cmd_list},
     {"restore", "DB [-o FILE]", "bring a database back from a replica, checked",
-     "DB is a name or a path from the configuration. A file that exists is not touched.\n\n"
+     "DB is a name or a path from the configuration. A file that exists is not\ntouched.\n\n"
      "  -o, --output FILE         file to create (the database's own path)\n"
      "  --target NAME             restore from this target (the one that is furthest)\n"
      "  --url URL                 restore from s3://BUCKET/PATH?endpoint=https://HOST\n"
@@ -31,8 +32,8 @@ static const struct ctl_verb verb[] = {
      "  --if-replica-exists       do nothing, successfully, if the replica is empty\n"
      "  --integrity-check HOW     quick, full or none (quick)\n"
      "  --parallel N              requests at the same time, 1 to 256\n"
-     "  --no-resume               do not go on with an interrupted restore, nor leave one\n"
-     "  --follow                  keep the file up to date, for readers, until interrupted\n"
+     "  --no-resume               do not go on with an interrupted one, nor leave one\n"
+     "  --follow                  keep the file up to date, for readers, until stopped\n"
      "  --follow-interval TIME    how often it looks for news (1s)\n", cmd_restore},
     {"points", "DB", "list what a database can be restored to",
      "Times are those of the commits, in local time; what Litestream v0.3 wrote has\n"
@@ -41,17 +42,17 @@ static const struct ctl_verb verb[] = {
      "  --target NAME             of this target (the one that is furthest)\n"
      "  --url URL                 as for restore\n"
      "  --generation GENERATION   of a replica of Litestream v0.3\n", cmd_points},
-    {"verify", "DB", "prove a replica: every object, the chain, and each page of the source",
-     "Fetches everything, checks it, and compares what it makes with the checksums that\n"
-     "were recorded and with the page map of walsupd. Restores and writes nothing; the\n"
-     "database is not opened.\n\n"
+    {"verify", "DB", "prove a replica: each object, the chain, the source's pages",
+     "Fetches everything, checks it, and compares what it makes with the checksums\n"
+     "that were recorded and with the page map of walsupd. Restores and writes\n"
+     "nothing; the database is not opened.\n\n"
      "  --target NAME             the replica in this target only (all of them)\n"
      "  --url URL                 as for restore\n"
      "  --txid TXID               only what leads to this transaction\n"
      "  --all                     list every object, not only what is wrong\n\n"
      "Exit status: 0 proven, 1 something is wrong but the latest state restores, 2 the\n"
      "latest state is not safe; others are errors.\n", cmd_verify},
-    {"sync", "[DB] [--wait]", "replicate what is committed now, without waiting for an interval",
+    {"sync", "[DB] [--wait]", "replicate what is committed now, not at the next interval",
      "  --wait                    return when everything that was committed before is\n"
      "                            in every replica\n"
      "  --timeout TIME            how long to wait (60s)\n", cmd_sync},
@@ -59,7 +60,7 @@ static const struct ctl_verb verb[] = {
      "Returns when every replica has it. A restore of the latest state then begins\n"
      "there.\n\n"
      "  --target NAME             to this target only\n", cmd_snapshot},
-    {"reconcile", "[DB]", "compare what the daemon knows of its replicas with the buckets",
+    {"reconcile", "[DB]", "compare what the daemon knows of replicas with the buckets",
      "Lists the replicas, corrects the inventory, and makes a new snapshot where files\n"
      "are missing. Without DB: of every database.\n\n"
      "  --target NAME             of this target only\n"
@@ -67,23 +68,27 @@ static const struct ctl_verb verb[] = {
      "                            grow old by it\n", cmd_reconcile},
     {"takeover", "DB", "go on replicating where another writer was found",
      "For a replica in the state fenced. Stop the other writer first: whoever goes on\n"
-     "there will be fenced in turn. A new history begins behind what is there, with the\n"
-     "whole database; what the other one wrote stays, and can be restored.\n\n"
+     "there will be fenced in turn. A new history begins behind what is there, with\n"
+     "the whole database; what the other one wrote stays, and can be restored.\n\n"
      "  --target NAME             of this target only\n", cmd_takeover},
     {"reload", "", "make the daemon read its configuration again",
      "A configuration with a mistake changes nothing; every mistake is printed.\n", cmd_reload},
-    {"check", "", "check configuration, targets and databases, with a round trip each",
+    {"check", "", "try configuration, targets and databases, each of them",
      "Writes, reads and deletes one small object per target. Needs no daemon.\n", cmd_check},
     {"config", "", "print the effective configuration, secrets masked",
      "  --defaults                every key with its default\n"
      "  --sample                  a commented sample file\n"
      "  --man                     the key tables of walsup.ini(5)\n", cmd_config},
+    {"sandbox", "", "print a drop-in for systemd with the paths walsupd needs",
+     "For the unit walsupd.service: the directories of the databases, those where\n"
+     "patterns begin, and the targets that are directories.\n", cmd_sandbox},
     {"import-litestream", "FILE", "print a litestream.yml as configuration of walsup",
      "What has no equivalent becomes a comment with the reason. $NAME and ${NAME} are\n"
      "taken from the environment, as Litestream does.\n\n"
      "  --no-expand-env           leave them as they are\n", cmd_import},
     {"version", "", "print the version", "", cmd_version},
-    {"help", "[VERB]", "explain walsupctl or a verb", "", cmd_help},
+    {"help", "[VERB]", "explain walsupctl or a verb",
+     "  --completion SHELL        print the completion script for bash, zsh or fish\n", cmd_help},
 };
 
 static const struct ctl_verb *find_verb(const char *name)
@@ -134,9 +139,19 @@ static json_t *help_json(void)
 
 static int cmd_help(struct ctl *c)
 {
-    int status;
-    if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 1, &status))
+    static const struct option own[] = {{"completion", required_argument, NULL, 's'}, {NULL, 0, NULL, 0}};
+    int status, o;
+    const char *shell = NULL;
+    cleanup_buf struct buf script = BUF_INIT;
+    while ((o = ctl_option(c, own, &status)) >= 0)
+        shell = optarg;
+    if (o == CTL_STOP || !ctl_operands(c, 0, shell ? 0 : 1, &status))
         return status;
+    if (shell) {
+        if (!completion_make(shell, verb, ARRAY_LEN(verb), &script))
+            return ctl_usage_error(c, "there is a completion for bash, zsh and fish, not for '%s'", shell);
+        return ctl_print(c, &script);
+    }
     if (c->json)
         return out_json(help_json());
     if (optind == c->argc) {

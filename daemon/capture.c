@@ -1,5 +1,6 @@
 #include "daemon/capture.h"
 
+#include "common/base/beat.h"
 #include "common/format/wal.h"
 #include "daemon/framemap.h"
 
@@ -104,6 +105,7 @@ static int scan_chunk(struct session *s, struct scan *sc, const uint8_t *p, uint
                       uint32_t n, uint64_t limit_frames, uint32_t from, struct err *e)
 {
     size_t size = wal_frame_size(sc->wal.page_size);
+    beat_step();
     for (uint32_t i = 0; i < n; i++) {
         struct wal_frame f;
         if (!wal_frame_check(&sc->wal, p + i * size, sc->cksum, &f))
@@ -503,6 +505,7 @@ int capture_reader_new(struct session *s, const struct session_index *x, struct 
 static int read_pages(struct capture_reader *r, uint32_t first, uint32_t n, struct err *e)
 {
     uint32_t ps = r->x.page_size;
+    beat_step();
     int k = session_db_read(r->s, first, n, r->pages, e);
     const struct framemap *m = &r->sc.map;
     for (; k == 0 && r->at_frame < m->n && m->slot[r->at_frame].pgno < first + n; r->at_frame++) {

@@ -602,7 +602,7 @@ static int bind_socket(const char *path, int *ret, struct err *e)
     if (bound < 0)
         return err_sys(e, saved, "bind the control socket %s", path);
     const struct group *g = getgrnam("walsup");
-    if (g && lchown(path, (uid_t)-1, g->gr_gid) < 0)
+    if (g && g->gr_gid != getegid() && lchown(path, (uid_t)-1, g->gr_gid) < 0) /* it has the group of the unit */
         log_line(LOG_WARN, "cannot give %s to group walsup: %s", path, strerror(errno));
     *ret = TAKE_FD(fd);
     return 0;

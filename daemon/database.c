@@ -70,11 +70,13 @@ static void learn_acked(struct database_run *run)
 static void work_run(uv_work_t *w)
 {
     struct database_run *run = w->data;
+    beat_begin(&run->beat);
     source_run(run->db->source, &run->job, &run->result);
     if (run->job.load && run->result.err.code == ERR_OK) {
         learn_acked(run);
         spool_merged_read(run->db->dir, run->merged);
     }
+    beat_end();
 }
 
 static void work_done(uv_work_t *w, int status);
@@ -779,7 +781,7 @@ void database_history_closed(struct database *db)
     database_maybe_closed(db);
 }
 
-uint64_t database_stuck_ms(const struct database *db)
+uint64_t database_still_ms(struct database *db, enum beat_state *ret_state)
 {
-    return db->run ? clk_mono_ms() - db->run->started_ms : 0;
+    return db->run ? beat_still_ms(&db->run->beat, clk_mono_ms(), ret_state) : 0;
 }

@@ -3,6 +3,7 @@
 #ifndef WALSUP_DATABASE_H
 #define WALSUP_DATABASE_H
 
+#include "common/base/beat.h"
 #include "common/store/retry.h"
 #include "daemon/berths.h"
 #include "daemon/drill.h"
@@ -50,6 +51,7 @@ struct database_run {
     struct source_job job;
     struct source_result result;
     uint64_t started_ms;
+    struct beat beat;
     uint64_t merged[SPOOL_LEVELS]; /* with job.load only, as the next one */
     struct err *fenced; /* of each replica, from an earlier process; code ERR_OK: it is not */
     uint64_t acked[]; /* of each replica, by the spool directory; with job.load only. UINT64_MAX: unknown */
@@ -187,7 +189,8 @@ void database_want_snapshot(struct database *db, bool base);
 void database_snapshot_used(struct database *db, uint64_t txid);
 void database_history_closed(struct database *db);
 
-/** database_stuck_ms(db): how long the job under way has made no progress; 0 if none runs. */
-uint64_t database_stuck_ms(const struct database *db);
+/** database_still_ms(db, ret_state): how long the job under way has made no progress, as far as these
+ * calls could tell; 0 if none runs. */
+uint64_t database_still_ms(struct database *db, enum beat_state *ret_state);
 
 #endif

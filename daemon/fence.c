@@ -45,6 +45,17 @@ enum fence_verdict fence_judge(const struct fence_seen *s, const struct spool_fi
     return s->info.size == mine->size && h.timestamp_ms == mine->timestamp_ms ? FENCE_OURS : FENCE_FOREIGN;
 }
 
+enum fence_verdict fence_judge_made(const struct fence_seen *s, const struct level_file *mine)
+{
+    struct ltx_header h;
+    if (s->head_n != sizeof s->head || ltx_header_decode(s->head, &h, NULL) < 0 || s->tail_n != sizeof s->tail)
+        return FENCE_FOREIGN;
+    if (h.node_id != mine->lineage || h.min_txid != mine->min || h.max_txid != mine->max)
+        return FENCE_FOREIGN;
+    uint64_t theirs = checksum(s);
+    return mine->checksum && theirs && theirs != mine->checksum ? FENCE_FOREIGN : FENCE_OURS;
+}
+
 int fence_tell(const struct fence_seen *s, const struct spool_file *mine, const char *key, struct err *e)
 {
     struct ltx_header h = {.node_id = 0};

@@ -9,6 +9,7 @@
 #include "common/format/ltx.h"
 #include "common/store/store.h"
 #include "daemon/spool.h"
+#include "daemon/spool_level.h"
 
 struct uploader;
 
@@ -29,6 +30,10 @@ void fence_sign(struct store_meta *m);
 /** fence_judge(seen, mine, base): is it what we sent? A base may have been made anew in between: it is the
  * same when history, TXID and the database's checksum are. */
 enum fence_verdict fence_judge(const struct fence_seen *seen, const struct spool_file *mine, bool base);
+/** fence_judge_made(seen, mine): the same for what is made of commits that the replica has already, a merged
+ * file or a snapshot. Made again after a crash it may differ in bytes: history, range and the database's
+ * checksum count. */
+enum fence_verdict fence_judge_made(const struct fence_seen *seen, const struct level_file *mine);
 /** fence_tell(seen, mine, key, e): the sentence for a person: whose it is, from where, since when. */
 int fence_tell(const struct fence_seen *seen, const struct spool_file *mine, const char *key, struct err *e);
 

@@ -318,7 +318,7 @@ static void sweep_something(struct history *h)
 static void job_failed(struct history *h, const struct history_job *j)
 {
     bool first = !h->retry.failures;
-    uint64_t wait = MAX(retry_failed(&h->retry, ERR_IO), (uint64_t)1000);
+    uint64_t wait = MAX(retry_after(&h->retry, &j->err), (uint64_t)1000);
     h->retry_at_ms = clk_mono_ms() + wait;
     if (first)
         log_err(LOG_WARN, &j->err, "%s: history", h->db->name);
@@ -373,10 +373,12 @@ static void on_job(uv_work_t *w, int status)
 
 static void want_snapshot(struct history *h)
 {
+    if (h->db->new_lineage)
+        return; /* of what comes, not of what was before the takeover */
     for (size_t i = 0; i < h->n_keepers; i++) {
         const struct keeper *k = &h->keeper[i];
-        if (k->wants_snapshot && !k->snapshot.txid && k->u->known && !k->u->needs_base && !k->u->streaming &&
-            k->retry_at_ms <= clk_mono_ms()) {
+        if (k->wants_snapshot && !k->snapshot.txid && k->u->known && !k->u->fenced && !k->u->needs_base &&
+            !k->u->streaming && k->retry_at_ms <= clk_mono_ms()) {
             database_want_snapshot(h->db, false);
             return;
         }

@@ -24,10 +24,16 @@ void history_call_done(struct history_call *c)
     c->n = 0;
 }
 
+/* Why it does not go on; NULL. */
+static const struct err *trouble(const struct keeper *k)
+{
+    return k->u->fenced ? k->u->err : k->err;
+}
+
 /* 1: the replica is done with it, for better or worse. */
 static bool is_over(const struct history_call *c, const struct keeper *k)
 {
-    if (k->err)
+    if (trouble(k))
         return true;
     return c->what == HISTORY_SNAPSHOT ? !k->wants_snapshot && !k->snapshot.txid : !k->wants_list;
 }
@@ -35,8 +41,8 @@ static bool is_over(const struct history_call *c, const struct keeper *k)
 static struct history_result result_of(const struct history_call *c, const struct keeper *k)
 {
     struct history_result r = {.target = util_strdup(k->u->target)};
-    if (k->err)
-        r.err = *k->err;
+    if (trouble(k))
+        r.err = *trouble(k);
     if (c->what == HISTORY_SNAPSHOT) {
         r.txid = k->u->snapshot_txid;
         r.size = k->u->snapshot_bytes;

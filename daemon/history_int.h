@@ -7,6 +7,7 @@
 #include "common/store/store.h"
 #include "daemon/compact.h"
 #include "daemon/database_int.h"
+#include "daemon/fence_look.h"
 #include "daemon/history.h"
 
 #define HISTORY_NEVER UINT64_MAX
@@ -26,11 +27,12 @@ struct keeper {
     bool wants_list;
     uint64_t no_delete_until_ms; /* the store refused */
 
-    enum { KEEPER_RESTS, KEEPER_ASKS, KEEPER_SENDS, KEEPER_DELETES, KEEPER_LISTS } doing;
+    enum { KEEPER_RESTS, KEEPER_ASKS, KEEPER_SENDS, KEEPER_LOOKS, KEEPER_DELETES, KEEPER_LISTS } doing;
     struct store_req req;
     struct store_body body;
     struct store_meta meta;
     char *key, *path;
+    struct fence_look look;   /* at what is in its way */
     unsigned level;           /* of what is sent */
     struct level_file sending;
     struct inventory_req ask;

@@ -13,6 +13,7 @@
 
 static void on_done(struct store_req *req);
 static void on_asked(struct inventory_req *req);
+static void on_looked(struct fence_look *l);
 
 void keeper_init(struct keeper *k, struct history *h, struct uploader *u)
 {
@@ -20,6 +21,8 @@ void keeper_init(struct keeper *k, struct history *h, struct uploader *u)
     k->req.data = k->ask.data = k;
     k->req.done = on_done;
     k->ask.done = on_asked;
+    k->look.data = k;
+    k->look.done = on_looked;
 }
 
 struct inventory_place keeper_place(const struct keeper *k)
@@ -37,7 +40,7 @@ bool keeper_is_quiet(const struct keeper *k)
 void keeper_failed(struct keeper *k, const struct err *e, const char *what)
 {
     bool news = !k->err || k->err->code != e->code;
-    uint64_t wait = retry_failed(&k->retry, e->code);
+    uint64_t wait = retry_after(&k->retry, e);
     if (!k->err)
         k->err = util_alloc(sizeof *k->err);
     *k->err = *e;
@@ -152,7 +155,7 @@ static void on_asked(struct inventory_req *req)
     if (k->closing || req->err.code != ERR_OK) {
         forget_doomed(k);
         if (req->err.code != ERR_OK) { /* said by the inventory, once for all */
-            (void)retry_failed(&k->retry, ERR_IO);
+            (void)retry_after(&k->retry, &req->err);
             k->retry_at_ms = clk_mono_ms() + 5000;
         }
     } else if (req->what == INVENTORY_REMOVE) {
@@ -229,7 +232,7 @@ static void send_file(struct keeper *k, unsigned level, const struct level_file 
     k->body = (struct store_body){.path = path, .size = f->size};
     k->meta = (struct store_meta){.timestamp_ms = f->timestamp_ms, .checksum = f->checksum, .lineage = f->lineage};
     fence_sign(&k->meta);
-    store_put(k->u->store, &k->req, k->key, &k->body, &k->meta, 0);
+    store_put(k->u->store, &k->req, k->key, &k->body, &k->meta, STORE_IF_ABSENT);
 }
 
 static bool send_something(struct keeper *k)
@@ -280,17 +283,50 @@ static void sent(struct keeper *k)
         database_snapshot_used(k->h->db, k->sending.max);
 }
 
+/* Not to be tried again: another snapshot can be made, and level 0 has what a merged file has. */
+static void let_go(struct keeper *k)
+{
+    if (k->level == LTX_SNAPSHOT_LEVEL)
+        k->snapshot.txid = 0;
+    else
+        k->has[k->level - 1] = MAX(k->has[k->level - 1], k->sending.max);
+}
+
 static void not_sent(struct keeper *k)
 {
     if (k->req.err.code == ERR_NOTFOUND && access(k->path, F_OK) < 0) {
-        /* dropped from the spool for want of room: level 0 has the same, and another snapshot can be made */
-        if (k->level == LTX_SNAPSHOT_LEVEL)
-            k->snapshot.txid = 0;
-        else
-            k->has[k->level - 1] = MAX(k->has[k->level - 1], k->sending.max);
+        let_go(k); /* dropped from the spool for want of room */
         return;
     }
     keeper_failed(k, &k->req.err, k->level == LTX_SNAPSHOT_LEVEL ? "snapshot not uploaded" : "merged file not uploaded");
+}
+
+static void sending_over(struct keeper *k)
+{
+    free(TAKE_PTR(k->key));
+    free(TAKE_PTR(k->path));
+    rest(k);
+}
+
+/* An object of that name is there: ours, from before a crash or with its answer lost, or another writer's. */
+static void on_looked(struct fence_look *l)
+{
+    struct keeper *k = l->data;
+    if (k->magic != KEEPER_MAGIC)
+        abort();
+    if (l->err.code != ERR_OK) {
+        if (!k->closing)
+            keeper_failed(k, &l->err, "what is in the way of a file was not read");
+    } else if (fence_judge_made(&l->seen, &k->sending) == FENCE_OURS) {
+        sent(k);
+    } else if (!k->closing) { /* else the next process meets it again */
+        struct err e;
+        struct spool_file mine = {.txid = k->sending.max, .lineage = k->sending.lineage};
+        (void)fence_tell(&l->seen, &mine, k->key, &e);
+        let_go(k); /* after a takeover its name is still the other's */
+        uploader_fence(k->u, &e, false);
+    }
+    sending_over(k);
 }
 
 static void on_done(struct store_req *req)
@@ -308,15 +344,19 @@ static void on_done(struct store_req *req)
             forget_doomed(k);
         else
             not_deleted(k);
-    } else {
-        if (ok) /* also when it is the last thing to happen: it is in the replica */
-            sent(k);
-        else if (!k->closing)
-            not_sent(k);
-        free(TAKE_PTR(k->key));
-        free(TAKE_PTR(k->path));
+        rest(k);
+        return;
     }
-    rest(k);
+    if (req->err.code == ERR_CONFLICT && !k->closing) {
+        k->doing = KEEPER_LOOKS;
+        fence_look(&k->look, k->u->store, k->key);
+        return;
+    }
+    if (ok) /* also when it is the last thing to happen: it is in the replica */
+        sent(k);
+    else if (!k->closing)
+        not_sent(k);
+    sending_over(k);
 }
 
 /* ---- what is next ------------------------------------------------------------------------------ */
@@ -398,6 +438,8 @@ bool keeper_close(struct keeper *k)
         k->closing = true;
         if (k->doing == KEEPER_SENDS || k->doing == KEEPER_DELETES)
             store_cancel(&k->req);
+        else if (k->doing == KEEPER_LOOKS)
+            fence_look_cancel(&k->look);
         else if (k->doing == KEEPER_LISTS)
             keeper_list_cancel(k);
     }

@@ -9,7 +9,13 @@
 #include "daemon/status.h"
 
 #define TICK_MS 1000
-#define STUCK_LIMIT_MS 300000 /* a worker that hangs for so long trips the watchdog */
+/* A job that is silent for so long starves the watchdog: in a call of which it was said that it takes
+ * time, or before a worker has taken it; any other after a third of the watchdog's own limit. */
+#define PARKED_LIMIT_MS 300000
+#define SILENT_LIMIT_MS 10000 /* without a watchdog: nor is more time asked for */
+#define EXTEND_MS 20000 /* asked for again and again while something moves */
+#define EXTEND_EVERY_MS 1000
+#define TRIM_TICKS 30 /* after histories were looked at while everybody slept */
 #define AT_ONCE 512           /* databases that a tick may look at, on the average */
 #define SCAN_MS 5000          /* what has no watch is looked at so often */
 
@@ -33,10 +39,28 @@ static void on_sighup(uv_signal_t *s, int signum)
 
 static bool progress(const struct manager *m)
 {
-    for (size_t i = 0; i < m->n_dbs; i++)
-        if (database_stuck_ms(m->db[i]) > STUCK_LIMIT_MS)
-            return false;
+    uint64_t half = notify_watchdog_ms(m->notify), limit = half ? half * 2 / 3 : SILENT_LIMIT_MS;
+    for (size_t i = 0; i < m->n_dbs; i++) {
+        enum beat_state state;
+        uint64_t ms = database_still_ms(m->db[i], &state);
+        if (ms <= (state == BEAT_WORKS ? limit : (uint64_t)PARKED_LIMIT_MS))
+            continue;
+        if (!m->stuck)
+            log_line(LOG_ERROR, "%s: its worker has been silent for %llu s: the watchdog is not fed until it goes on",
+                     m->db[i]->name, (unsigned long long)(ms / 1000));
+        return false;
+    }
     return true;
+}
+
+/* Starting and stopping may take longer than the unit's limits, but not without progress. */
+static void ask_for_time(struct manager *m)
+{
+    uint64_t now = clk_mono_ms();
+    if ((m->ready && !m->stopping) || m->stuck || now - m->extended_ms < EXTEND_EVERY_MS)
+        return;
+    m->extended_ms = now;
+    notify_extend(m->notify, EXTEND_MS);
 }
 
 static void maybe_close(struct manager *m);
@@ -44,9 +68,10 @@ static void maybe_close(struct manager *m);
 /* What many databases needed for a moment goes back to the system when all of them sleep again. */
 static void give_back(struct manager *m)
 {
-    bool asleep = !berths_taken(m->berths);
-    if (asleep && !m->was_asleep)
+    bool asleep = !berths_taken(m->berths), later = m->fired && m->ticks % TRIM_TICKS == 0;
+    if (asleep && (!m->was_asleep || later))
         (void)malloc_trim(0);
+    m->fired = m->fired && !later;
     m->was_asleep = asleep;
 }
 
@@ -63,8 +88,9 @@ static void on_tick(uv_timer_t *t)
             notify_status(m->notify, "%s", line);
         }
     }
-    if (notify_watchdog_ms(m->notify) && !m->stuck)
+    if (!m->stuck)
         notify_alive(m->notify);
+    ask_for_time(m);
     if (m->stopping && !m->closing)
         maybe_close(m);
 }
@@ -120,7 +146,8 @@ static void close_rest(struct manager *m)
     free(m->target);
     m->target = NULL;
     m->n_targets = 0;
-    m->open += 5;
+    m->open += 6;
+    notify_close(m->notify, on_part_closed, m);
     drill_close(m->drill, on_part_closed, m);
     history_shared_close(m->history, on_part_closed, m);
     scan_close(m->scanner, on_part_closed, m);
@@ -204,7 +231,7 @@ void manager_stop(struct manager *m)
     m->stopping_ms = clk_mono_ms();
     notify_stopping(m->notify);
     notify_status(m->notify, "stopping: uploading what is left");
-    notify_extend(m->notify, m->conf->shutdown_timeout_ms + 10000);
+    ask_for_time(m);
     log_line(LOG_NOTICE, "stopping");
     for (size_t i = 0; i < m->n_dbs; i++)
         database_flush(m->db[i]);
@@ -246,7 +273,8 @@ static void start_timers(struct manager *m)
 
 static void on_due(void *arg, struct agenda_entry *x)
 {
-    (void)arg;
+    struct manager *m = arg;
+    m->fired = true;
     history_due(CONTAINER_OF(x, struct database, due));
 }
 
@@ -273,7 +301,7 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
         return r;
     }
     m->n_targets = conf->n_targets;
-    m->notify = notify_new();
+    m->notify = notify_new(loop);
     m->conf = conf;
     m->berths = berths_new(conf->max_open);
     discover_new(loop, m->scanner, m->watch, &manager_discover_calls, m, &m->discover);
@@ -300,7 +328,6 @@ int manager_free(struct manager *m)
     map_free(&m->by_id);
     manager_forget_due(m);
     free(m->db);
-    (void)notify_free(m->notify);
     (void)conf_free(m->conf);
     (void)berths_free(m->berths);
     free(m->conf_path);

@@ -76,8 +76,9 @@ struct manager {
     int64_t started_ms;
     bool ready;
     bool was_asleep; /* no database was attached at the last tick */
+    bool fired;      /* the agenda, since memory was given back */
     bool stopping, closing;
-    uint64_t stopping_ms;
+    uint64_t stopping_ms, extended_ms; /* when it was asked to; when it last asked for time */
     int exit_status;
     unsigned open; /* things that closing waits for */
     size_t retired; /* databases on their way out */

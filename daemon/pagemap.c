@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include "common/base/beat.h"
 #include "common/base/fsx.h"
 #include "common/format/ltx.h"
 #include "common/format/mapfile.h"
@@ -97,6 +98,7 @@ static ssize_t read_some(const struct pagemap *m, void *p, size_t n, uint64_t of
 {
     size_t got = 0;
     while (got < n) {
+        beat_step();
         ssize_t r = pread(m->fd, (uint8_t *)p + got, n - got, (off_t)(off + got));
         if (r < 0 && errno == EINTR)
             continue;
@@ -282,6 +284,7 @@ static int write_at(const struct pagemap *m, const void *p, size_t n, uint64_t o
 {
     const uint8_t *b = p;
     while (n) {
+        beat_step();
         ssize_t put_n = pwrite(m->fd, b, n, (off_t)off);
         if (put_n < 0 && errno == EINTR)
             continue;
@@ -356,7 +359,10 @@ static int read_header(struct pagemap *m, struct err *e)
 
 static int sync_file(const struct pagemap *m, struct err *e)
 {
-    return fdatasync(m->fd) < 0 ? err_sys(e, errno, "fsync %s", m->path) : 0;
+    beat_park(true);
+    int r = fdatasync(m->fd);
+    beat_park(false);
+    return r < 0 ? err_sys(e, errno, "fsync %s", m->path) : 0;
 }
 
 /* The new file at its path, with the descriptor kept. */

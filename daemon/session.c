@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "common/base/beat.h"
 #include "common/base/clk.h"
 #include "common/format/wal.h"
 
@@ -597,7 +598,9 @@ int session_passive(struct session *s, bool *ret_all, struct err *e)
     int r = ckpt_ready(s, e);
     if (r != 0)
         return r;
+    beat_park(true);
     int rc = sqlite3_wal_checkpoint_v2(s->ckpt.db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
+    beat_park(false);
     if ((rc & 0xff) == SQLITE_BUSY)
         return SESSION_BUSY;
     if (rc != SQLITE_OK)

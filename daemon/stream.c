@@ -6,6 +6,7 @@
 #include "common/base/log.h"
 #include "common/store/layout.h"
 #include "daemon/database_int.h"
+#include "daemon/fence_look.h"
 
 #define SLICE_BYTES (8u << 20)
 #define SLICE_MS 40u
@@ -28,8 +29,11 @@ struct stream_leg {
     struct uploader *u;
     bool base; /* the replica has nothing before it */
     struct store_upload *up;
-    enum { LEG_BEGINS, LEG_RUNS, LEG_FINISHES, LEG_ABORTS, LEG_OVER } state;
-    bool asked, began, finishing, aborting; /* asked: begin, finish or abort is under way */
+    enum { LEG_BEGINS, LEG_RUNS, LEG_FINISHES, LEG_LOOKS, LEG_ABORTS, LEG_OVER } state;
+    bool asked, began, finishing, aborting; /* asked: begin, finish, look or abort is under way */
+    char *key;
+    struct fence_look look;  /* at what is in its way */
+    struct spool_file there_already; /* it was ours; txid 0: nothing of that kind */
     struct store_req req;
     struct stream_part part[PARTS_MAX];
     unsigned parallel, next, low; /* parts: the next to be sent; all before `low` are there */
@@ -164,6 +168,7 @@ static void leg_over(struct stream_leg *l)
     l->up = NULL;
     free(l->there);
     l->there = NULL;
+    free(TAKE_PTR(l->key));
     l->u->streaming = false;
 }
 
@@ -179,13 +184,16 @@ static void leg_abort(struct stream_leg *l, const struct err *e)
 {
     if (l->state >= LEG_ABORTS)
         return;
+    int was = l->state;
     l->state = LEG_ABORTS;
     if (e)
         l->err = *e;
     for (unsigned i = 0; i < l->parallel; i++)
         if (l->part[i].busy)
             store_cancel(&l->part[i].req);
-    if (l->asked)
+    if (l->asked && was == LEG_LOOKS)
+        fence_look_cancel(&l->look);
+    else if (l->asked)
         store_cancel(&l->req);
 }
 
@@ -200,7 +208,7 @@ static bool leg_failed(struct stream_leg *l, const struct err *e)
         leg_abort(l, e);
         return false;
     }
-    l->retry_at_ms = now + retry_failed(&l->retry, e->code);
+    l->retry_at_ms = now + retry_after(&l->retry, e);
     return true;
 }
 
@@ -227,6 +235,37 @@ static void on_part(struct store_req *req)
     poke(l->s);
 }
 
+/* An object of that name is there: ours, with its answer lost, or another writer's. Whichever it is, the parts
+ * are not needed. */
+static void judge(struct stream_leg *l)
+{
+    const struct stream *s = l->s;
+    const struct fence_seen *seen = &l->look.seen;
+    struct spool_file f = {s->info.txid, s->size, s->info.timestamp_ms, s->info.checksum, s->info.lineage, true};
+    struct level_file made = {1, f.txid, f.size, f.timestamp_ms, f.checksum, f.lineage, true};
+    struct err e;
+    if ((l->base ? fence_judge(seen, &f, true) : fence_judge_made(seen, &made)) == FENCE_OURS) {
+        f.size = seen->info.size;
+        l->there_already = f;
+        leg_abort(l, NULL);
+        return;
+    }
+    (void)fence_tell(seen, &f, l->key, &e);
+    uploader_fence(l->u, &e, false);
+    leg_abort(l, &e);
+}
+
+static void on_looked(struct fence_look *k)
+{
+    struct stream_leg *l = k->data;
+    l->asked = false;
+    if (l->state == LEG_LOOKS && k->err.code == ERR_OK)
+        judge(l);
+    else if (l->state == LEG_LOOKS)
+        (void)leg_failed(l, &k->err);
+    poke(l->s);
+}
+
 static void on_asked(struct store_req *req)
 {
     struct stream_leg *l = req->data;
@@ -234,7 +273,12 @@ static void on_asked(struct store_req *req)
     bool ok = req->err.code == ERR_OK;
     l->asked = false;
     if (l->aborting) {
+        struct spool_file f = l->there_already;
         leg_over(l); /* whatever that said */
+        if (f.txid)
+            database_streamed_to(s->db, l->u, l->base, &f);
+    } else if (l->finishing && req->err.code == ERR_CONFLICT && l->state == LEG_FINISHES) {
+        l->state = LEG_LOOKS;
     } else if (ok && l->finishing) { /* also if it was to be canceled: it is there */
         struct spool_file f = {s->info.txid, s->size, s->info.timestamp_ms, s->info.checksum, s->info.lineage, true};
         leg_over(l);
@@ -325,6 +369,11 @@ static void leg_poke(struct stream_leg *l, uint64_t *wake_ms)
         store_upload_finish(l->up, &l->req, l->s->size);
         return;
     }
+    if (l->state == LEG_LOOKS) {
+        l->asked = true;
+        fence_look(&l->look, l->u->store, l->key);
+        return;
+    }
     run_parts(l);
 }
 
@@ -380,12 +429,14 @@ static void leg_init(struct stream *s, struct stream_leg *l, struct uploader *u)
     const struct snapshot_info *i = &s->info;
     struct store_meta meta = {.timestamp_ms = i->timestamp_ms, .checksum = i->checksum, .lineage = i->lineage};
     fence_sign(&meta);
-    cleanup_free char *key = layout_key(store_type(u->store), u->replica, LTX_SNAPSHOT_LEVEL, 1, i->txid);
-    *l = (struct stream_leg){.s = s, .u = u, .base = u->needs_base};
+    char *key = layout_key(store_type(u->store), u->replica, LTX_SNAPSHOT_LEVEL, 1, i->txid);
+    *l = (struct stream_leg){.s = s, .u = u, .base = u->needs_base, .key = key};
     u->streaming = true;
     l->req.data = l;
     l->req.done = on_asked;
-    l->up = store_upload_new(u->store, key, &meta, 0, snapshot_bound(s->sn));
+    l->look.data = l;
+    l->look.done = on_looked;
+    l->up = store_upload_new(u->store, key, &meta, STORE_IF_ABSENT, snapshot_bound(s->sn));
     if (!l->up) {
         err_set(&l->err, ERR_UNSUPPORTED, "%s: no object may be as large as this database", u->db->name);
         leg_over(l);

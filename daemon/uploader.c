@@ -364,7 +364,7 @@ static void note(struct uploader *u)
         return;
     u->noting_fence = u->fence_noted == u->fenced ? 0 : u->fenced ? 1 : -1;
     u->fence_noted = u->fenced;
-    if (u->noting_fence > 0)
+    if (u->noting_fence > 0 && u->err)
         u->noting_err = *u->err;
     u->noting = true;
     u->noting_txid = u->acked;
@@ -378,6 +378,8 @@ static void note(struct uploader *u)
 static void failed(struct uploader *u, const struct uploader_flight *f)
 {
     const struct err *e = &f->req.err;
+    if (u->fenced)
+        return;
     bool news = !u->err || u->err->code != e->code;
     uint64_t wait = retry_after(&u->retry, e);
     if (!u->err)
@@ -401,6 +403,8 @@ static void failed(struct uploader *u, const struct uploader_flight *f)
 
 static void succeeded(struct uploader *u)
 {
+    if (u->fenced)
+        return; /* while it was under way; that is not undone by it */
     if (u->retry.failures) {
         char dur[32];
         log_line(LOG_NOTICE, "%s -> %s: works again after %u failed attempts in %s", u->db->name,

@@ -2,7 +2,7 @@
 
 DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
 	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev
-DEPS_TEST := libcmocka-dev python3 python3-pytest openssl strace spin xfsprogs mandoc systemd \
+DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest openssl strace spin xfsprogs mandoc systemd \
 	clang-tidy cppcheck
 DEPS_DEB := dpkg-dev debhelper fakeroot lintian
 
@@ -13,10 +13,14 @@ SYSCONFDIR ?= /etc
 UNITDIR   ?= /lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
-# the security exposure of the unit may not exceed this (tenths)
-EXPOSURE  ?= 20
+BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
+ZSHCOMPDIR ?= $(PREFIX)/share/zsh/vendor-completions
+FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
+# the security exposure that a unit may not exceed (tenths): the one with capabilities, the one without
+EXPOSURE_walsupd.service  := 20
+EXPOSURE_walsupd@.service := 12
 
-.PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units
+.PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units systemd
 
 # installs only what is missing, so that it costs nothing (and no root) the second time
 apt_install = missing=; for p in $(1); do \
@@ -37,27 +41,37 @@ deps-deb: deps
 install: programs
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 \
 		$(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR) $(DESTDIR)$(SYSCONFDIR)/walsup.d \
-		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR)
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) \
+		$(DESTDIR)$(BASHCOMPDIR) $(DESTDIR)$(ZSHCOMPDIR) $(DESTDIR)$(FISHCOMPDIR)
 	install -m 755 $(OUT)/walsupd $(OUT)/walsupctl $(DESTDIR)$(BINDIR)/
 	install -m 644 man/walsupctl.1 $(DESTDIR)$(MANDIR)/man1/
 	install -m 644 man/walsup.ini.5 $(DESTDIR)$(MANDIR)/man5/
-	install -m 644 man/walsup-migration.7 $(DESTDIR)$(MANDIR)/man7/
+	install -m 644 man/walsup-migration.7 man/walsup-recovery.7 $(DESTDIR)$(MANDIR)/man7/
 	install -m 644 man/walsupd.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 644 etc/walsup.ini $(DESTDIR)$(DOCDIR)/walsup.ini.sample
 	test -e $(DESTDIR)$(SYSCONFDIR)/walsup.ini || \
 		install -m 644 etc/walsup.ini $(DESTDIR)$(SYSCONFDIR)/walsup.ini
-	sed 's,/usr/bin/,$(BINDIR)/,' units/walsupd.service > $(DESTDIR)$(UNITDIR)/walsupd.service
-	chmod 644 $(DESTDIR)$(UNITDIR)/walsupd.service
+	for u in walsupd.service walsupd@.service; do \
+		sed 's,/usr/bin/,$(BINDIR)/,' units/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
+		chmod 644 $(DESTDIR)$(UNITDIR)/$$u || exit 1; done
 	install -m 644 units/walsup.sysusers $(DESTDIR)$(SYSUSERSDIR)/walsup.conf
 	install -m 644 units/walsup.tmpfiles $(DESTDIR)$(TMPFILESDIR)/walsup.conf
+	$(DOCS_CTL) help --completion bash > $(DESTDIR)$(BASHCOMPDIR)/walsupctl
+	$(DOCS_CTL) help --completion zsh > $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl
+	$(DOCS_CTL) help --completion fish > $(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
+	chmod 644 $(DESTDIR)$(BASHCOMPDIR)/walsupctl $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl \
+		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
 
 # configuration and state stay
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/walsupd $(DESTDIR)$(BINDIR)/walsupctl \
 		$(DESTDIR)$(MANDIR)/man1/walsupctl.1 $(DESTDIR)$(MANDIR)/man5/walsup.ini.5 \
-		$(DESTDIR)$(MANDIR)/man7/walsup-migration.7 \
+		$(DESTDIR)$(MANDIR)/man7/walsup-migration.7 $(DESTDIR)$(MANDIR)/man7/walsup-recovery.7 \
+		$(DESTDIR)$(BASHCOMPDIR)/walsupctl $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl \
+		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish \
 		$(DESTDIR)$(MANDIR)/man8/walsupd.8 $(DESTDIR)$(DOCDIR)/walsup.ini.sample \
-		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
+		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(UNITDIR)/walsupd@.service \
+		$(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
 		$(DESTDIR)$(TMPFILESDIR)/walsup.conf
 
 # ---- documents ------------------------------------------------------------------------------
@@ -81,6 +95,7 @@ check-docs: $(DOCS_CTL)
 		$(call keys_of,man/walsup.ini.5) | diff -u - $(OUT)/keys.5 \
 		|| { echo "check-docs: man/walsup.ini.5 is old: make docs"; exit 1; }
 	$(Q)$(DOCS_CTL) -c etc/walsup.ini list > $(OUT)/list.txt
+	$(Q)$(PYTHON) tests/tools/check_manual.py $(DOCS_CTL) man/walsupctl.1
 	$(Q)n=0; for m in man/*.[1578]; do n=$$((n+1)); \
 		if command -v mandoc >/dev/null; then mandoc -T lint -W warning $$m || exit 1; fi; done; \
 	keys=$$(grep -c '^KEY(' common/format/conf.def); test $$n -gt 0 && test $$keys -gt 0 && \
@@ -93,9 +108,11 @@ check-units: programs
 	$(Q)if ! command -v systemd-analyze >/dev/null; then \
 		echo "check-units: skipped, there is no systemd-analyze"; exit 0; fi; \
 	mkdir -p $(OUT)/units; n=0; for u in units/*.service; do \
+		case $$u in *@.service) limit=$(EXPOSURE_walsupd@.service) ;; \
+		*) limit=$(EXPOSURE_walsupd.service) ;; esac; \
 		sed 's,/usr/bin/,$(CURDIR)/$(OUT)/,' $$u > $(OUT)/units/$$(basename $$u); \
 		systemd-analyze verify --man=no $(OUT)/units/$$(basename $$u) || exit 1; \
-		systemd-analyze security --offline=true --threshold=$(EXPOSURE) --no-pager \
+		systemd-analyze security --offline=true --threshold=$$limit --no-pager \
 			$(OUT)/units/$$(basename $$u) > $(OUT)/units/security.txt \
 			|| { tail -n 3 $(OUT)/units/security.txt; exit 1; }; \
 		echo "check-units: $$(grep -h 'Overall exposure' $(OUT)/units/security.txt)"; n=$$((n+1)); done; \
@@ -103,6 +120,11 @@ check-units: programs
 		|| { echo "$$out"; exit 1; }; \
 		n=$$((n+1)); done; \
 	echo "check-units: $$n files"; test $$n -gt 0
+
+# walsupd under a real systemd, with the units as they are installed
+systemd: programs
+	$(Q)rm -rf $(BUILD)/systemd && $(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(BUILD)/systemd PREFIX=/usr >/dev/null
+	$(Q)tests/tools/systemd.sh $(CURDIR)/$(BUILD)/systemd
 
 # ---- packages -------------------------------------------------------------------------------
 

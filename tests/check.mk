@@ -25,6 +25,7 @@ help:
 #:   build           everything that is compiled, warnings are errors
 #:   check-layers    who includes whom, who opens what
 #:   check-docs, check-units      documents against conf.def, systemd units
+#:   systemd         the units under a real systemd, in namespaces; skipped without root
 #:   unit, unit-test_<name>       unit tests
 #:   corpus          the fuzzers' corpus, replayed
 #:   stress          the WAL protocol under hostile applications, and its control
@@ -38,16 +39,19 @@ help:
 #: more
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
-#:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress; half an hour
+#:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress, 1000 copied machines,
+#:                   big; an hour
+#:   big             a database of 6 GiB up and back, a PUT beyond 5 GiB; WALSUP_BIG_GIB=6
 #:   fuzz            look for more; FUZZ_SECONDS=20
 #:   bench           cost for a writer, lag, memory, restore; bench-format: the formats alone
 #:   bench-resync    1 % of 1 GiB rewritten while walsupd was away: what is uploaded
 #:   bench-cost      requests and bytes a day, beside Litestream
+#:   bench-outage    the store is away for OUTAGE=60 seconds under load: lost, catching up, spool
 #:   bench-many      very many databases; N=10000, EXPLICIT=1 for a section each
 #: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
-CHECK_GATES := build check-layers check-docs check-units unit corpus stress \
+CHECK_GATES := build check-layers check-docs check-units systemd unit corpus stress \
 	explorer failnth kills model races history e2e
 ALL_GATES   := $(CHECK_GATES) analyze asan
 JOBS        ?= $(shell nproc)

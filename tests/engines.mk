@@ -86,6 +86,9 @@ torture: $(ENGINES) $(OUT)/engines/history $(OUT)/helpers/guard_stress
 	$(Q)$(MAKE) --no-print-directory races
 	$(Q)$(OUT)/engines/locks $(TORTURE_SECONDS)
 	$(Q)$(MAKE) --no-print-directory STRESS_SECONDS=$(TORTURE_SECONDS) stress
+	$(Q)WALSUP_FENCE_TRIALS=1000 WALSUP_FENCE_SEED=$(ENGINE_SEED) WALSUP_FAULTS_LONG=1 \
+		$(MAKE) --no-print-directory E2E='-s -k "exactly_one or dead_target"' e2e
+	$(Q)$(MAKE) --no-print-directory big
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=asan torture-asan
 	$(Q)echo "torture: seed $(ENGINE_SEED), done"
 torture-asan: $(OUT)/engines/failnth $(OUT)/engines/explorer

@@ -83,3 +83,18 @@ bench-restore: programs $(OUT)/bench/bench_replica
 .PHONY: bench-cost
 bench-cost: programs $(OUT)/engines/history
 	$(Q)WALSUP_OUT=$(OUT) tests/bench/bench_cost.py
+
+# The store is away for OUTAGE seconds: nothing lost, how long until the replica has everything. RATE commits a second;
+# OUTAGE_HOW=reset|503|stall.
+.PHONY: bench-outage
+OUTAGE ?= 60
+bench-outage: programs $(OUT)/helpers/s3fault
+	$(Q)WALSUP_OUT=$(abspath $(OUT)) OUTAGE=$(OUTAGE) $(PYTHON) tests/bench/bench_outage.py
+
+# Beyond the 5 GiB that one PUT may have: the store's client with a sparse file, then a database through walsupd and
+# back, both in bounded memory. BIG_DIR=DIR needs three times the size.
+.PHONY: big
+WALSUP_BIG_GIB ?= 6
+big: programs $(OUT)/helpers/s3fault $(OUT)/unit/test_s3_upload
+	$(Q)WALSUP_BIG_GIB=$(WALSUP_BIG_GIB) $(OUT)/unit/test_s3_upload
+	$(Q)WALSUP_OUT=$(abspath $(OUT)) WALSUP_BIG_GIB=$(WALSUP_BIG_GIB) $(PYTHON) tests/engines/big.py

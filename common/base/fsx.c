@@ -6,6 +6,8 @@
 #include <libgen.h>
 #include <sys/stat.h>
 
+#include "common/base/beat.h"
+
 #define TMP_MARK ".tmp-"
 
 static void tmp_clear(struct fsx_tmp *t)
@@ -38,10 +40,18 @@ void fsx_tmp_abort(struct fsx_tmp *t)
     tmp_clear(t);
 }
 
+static int sync_parked(int fd)
+{
+    beat_park(true); /* a slow disk is no hung worker */
+    int r = fsync(fd);
+    beat_park(false);
+    return r;
+}
+
 static int publish(struct fsx_tmp *t, unsigned flags, struct err *e)
 {
     bool sync = !(flags & FSX_NOSYNC);
-    if (sync && fsync(t->fd) < 0)
+    if (sync && sync_parked(t->fd) < 0)
         return err_sys(e, errno, "fsync %s", t->tmp);
     if (renameat2(AT_FDCWD, t->tmp, AT_FDCWD, t->path,
                   flags & FSX_REPLACE ? 0 : RENAME_NOREPLACE) < 0) {
@@ -93,6 +103,7 @@ int fsx_write_all(int fd, const void *p, size_t n, struct err *e)
 {
     const uint8_t *b = p;
     while (n) {
+        beat_step();
         ssize_t put = write(fd, b, n);
         if (put < 0 && errno == EINTR)
             continue;
@@ -108,6 +119,7 @@ int fsx_pread_all(int fd, void *p, size_t n, uint64_t off, struct err *e)
 {
     uint8_t *b = p;
     while (n) {
+        beat_step();
         ssize_t got = pread(fd, b, n, (off_t)off);
         if (got < 0 && errno == EINTR)
             continue;
@@ -173,7 +185,7 @@ int fsx_sync_dir(const char *path, struct err *e)
     cleanup_close int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return err_sys(e, errno, "open directory %s", path);
-    if (fsync(fd) < 0)
+    if (sync_parked(fd) < 0)
         return err_sys(e, errno, "fsync directory %s", path);
     return 0;
 }

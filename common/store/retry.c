@@ -2,6 +2,7 @@
 
 #include "common/base/clk.h"
 
+#define PARK_MS 15000
 #define AFTER_MAX_MS 300000 /* of what a server may ask for */
 
 static enum retry_class by_code(enum err_code code)
@@ -25,6 +26,17 @@ enum retry_class retry_class(const struct err *e)
     return e->retry == RETRY_UNKNOWN ? by_code(e->code) : (enum retry_class)e->retry;
 }
 
+uint64_t retry_park_ms(void)
+{
+    static _Atomic uint64_t ms;
+    if (!ms) {
+        const char *own = getenv("WALSUP_TEST_PARK_MS");
+        uint64_t n = own ? strtoull(own, NULL, 10) : 0;
+        ms = n ? n : PARK_MS;
+    }
+    return ms;
+}
+
 static uint64_t wait_of(struct retry *r, enum retry_class class, uint64_t after_ms)
 {
     if (!r->failures)
@@ -34,7 +46,7 @@ static uint64_t wait_of(struct retry *r, enum retry_class class, uint64_t after_
     if (class != RETRY_BACKOFF && class != RETRY_SLOW && after_ms) /* somebody asks meanwhile */
         return MIN(after_ms, (uint64_t)AFTER_MAX_MS) + util_random_below(2000);
     if (class != RETRY_BACKOFF && class != RETRY_SLOW && r->failures > 1)
-        return 15000 + util_random_below(15000);
+        return retry_park_ms() + util_random_below(retry_park_ms());
     uint64_t cap = MIN((uint64_t)30000, (uint64_t)200 << n);
     /* the jitter on top, so that not everybody comes back in the same moment */
     return MIN(after_ms, (uint64_t)AFTER_MAX_MS) + 50 + util_random_below(cap);

@@ -29,6 +29,9 @@ enum retry_class retry_class(const struct err *e);
 uint64_t retry_after(struct retry *r, const struct err *e);
 /** retry_failed(r, code): the same for an error of which only the code is known. */
 uint64_t retry_failed(struct retry *r, enum err_code code);
+/** retry_park_ms(): how long, at least, nobody asks about what only a person can change: 15 s. The same is
+ * added by chance. Tests shorten it with WALSUP_TEST_PARK_MS. Any thread. */
+uint64_t retry_park_ms(void);
 /** retry_ok(r): it worked. */
 void retry_ok(struct retry *r);
 

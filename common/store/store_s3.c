@@ -9,7 +9,6 @@
 
 #define OP_MAGIC 0x53090b1eu
 #define MAX_PARTS 10000
-#define PARKED_MS 15000 /* and up to as much again */
 
 /* ---- the queue ----------------------------------------------------------------------------- */
 
@@ -268,7 +267,7 @@ static void park(struct store_s3 *s, const struct err *e)
         s->parked = util_alloc(sizeof *s->parked);
     *s->parked = *e;
     (void)err_wrap(s->parked, "as another request was told");
-    s->parked_until_ms = clk_mono_ms() + PARKED_MS + util_random_below(PARKED_MS);
+    s->parked_until_ms = clk_mono_ms() + retry_park_ms() + util_random_below(retry_park_ms());
 }
 
 static void note_peer(struct store_s3 *s, const struct s3_answer *a)

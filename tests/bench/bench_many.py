@@ -276,7 +276,7 @@ class Arrivals(threading.Thread):
                 pos += 16 + n
                 if mask & 0x4000:  # IN_Q_OVERFLOW
                     raise Failed("inotify: the queue overflowed")
-                if ".tmp" in name or name.endswith((".new", ".json")):
+                if ".tmp" in name or name.endswith((".new", ".json")) or name.startswith(".walsup-"):
                     continue
                 path = urllib.parse.unquote(self.where[wd] + "/" + name)
                 at = self.waiting.pop(number(path), None)

@@ -35,6 +35,19 @@ class Notify:
         self.sock.bind(str(path))
         self.heard = []
 
+    def fill(self):
+        """from now on there is no room, until somebody listens"""
+        out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        try:
+            for n in range(10000):
+                out.sendto(b"JUNK=1", str(self.path))
+        except BlockingIOError:
+            assert n > 0
+            return
+        finally:
+            out.close()
+        raise AssertionError("the socket cannot be filled")
+
     def wait(self, what, timeout=20):
         end = time.monotonic() + timeout
         while not any(line.startswith(what) for line in self.heard):
@@ -146,9 +159,11 @@ class World:
         return section(f"db {name}", {"path": path or self.path / f"{name}.db", "target": target,
                                       **more})
 
-    def start(self, ready=True, wrap=(), **env):
+    def start(self, ready=True, wrap=(), deaf=False, **env):
         self.starts += 1
         self.notify = Notify(self.path / f"notify{self.starts}.sock")
+        if deaf:
+            self.notify.fill()
         full = {**self.env, "NOTIFY_SOCKET": str(self.notify.path), **env}
         log = open(self.log, "ab")
         self.proc = subprocess.Popen([*wrap, str(OUT / "walsupd"), "-c", str(self.ini)], env=full,

@@ -1,12 +1,15 @@
 """Two writers: whatever they do to each other, the replica can be restored, and exactly one went on."""
+import ctypes
 import os
+import random
 import shutil
 import signal
 import sqlite3
+import time
 
 import pytest
 
-from conftest import World, integrity, make_db
+from conftest import World, image, integrity, make_db, sha
 
 
 class Twin(World):
@@ -129,58 +132,207 @@ def test_an_answer_that_is_lost_is_no_other_writer(world, s3fault):
     assert count(out) == count(world.path / "a.db")
 
 
-def trial(world, s3fault, twin, con, other, i, stop):
-    """one of the two is stopped past every timeout in the middle of its work"""
-    a, b = (world, twin) if i % 2 else (twin, world)
-    ca, cb = (con, other) if i % 2 else (other, con)
-    if stop:
+class Statx(ctypes.Structure):
+    """struct statx, as far as it matters: Python's os.stat knows no time of birth"""
+    _fields_ = [("head", ctypes.c_uint8 * 32), ("ino", ctypes.c_uint64), ("size", ctypes.c_uint64),
+                ("more", ctypes.c_uint8 * 16), ("time", ctypes.c_int64 * 8), ("rest", ctypes.c_uint8 * 128)]
+
+
+def times(path):
+    """inode, size, ns of birth, change and modification"""
+    st, libc = Statx(), ctypes.CDLL(None, use_errno=True)
+    assert libc.statx(-100, os.fsencode(path), 0, 0xfff, ctypes.byref(st)) == 0, os.strerror(ctypes.get_errno())
+    ns = [st.time[i] * 10**9 + (st.time[i + 1] & 0xffffffff) for i in (2, 4, 6)]
+    return st.ino, st.size, *ns
+
+
+def crc64(data):
+    crc = 2**64 - 1
+    for c in data:
+        crc ^= c
+        for _ in range(8):
+            crc = crc >> 1 ^ (0xd800000000000000 if crc & 1 else 0)
+    return crc ^ 2**64 - 1
+
+
+def as_in_an_image(w):
+    """A copied disk has every file under its inode, with its times. A copied file has not, and walsupd would
+    begin another history: so the record of which file it was says the copy's here. All the rest of the record, and of
+    the state, is the original's, byte by byte."""
+    record = w.state / "db/a/position"
+    f = record.read_bytes().split()
+    assert len(f) == 21 and f[0] == b"3" and crc64(record.read_bytes().rsplit(b" ", 1)[0]) == int(f[20], 16)
+    ino, size, birth, change, modified = times(w.path / "a.db")
+    wal = times(f"{w.path}/a.db-wal") if os.path.exists(f"{w.path}/a.db-wal") else (0, 0, 0, 0, 0)
+    assert size == int(f[12]), "the database was written after the daemon had stopped"
+    for i, v in ((9, ino), (10, birth), (13, modified), (14, change), (15, wal[0]), (16, wal[1]), (17, wal[4])):
+        f[i] = b"%d" % v
+    line = b" ".join(f[:20])
+    record.write_bytes(b"%s %016x\n" % (line, crc64(line)))
+
+
+def copy_machine(src, dst):
+    """dst becomes what src is: state and database"""
+    shutil.rmtree(dst.state, ignore_errors=True)
+    for side in ("", "-wal", "-shm"):
+        if os.path.exists(f"{dst.path}/a.db{side}"):
+            os.unlink(f"{dst.path}/a.db{side}")
+    shutil.copytree(src.state, dst.state)
+    copy_db(src.path / "a.db", dst.path / "a.db")
+
+
+def lineage(w):
+    return (w.state / "db/a/position").read_bytes().split()[2]
+
+
+IDLE = {"WALSUP_TEST_S3_IDLE_MS": "300", "WALSUP_TEST_S3_CONNECT_MS": "300"}  # an answer is late after that
+
+
+def a_trial(s3fault, a, b, ca, cb, kind, rnd):
+    """a is stopped somewhere in its work, past every timeout, while b goes on"""
+    if kind == "before it commits":
         a.proc.send_signal(signal.SIGSTOP)
-    add(ca)
-    add(cb)
+    if kind == "its object stored, the answer on its way":
+        n = len(s3fault.ledger())
+        s3fault.faults({"verb": "PUT", "key_regex": "/0000/", "count": 1, "action": "stall",
+                        "stored": True})
+    add(ca, 1 + rnd.randrange(3))
+    if kind == "its object stored, the answer on its way":
+        a.poll("the store has it", lambda: any(e["action"] == "stall" for e in s3fault.ledger()[n:]))
+        a.proc.send_signal(signal.SIGSTOP)
+    if kind == "at any moment":
+        time.sleep(rnd.random() * 0.15)  # the moment is what is tried here, nothing is awaited
+        a.proc.send_signal(signal.SIGSTOP)
+    add(cb, 1 + rnd.randrange(3))
     b.ctl("sync", "--wait", "--timeout", "10s", "a", check=False)
-    if stop:
-        a.proc.send_signal(signal.SIGCONT)
+    between = image(b.restore("a", "x"))
+    if kind == "never":
+        a.ctl("sync", "--wait", "--timeout", "10s", "a", check=False)
+        return between
+    if "answer" in kind:
+        time.sleep(2 * int(IDLE["WALSUP_TEST_S3_IDLE_MS"]) / 1000)  # past the timeout: nothing else tells
+    a.proc.send_signal(signal.SIGCONT)
     a.ctl("sync", "--wait", "--timeout", "10s", "a", check=False)
+    return between
 
 
-def test_two_daemons_on_one_path_exactly_one_goes_on(world, s3fault):
-    """WALSUP_FENCE_TRIALS=1000 for all of it"""
-    trials = int(os.environ.get("WALSUP_FENCE_TRIALS", "6"))
+KINDS = ("before it commits", "its object stored, the answer on its way", "never", "at any moment")
+
+
+@pytest.mark.parametrize("how", ["the disk's image", "the files"])
+def test_a_copied_machine_on_one_path_exactly_one_goes_on(world, s3fault, how):
+    """WALSUP_FENCE_TRIALS=1000 for all of it, WALSUP_FENCE_SEED for others"""
+    trials = int(os.environ.get("WALSUP_FENCE_TRIALS", "8"))
+    rnd = random.Random(int(os.environ.get("WALSUP_FENCE_SEED", "1")))
     con, twin = pair(world, s3fault, "s3")
-    other = sqlite3.connect(twin.path / "a.db")
-    world.start()
-    twin.start()
-    went_on = {"first": 0, "twin": 0}
+    went_on, same, kinds = {"stopped": 0, "other": 0}, 0, dict.fromkeys(KINDS, 0)
+    con.close()
+    source = world
     try:
         for i in range(trials):
-            trial(world, s3fault, twin, con, other, i, stop=i % 3 != 2)
-            states = replica(world)["state"], replica(twin)["state"]
-            assert sorted(s == "fenced" for s in states) == [False, True], f"trial {i}: {states}"
-            winner, loser = (world, twin) if states[1] == "fenced" else (twin, world)
-            went_on["first" if winner is world else "twin"] += 1
+            kind = KINDS[i % len(KINDS)]
+            copy = twin if source is world else world
+            copy_machine(source, copy)
+            if how == "the disk's image":
+                as_in_an_image(copy)
+            source_lineage = lineage(source)
+            a, b = (world, twin) if rnd.random() < 0.5 else (twin, world)
+            both = [a, b]
+            rnd.shuffle(both)
+            for w in both:
+                w.start(ready=False, **IDLE)
+            for w in both:
+                w.notify.wait("READY=1")
+            ca, cb = (sqlite3.connect(w.path / "a.db") for w in (a, b))
+            states = [image(w.path / "a.db") for w in (a, b)]
+            between = a_trial(s3fault, a, b, ca, cb, kind, rnd)
+            s3fault.faults()
+            states += [image(w.path / "a.db") for w in (a, b)]
+            assert between in states, f"trial {i}, {kind}: what was restored in between was nobody's"
+            fenced = [replica(w)["state"] == "fenced" for w in (a, b)]
+            assert sorted(fenced) == [False, True], f"trial {i}, {kind}: fenced {fenced}"
+            winner, loser = (b, a) if fenced[0] else (a, b)
+            went_on["stopped" if winner is a else "other"] += 1
+            kinds[kind] += 1
             winner.sync("a")
-            out = world.restore("a", "x")
+            out = winner.restore("a", "x")
             integrity(out)
-            assert count(out) == count(winner.path / "a.db"), f"trial {i}"
-            # both start the next one as writers: from the same moment, with the same right
+            assert image(out) == image(winner.path / "a.db"), f"trial {i}, {kind}: not the winner's"
             loser.stop(signal.SIGKILL)
+            ca.close()
+            cb.close()
             assert winner.stop() == 0
-            shutil.rmtree(loser.state)
-            shutil.copytree(winner.state, loser.state)
-            (con if loser is world else other).close()
-            for side in ("", "-wal", "-shm"):
-                if os.path.exists(f"{loser.path}/a.db{side}"):
-                    os.unlink(f"{loser.path}/a.db{side}")
-            copy_db(winner.path / "a.db", loser.path / "a.db")
-            if loser is world:
-                con = sqlite3.connect(world.path / "a.db")
-            else:
-                other = sqlite3.connect(twin.path / "a.db")
-            world.start()
-            twin.start()
+            same += lineage(winner) == source_lineage
+            if how == "the disk's image":
+                assert lineage(winner) == lineage(loser) == source_lineage, "it was no copy of one history"
+                assert winner is a or "answer" not in kind, f"trial {i}: its object was stored, and it does not know it"
+            source = winner
     finally:
         twin.stop(signal.SIGKILL)
-    print(f"\n{trials} trials, 0 unrestorable, 0 with two writers or none; {went_on}")
+    print(f"\n{how} copied: {trials} trials, 0 unrestorable, 0 with two writers or none; went on: {went_on}; "
+          f"stopped {kinds}; {same} times in the history as it was")
+
+
+def snapshots(w):
+    return sorted(w.replica.glob("a/ltx/9/*.ltx"))
+
+
+def test_the_answer_to_a_snapshot_that_is_lost_is_no_other_writer(world, s3fault):
+    world.configure(s3fault.target("x"), world.db("a", target="x", sync_interval="50ms"))
+    con = make_db(world.path / "a.db")
+    con.execute("insert into t(b) values(zeroblob(70000000))")  # large enough to be streamed
+    con.commit()
+    world.start()
+    world.sync("a")
+    for verb, size in (("COMPLETE", "large"), ("PUT", "small")):
+        s3fault.faults({"verb": verb, "key_regex": "/0009/", "count": 1, "action": "store-then"})
+        world.ctl("snapshot", "a", check=False)  # the first answer may be the 500
+        world.ctl("snapshot", "a")
+        assert replica(world)["state"] == "ok"
+        stored = [e["key"] for e in s3fault.ledger() if e["verb"] == verb and "/0009/" in e["key"] and e["stored"]]
+        assert len(stored) == 1, f"{size}: {stored}"
+        if size == "large":
+            con.execute("delete from t where a > 10")
+            con.commit()
+            con.execute("vacuum")
+            world.sync("a")
+    assert image(world.restore("a", "x")) == image(world.path / "a.db")
+
+
+@pytest.mark.parametrize("size", ["small", "streamed"])
+def test_a_snapshot_of_another_writer_is_not_overwritten(world, tmp_path, size):
+    """what a loser sends of levels 1 to 9 before it knows that it has lost"""
+    other = World(tmp_path / "other")
+    other.path.mkdir()
+    try:
+        for w in (world, other):
+            w.configure(w.file_target("x"), w.db("a", target="x"))
+            con = make_db(w.path / "a.db")
+            if size == "streamed":
+                con.execute("insert into t(b) values(zeroblob(70000000))")
+                con.commit()
+            w.start()
+            w.sync("a")
+            add(con)
+            w.sync("a")
+        other.ctl("snapshot", "a")
+        theirs = snapshots(other)[-1]
+        place = world.replica / "a/ltx/9" / theirs.name
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(theirs, place)
+        r = world.ctl("snapshot", "a", check=False, timeout=30)
+        said = " ".join((r.stdout + r.stderr).split())
+        assert r.returncode != 0 and "was written by another writer" in said, said
+        assert replica(world)["state"] == "fenced"
+        assert sha(place) == sha(theirs), "it was overwritten"
+        # and a person's decision is the end of it: the name that is taken is not tried again
+        world.ctl("takeover", "a")
+        world.sync("a")
+        world.ctl("snapshot", "a")
+        assert replica(world)["state"] == "ok" and sha(place) == sha(theirs)
+        assert image(world.restore("a", "x")) == image(world.path / "a.db")
+    finally:
+        other.stop(signal.SIGKILL)
 
 
 def test_a_second_daemon_on_one_database_is_kept_out(world, tmp_path):
