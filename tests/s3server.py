@@ -387,7 +387,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def store(self):
         keep = {n.lower(): v for n, v in self.headers.items()
-                if n.lower().startswith("x-amz-meta-") or n.lower() == "x-amz-storage-class"}
+                if n.lower().startswith("x-amz-meta-") or n.lower() == "x-amz-storage-class"
+                or n.lower().startswith("x-amz-server-side-encryption")}
         meta = self.server.objects.put(self.bucket, self.key, self.read_body(), keep,
                                        self.headers.get("If-None-Match") == "*")
         self.stored = True

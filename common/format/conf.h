@@ -11,6 +11,7 @@
 #include "common/format/ltx.h"
 
 enum conf_target_type { CONF_S3, CONF_FILE };
+enum conf_sse { CONF_SSE_OFF, CONF_SSE_AES256, CONF_SSE_KMS };
 enum conf_addressing { CONF_ADDR_AUTO, CONF_ADDR_PATH, CONF_ADDR_VIRTUAL };
 
 /* where a value came from, for `walsupctl config` and error messages */
@@ -37,6 +38,8 @@ struct conf_target {
     bool skip_verify;
     char *ca_file, *ca_path, *client_certificate, *client_key;
     char *storage_class;
+    enum conf_sse sse;
+    char *sse_kms_key_id;
     uint32_t max_connections;
     uint64_t bandwidth_limit_bytes; /* a second; 0 = no limit */
     enum ltx_encoding ltx_encoding;

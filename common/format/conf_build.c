@@ -230,6 +230,7 @@ static void check_words(struct conf_ctx *x, const struct conf_section *s)
 {
     static const enum conf_key_id word[] = {CONF_TARGET_region, CONF_TARGET_access_key_id,
                                             CONF_TARGET_storage_class, CONF_TARGET_session_token,
+                                            CONF_TARGET_sse_kms_key_id,
                                             CONF_TARGET_secret_access_key};
     for (size_t i = 0; i < ARRAY_LEN(word); i++) {
         const char *t = text_of(s, word[i]);
@@ -319,6 +320,11 @@ static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
     if (t->client_key && !t->client_certificate)
         conf_problem(x, origin_of(s, CONF_TARGET_client_key), "add client-certificate",
                      "client-key is given without client-certificate");
+    t->sse = (enum conf_sse)num_of(s, CONF_TARGET_sse);
+    t->sse_kms_key_id = dup_of(s, CONF_TARGET_sse_kms_key_id);
+    if (t->sse_kms_key_id && t->sse != CONF_SSE_KMS)
+        conf_problem(x, origin_of(s, CONF_TARGET_sse_kms_key_id), "add sse = aws:kms",
+                     "sse-kms-key-id is given without sse = aws:kms");
     t->storage_class = dup_of(s, CONF_TARGET_storage_class);
     t->bandwidth_limit_bytes = num_of(s, CONF_TARGET_bandwidth_limit);
     check_keys(x, s);

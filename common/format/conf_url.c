@@ -382,6 +382,7 @@ void conf_target_done(struct conf_target *t)
     free(t->profile);
     free(t->ca_file);
     free(t->ca_path);
+    free(t->sse_kms_key_id);
     free(t->credential_process);
     free(t->client_certificate);
     free(t->client_key);

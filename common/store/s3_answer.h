@@ -26,6 +26,8 @@ struct s3_target {
     char *host;     /* host[:port] as it stands in the Host header, with the bucket in front of it
                        when addressing is by virtual host */
     char *bucket, *region, *ca_file, *ca_path, *client_cert, *client_key, *storage_class;
+    const char *sse; /* NULL: none */
+    char *sse_kms_key_id;
     bool https, virtual_host, aws, skip_verify;
     struct cred cred;
     struct conf_target keys_from; /* of a target only what cred_load looks at, to look again */

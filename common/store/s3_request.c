@@ -4,7 +4,7 @@
 
 #include "common/format/sigv4.h"
 
-#define SIGNED_MAX 12
+#define SIGNED_MAX 14
 
 /* the headers to sign, with the texts they point to */
 struct parts {
@@ -30,6 +30,10 @@ static void put_headers(struct parts *p, const struct s3_xfer *x, const struct s
 {
     if (t->storage_class)
         sign_also(p, "x-amz-storage-class", t->storage_class);
+    if (t->sse)
+        sign_also(p, "x-amz-server-side-encryption", t->sse);
+    if (t->sse_kms_key_id)
+        sign_also(p, "x-amz-server-side-encryption-aws-kms-key-id", t->sse_kms_key_id);
     size_t n = store_meta_format(&x->meta, p->meta);
     for (size_t i = 0; i < n; i++) {
         (void)snprintf(p->name[i], sizeof p->name[i], "x-amz-meta-%s", p->meta[i].name);

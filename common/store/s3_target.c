@@ -23,6 +23,7 @@ static uint64_t from_env(const char *name, uint64_t otherwise)
 
 int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err *e)
 {
+    static const char *const sse[] = {NULL, "AES256", "aws:kms"};
     const char *sep = c->endpoint ? strstr(c->endpoint, "://") : NULL;
     t->name = util_strdup(c->name ? c->name : "");
     t->https = sep && !strncmp(c->endpoint, "https://", 8);
@@ -56,6 +57,8 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
     t->ca_path = copy_if_given(c->ca_path);
     t->client_cert = copy_if_given(c->client_certificate);
     t->client_key = copy_if_given(c->client_key);
+    t->sse = sse[c->sse];
+    t->sse_kms_key_id = copy_if_given(c->sse_kms_key_id);
     t->storage_class = copy_if_given(c->storage_class);
     t->skip_verify = c->skip_verify;
     t->max_connections = c->max_connections ? c->max_connections : DEFAULT_CONNECTIONS;
@@ -90,6 +93,7 @@ void s3_target_done(struct s3_target *t)
     free(t->region);
     free(t->ca_file);
     free(t->ca_path);
+    free(t->sse_kms_key_id);
     free(t->client_cert);
     free(t->client_key);
     free(t->storage_class);

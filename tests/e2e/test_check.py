@@ -220,3 +220,30 @@ def test_a_stranger_reads_it_in_a_terminal(world, secure):
     assert "  TLS          ok  TLSv1.3, certificate issued by Test Works checker" in r.stdout
     assert "everything is fine" in r.stdout and r.stderr == ""
     assert all(len(line) <= 100 for line in r.stdout.splitlines() if "/" not in line), r.stdout
+
+
+# ---- what is asked for with every object ---------------------------------------------------------
+
+@pytest.mark.parametrize("keys, headers", [
+    ({}, {}),
+    ({"sse": "AES256", "storage-class": "STANDARD_IA"},
+     {"x-amz-server-side-encryption": "AES256", "x-amz-storage-class": "STANDARD_IA"}),
+    ({"sse": "aws:kms", "sse-kms-key-id": "alias/backups"},
+     {"x-amz-server-side-encryption": "aws:kms", "x-amz-server-side-encryption-aws-kms-key-id": "alias/backups"}),
+])
+def test_encryption_and_storage_class_go_with_every_object(world, s3, keys, headers):
+    make_db(world.path / "a.db").close()
+    world.configure(s3.target(**keys), world.db("a", target="s3"))
+    world.start()
+    world.sync()
+    assert world.stop() == 0
+    stored = [json.loads(p.read_text())["headers"] for p in s3.root.rglob("*.ltx.json")]
+    assert stored
+    for h in stored:
+        assert {k: v for k, v in h.items() if not k.startswith("x-amz-meta-")} == headers
+
+
+def test_a_kms_key_without_kms_is_a_mistake(world, s3):
+    world.configure(s3.target(**{"sse-kms-key-id": "x"}))
+    r = world.ctl("check", check=False)
+    assert r.returncode != 0 and "sse-kms-key-id is given without sse = aws:kms" in r.stdout + r.stderr

@@ -84,13 +84,13 @@ def test_story_a_host_that_does_not_resolve(world):
                 "hint:")
 
 
-def test_story_check_is_content_with_what_is_right(world, s3):
+def test_story_check_is_content_with_what_is_right(world, s3fault):
     make_db(world.path / "a.db").close()
-    world.configure(s3.target(), world.file_target(), world.db("a", target="s3, local"))
+    world.configure(s3fault.target(), world.file_target(), world.db("a", target="s3, local"))
     r = world.ctl("check")
     assert "everything is fine" in r.stdout
-    assert not [e for e in s3.ledger() if e["verb"] == "PUT" and "walsup-check" not in e["key"]]
-    left = [e["key"] for e in s3.ledger() if e["verb"] == "DELETE"]
+    assert not [e for e in s3fault.ledger() if e["verb"] == "PUT" and "walsup-check" not in e["key"]]
+    left = [e["key"] for e in s3fault.ledger() if e["verb"] == "DELETE"]
     assert left, "the check left its object behind"
 
 
