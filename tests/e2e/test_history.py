@@ -64,7 +64,10 @@ def test_files_are_merged_level_by_level_and_a_restore_needs_few_of_them(world):
     found = levels(world)
     for level in (1, 2, 3):
         chain = [f for f in found if f[0] == level]
-        assert all(a[2] + 1 == b[1] for a, b in zip(chain, chain[1:])), f"level {level} has a gap: {chain}"
+        for a, b in zip(chain, chain[1:]):  # on a slow machine an upload is skipped that the next level has made needless
+            hole = (a[2] + 1, b[1] - 1)
+            assert hole[0] > hole[1] or any(f[0] > level and f[1] <= hole[0] and f[2] >= hole[1] for f in found), (
+                f"level {level} has a gap: {chain}")
     assert min(f[1] for f in found if f[0] == 1) == 2, "the first capture is not written again"
     n0 = sum(1 for f in found if f[0] == 0)
     files = plan(world)["files"]
