@@ -42,7 +42,7 @@ def secure(tmp_path_factory):
 
 def check(world, *sections, **env):
     world.configure(*sections)
-    r = world.ctl("check", "--json", check=False, WALSUP_TEST_S3_CONNECT_MS="400", WALSUP_TEST_S3_IDLE_MS="400", **env)
+    r = world.ctl("check", "--json", check=False, WALSUP_TEST_S3_CONNECT_MS="400", WALSUP_TEST_S3_IDLE_MS="900", **env)
     assert SECRET not in r.stdout + r.stderr
     out = json.loads(r.stdout)
     steps = {s["step"]: s for t in out["targets"] for s in t["steps"]}
@@ -81,7 +81,7 @@ BROKEN = {
     "the host does not resolve": (lambda w, h, s: at("https://s3.nowhere.invalid"), "resolve", "does not resolve"),
     "nothing listens at the port": (lambda w, h, s: at("http://127.0.0.1:1"), "connect", "nothing listens"),
     "the server never answers": (lambda w, h, s: at("http://127.0.0.1:%d" % w.mute.getsockname()[1]), "answer",
-                                 "no answer for 400 ms"),
+                                 "no answer for 900 ms"),
     "the server never answers in TLS": (lambda w, h, s: at("https://127.0.0.1:%d" % w.mute.getsockname()[1]), "TLS",
                                         "within 400 ms"),
     "https to a server that speaks http": (lambda w, h, s: h.target().replace("http://", "https://"), "TLS",

@@ -66,14 +66,14 @@ def rows(path):
                               check=True).stdout)
 
 
-def test_each_command_of_the_page(world, s3):
+def test_each_command_of_the_page(world, s3fault):
     page = sections()
-    shell = Shell(world, s3)
+    shell = Shell(world, s3fault)
     app = world.path / "app"
     app.mkdir()
     db = app / "app.db"
     con = make_db(db, rows=200)
-    world.configure(s3.target(), world.db("app", db, "s3"))
+    world.configure(s3fault.target(), world.db("app", db, "s3"))
     world.start()
     for text in ("one", "two", "last"):
         con.execute("insert into t(b) values(?)", (text,))

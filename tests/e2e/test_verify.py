@@ -189,7 +189,8 @@ def test_the_copy_goes_with_the_one_who_asked(world):
             got += s.recv(65536)
         return json.loads(got[:-1])["parameters"]
     first, second = ask(), ask()
-    assert first["txid"] == second["txid"] and not os.path.exists(first["path"])
+    assert first["txid"] == second["txid"]
+    world.poll("the first one is gone", lambda: first["path"] == second["path"] or not os.path.exists(first["path"]))
     with open(second["path"], "rb") as f:
         assert f.read(8) == b"walsupPM"
     s.close()
