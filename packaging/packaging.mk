@@ -20,7 +20,7 @@ FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 EXPOSURE_walsupd.service  := 20
 EXPOSURE_walsupd@.service := 12
 
-.PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units systemd
+.PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units systemd package
 
 # installs only what is missing, so that it costs nothing (and no root) the second time
 apt_install = missing=; for p in $(1); do \
@@ -32,7 +32,7 @@ apt_install = missing=; for p in $(1); do \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing
 deps:
 	$(Q)$(call apt_install,$(DEPS))
-deps-test: deps
+deps-test: deps deps-deb
 	$(Q)$(call apt_install,$(DEPS_TEST))
 	$(Q)tests/tools/get_litestream_v3.sh
 deps-deb: deps
@@ -123,8 +123,14 @@ check-units: programs
 
 # walsupd under a real systemd, with the units as they are installed
 systemd: programs
-	$(Q)rm -rf $(BUILD)/systemd && $(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(BUILD)/systemd PREFIX=/usr >/dev/null
-	$(Q)tests/tools/systemd.sh $(CURDIR)/$(BUILD)/systemd
+	$(Q)rm -rf $(BUILD)/systemd && $(MAKE) --no-print-directory install \
+		DESTDIR=$(CURDIR)/$(BUILD)/systemd/root PREFIX=/usr >/dev/null
+	$(Q)tests/systemd/boot.sh tests/systemd/units.sh $(BUILD)/systemd
+
+# the Debian package: reproducible, installed, upgraded under load and purged under that systemd
+package:
+	$(Q)tests/systemd/packages.sh $(BUILD)/package
+	$(Q)tests/systemd/boot.sh tests/systemd/package.sh $(BUILD)/package/out
 
 # ---- packages -------------------------------------------------------------------------------
 
@@ -144,7 +150,7 @@ dist: etc/walsup.ini
 deb: etc/walsup.ini
 	$(Q)$(call dist_tree,$(BUILD)/deb/$(DIST))
 	$(Q)mv $(BUILD)/deb/$(DIST)/packaging/debian $(BUILD)/deb/$(DIST)/debian
-	$(Q)cd $(BUILD)/deb/$(DIST) && dpkg-buildpackage -us -uc -b
+	$(Q)cd $(BUILD)/deb/$(DIST) && env -u MAKEFLAGS -u MAKELEVEL dpkg-buildpackage -us -uc -b
 	$(Q)cp $(BUILD)/deb/walsup_*.deb $(BUILD)/ && ls $(BUILD)/walsup_*.deb
 	$(Q)if command -v lintian >/dev/null; then lintian --fail-on error,warning \
 		$(BUILD)/walsup_*.deb; else echo "deb: lintian is missing: not checked"; fi
