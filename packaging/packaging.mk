@@ -4,7 +4,7 @@ DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev li
 	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev
 DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest python3-pytest-xdist openssl strace spin \
 	xfsprogs mandoc systemd clang-tidy cppcheck
-DEPS_DEB := dpkg-dev debhelper fakeroot lintian
+DEPS_DEB := dpkg-dev debhelper fakeroot lintian rpm
 
 BINDIR    ?= $(PREFIX)/bin
 MANDIR    ?= $(PREFIX)/share/man
@@ -20,7 +20,7 @@ FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 EXPOSURE_walsupd.service  := 20
 EXPOSURE_walsupd@.service := 12
 
-.PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units systemd package
+.PHONY: deps deps-test deps-deb install uninstall deb rpm dist docs check-docs check-units systemd package
 
 # installs only what is missing, so that it costs nothing (and no root) the second time
 apt_install = missing=; for p in $(1); do \
@@ -154,3 +154,10 @@ deb: etc/walsup.ini
 	$(Q)cp $(BUILD)/deb/walsup_*.deb $(BUILD)/ && ls $(BUILD)/walsup_*.deb
 	$(Q)if command -v lintian >/dev/null; then lintian --fail-on error,warning \
 		$(BUILD)/walsup_*.deb; else echo "deb: lintian is missing: not checked"; fi
+
+# from the tarball, as a distribution would. NODEPS=1 where the packages that it needs have other names.
+rpm: dist
+	$(Q)rpmbuild -bb --quiet $(if $(NODEPS),--nodeps) --define '_topdir $(abspath $(BUILD))/rpm' \
+		--define '_sourcedir $(abspath $(BUILD))' --define 'version_of_walsup $(VERSION)' \
+		$(if $(NODEPS),--define 'libs3_a $(LIBS3_A)') packaging/walsup.spec
+	$(Q)cp $(BUILD)/rpm/RPMS/*/walsup-*.rpm $(BUILD)/ && ls $(BUILD)/walsup-*.rpm

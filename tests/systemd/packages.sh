@@ -34,3 +34,15 @@ echo "$version" >"$d/from-the-tarball/packaging/VERSION"
 } >"$d/from-the-tarball/packaging/debian/changelog"
 build "$d/from-the-tarball" "$d/newer"
 cp "$d"/newer/walsup_*.deb "$d/out/new.deb"
+
+# the rpm has what the deb has
+make_rpm() { env -u MAKEFLAGS -u MAKELEVEL make --no-print-directory rpm NODEPS=1 BUILD="$d/rpm"; }
+make_rpm >"$d/rpm.log" 2>&1 || { tail -n 30 "$d/rpm.log"; echo "package: the rpm cannot be built"; exit 1; }
+files() { sed -e 's,\.gz$,,' -e 's,^\./,/,' -e 's,^/usr/lib/systemd/,/lib/systemd/,' | grep -v '/$' | sort; }
+dpkg-deb -c "$d/out/old.deb" | awk '{ print $6 }' | files |
+	grep -v -e '/lintian/' -e /changelog -e /copyright >"$d/deb.files"
+rpm -qpl "$d"/rpm/walsup-*.rpm | files >"$d/rpm.files"
+missing=$(comm -23 "$d/deb.files" "$d/rpm.files")
+[ -z "$missing" ] || { echo "package: the rpm lacks $missing"; exit 1; }
+rpm -qp --scripts "$d"/rpm/walsup-*.rpm | grep -qE 'systemctl (enable|start)' && { echo "package: the rpm enables"; exit 1; }
+echo "package: the rpm has the $(wc -l <"$d/deb.files") files of the deb"
