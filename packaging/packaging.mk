@@ -20,7 +20,7 @@ FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 EXPOSURE_walsupd.service  := 20
 EXPOSURE_walsupd@.service := 12
 
-.PHONY: deps deps-test deps-deb install uninstall deb rpm dist docs check-docs check-units systemd package
+.PHONY: deps deps-test deps-deb install uninstall deb rpm dist docs check-docs check-units systemd sandboxed package
 
 # installs only what is missing, so that it costs nothing (and no root) the second time
 apt_install = missing=; for p in $(1); do \
@@ -131,6 +131,15 @@ systemd: programs
 package:
 	$(Q)tests/systemd/packages.sh $(BUILD)/package
 	$(Q)tests/systemd/boot.sh tests/systemd/package.sh $(BUILD)/package/out
+
+# the end-to-end tests inside the sandbox of the system unit
+sandboxed: programs helpers
+	$(Q)rm -rf $(BUILD)/sandboxed && mkdir -p $(BUILD)/sandboxed && $(MAKE) --no-print-directory install \
+		DESTDIR=$(CURDIR)/$(BUILD)/sandboxed/root PREFIX=/usr >/dev/null
+	$(Q)printf '%s\n' 'tree="$(CURDIR)"' 'out="$(OUT)"' \
+		'pytest="$(PYTHON) -m pytest -q -p no:cacheprovider -n $(E2E_JOBS) tests/e2e $(E2E)"' \
+		>$(BUILD)/sandboxed/suite
+	$(Q)SYSTEMD_SECONDS=900 tests/systemd/boot.sh tests/systemd/sandboxed.sh $(BUILD)/sandboxed
 
 # ---- packages -------------------------------------------------------------------------------
 

@@ -39,6 +39,7 @@ help:
 #:   e2e             end-to-end tests; E2E='-k name' for some
 #: more
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
+#:   sandboxed      the end-to-end tests inside the sandbox of walsupd.service
 #:   package        the Debian package, built twice; installed, upgraded, purged under that systemd
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
 #:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress, 1000 copied machines,
@@ -55,7 +56,7 @@ help:
 
 CHECK_GATES := build check-hardening check-layers check-docs check-units systemd unit corpus stress \
 	explorer failnth kills model races history e2e
-ALL_GATES   := $(CHECK_GATES) package analyze asan
+ALL_GATES   := $(CHECK_GATES) sandboxed package analyze asan
 JOBS        ?= $(shell nproc)
 PYTHON      ?= /usr/bin/python3
 # pytest's own words, for one test: make e2e E2E='-k truncate'

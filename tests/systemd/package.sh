@@ -41,7 +41,7 @@ holds "which it does" test "$(systemctl is-active walsupd)" = inactive
 an_application
 config ''
 holds "with a database in its configuration it starts" systemctl start walsupd
-holds "and is enabled when asked" systemctl enable walsupd
+holds "and is enabled when asked" systemctl -q enable walsupd
 sql "insert into t values('first')"
 walsupctl sync --wait >/dev/null
 holds "status is healthy" quietly walsupctl status
