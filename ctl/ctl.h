@@ -67,6 +67,7 @@ void ctl_verb_help(const struct ctl_verb *v);
 
 int cmd_status(struct ctl *c);
 int cmd_list(struct ctl *c);
+int cmd_metrics(struct ctl *c);
 int cmd_sync(struct ctl *c);
 int cmd_reload(struct ctl *c);
 int cmd_snapshot(struct ctl *c);

@@ -11,7 +11,6 @@
 
 #include "common/base/log.h"
 #include "common/format/proto.h"
-#include "daemon/status.h"
 
 #define MAX_CLIENTS 64
 #define MAX_CLIENTS_PER_UID 16
@@ -113,6 +112,7 @@ struct reply {
     struct client *client;
     struct buf b;
     bool last; /* close after it: the client broke the protocol */
+    struct ctl_stream *more; /* which goes on after it, or NULL */
 };
 
 static void take_calls(struct client *cl);
@@ -121,13 +121,33 @@ static void on_written(uv_write_t *req, int status)
 {
     struct reply *r = req->data;
     struct client *cl = r->client;
+    struct ctl_stream *more = r->more;
     if (status < 0 || r->last)
         client_close(cl);
     buf_free(&r->b);
     free(r);
-    cl->busy = false;
-    if (!cl->closing)
-        take_calls(cl);
+    if (!more || !ctl_stream_next(more, !cl->closing)) {
+        cl->busy = false;
+        if (!cl->closing)
+            take_calls(cl);
+    }
+    client_unref(cl);
+}
+
+static void send_reply(struct client *cl, struct reply *r)
+{
+    r->client = cl;
+    r->req.data = r;
+    uv_buf_t b = uv_buf_init((char *)r->b.p, (unsigned)r->b.len);
+    cl->refs++;
+    if (uv_write(&r->req, (uv_stream_t *)&cl->pipe, &b, 1, on_written) == 0)
+        return;
+    struct ctl_stream *more = r->more;
+    buf_free(&r->b);
+    free(r);
+    client_close(cl);
+    if (more)
+        (void)ctl_stream_next(more, false);
     client_unref(cl);
 }
 
@@ -138,18 +158,18 @@ static void reply(struct client *cl, json_t *msg, bool last)
         return;
     }
     struct reply *r = util_zalloc(sizeof *r);
-    r->client = cl;
     r->last = last;
-    r->req.data = r;
     proto_add(&r->b, msg);
-    uv_buf_t b = uv_buf_init((char *)r->b.p, (unsigned)r->b.len);
-    cl->refs++;
-    if (uv_write(&r->req, (uv_stream_t *)&cl->pipe, &b, 1, on_written) < 0) {
-        buf_free(&r->b);
-        free(r);
-        client_close(cl);
-        client_unref(cl);
-    }
+    send_reply(cl, r);
+}
+
+void ctl_send(struct client *cl, struct buf *b, struct ctl_stream *more)
+{
+    struct reply *r = util_zalloc(sizeof *r);
+    r->b = *b;
+    *b = (struct buf)BUF_INIT;
+    r->more = more;
+    send_reply(cl, r);
 }
 
 void ctl_reply_ok(struct client *cl, json_t *parameters)
@@ -206,19 +226,6 @@ int ctl_find_db(const struct manager *m, const char *name, struct database **ret
         return 0;
     err_set(e, ERR_NOTFOUND, "no database is called %s, and none is configured with that path", name);
     return err_hint(e, "walsupctl list shows their names");
-}
-
-static void call_status(struct client *cl, json_t *p)
-{
-    const char *name = NULL;
-    struct database *db;
-    struct err e;
-    json_int_t limit = -1;
-    if (ctl_unpack(p, &e, "{s?:s, s?:I}", "db", &name, "limit", &limit) < 0 ||
-        ctl_find_db(cl->server->m, name, &db, &e) < 0)
-        ctl_reply_err(cl, &e);
-    else
-        ctl_reply_ok(cl, status_json(cl->server->m, db, limit < 0 ? SIZE_MAX : (size_t)limit));
 }
 
 static void call_list(struct client *cl, json_t *p)
@@ -370,9 +377,12 @@ static void call_sync(struct client *cl, json_t *p)
 static const char interface_text[] =
     "# walsup's control interface; version 1\n"
     "interface io.walsup\n\n"
-    "# state of one database or all of them; of more than limit, the worst that are not fine\n"
-    "method Status(db: ?string, limit: ?int) -> (version: string, state: string, total: int, counts: "
+    "# state of one database or all of them; of more than limit, the worst that are not fine, 1000 at most; the fields "
+    "are in walsupctl(1)\n"
+    "method Status(db: ?string, limit: ?int) -> (schema: int, version: string, state: string, total: int, counts: "
     "object, databases: []object)\n"
+    "# what Prometheus would fetch\n"
+    "method Metrics() -> (text: string)\n"
     "method List() -> (databases: []object)\n"
     "# capture now; with wait also upload now and answer when every replica has it\n"
     "method Sync(db: ?string, wait: ?bool, timeout_ms: ?int) -> (databases: []object)\n"
@@ -420,7 +430,8 @@ static const struct {
     bool admin; /* root and the daemon's own user only */
     void (*call)(struct client *cl, json_t *parameters);
 } methods[] = {
-    {PROTO_INTERFACE ".Status", false, call_status},
+    {PROTO_INTERFACE ".Status", false, ctl_call_status},
+    {PROTO_INTERFACE ".Metrics", false, ctl_call_metrics},
     {PROTO_INTERFACE ".List", false, call_list},
     {PROTO_INTERFACE ".Sync", false, call_sync},
     {PROTO_INTERFACE ".Snapshot", true, ctl_call_snapshot},

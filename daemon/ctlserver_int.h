@@ -1,5 +1,5 @@
 /* ctlserver_int.h - what the methods of the control socket share: ctlserver.c (clients, status, sync, reload) 
- * ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_map.c (page maps). Loop thread only. */
+ * ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_map.c (page maps), ctlserver_stream.c (status, metrics). Loop thread only. */
 #ifndef WALSUP_CTLSERVER_INT_H
 #define WALSUP_CTLSERVER_INT_H
 
@@ -27,6 +27,16 @@ void ctl_release(struct client *cl);
 /** ctl_file(cl, path): takes the path of a file that is good for as long as the client stays: removed then, or when it
  * is given another one. */
 void ctl_file(struct client *cl, char *path);
+
+/** ctl_send(cl, b, s): takes the bytes of b, a part of a message; once they are written, or cannot be,
+ * ctl_stream_next(s, ok) is called, which sends more, or has freed s and returns false. */
+struct ctl_stream;
+void ctl_send(struct client *cl, struct buf *b, struct ctl_stream *s);
+
+/* ctlserver_stream.c */
+bool ctl_stream_next(struct ctl_stream *s, bool ok);
+void ctl_call_status(struct client *cl, json_t *p);
+void ctl_call_metrics(struct client *cl, json_t *p);
 
 /* ctlserver_history.c */
 void ctl_call_snapshot(struct client *cl, json_t *p);

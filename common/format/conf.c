@@ -499,6 +499,7 @@ struct conf *conf_free(struct conf *c)
     free(c->file);
     free(c->state_dir);
     free(c->socket);
+    free(c->metrics_listen);
     free(c->log_level);
     free(c);
     return NULL;
