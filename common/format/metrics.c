@@ -57,7 +57,7 @@ void metrics_man(struct buf *out)
     for (size_t i = 0; i < METRICS_N; i++) {
         const struct metrics_row *r = &metrics_row[i];
         buf_printf(out, ".It Sy %s\n", r->name);
-        buf_printf(out, "%c%s%s%s. ", metrics_type_name(r->type)[0] - 'a' + 'A', metrics_type_name(r->type) + 1,
+        buf_printf(out, "%c%s%s%s.\n", metrics_type_name(r->type)[0] - 'a' + 'A', metrics_type_name(r->type) + 1,
                    *r->labels ? ", by " : "", r->labels);
         /* a line for each sentence or part of one, as mandoc wants it */
         for (const char *p = r->help; *p; p++)

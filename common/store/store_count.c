@@ -6,7 +6,7 @@ const struct store_counters *store_counters(const struct store *s)
     return &s->count;
 }
 
-#define NAME(id, name) [id] = name,
+#define NAME(id, name) [id] = (name),
 
 const char *store_op_name(enum store_op op)
 {

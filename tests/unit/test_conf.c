@@ -99,6 +99,7 @@ static void an_empty_file_gives_the_defaults(void **state)
     assert_int_equal(c->n_dbs, 0);
     assert_string_equal(c->log_level, "info");
     assert_int_equal(c->shutdown_timeout_ms, 30000);
+    assert_null(c->metrics_listen); /* nobody is told anything unasked */
     conf_free(c);
     c = good("[walsup]\r\nworkers = 2\r\n"); /* from Windows, no newline lost */
     assert_int_equal(c->workers, 2);
