@@ -12,6 +12,7 @@ enum s3_verb {
     S3_LIST,
     S3_DELETE,
     S3_HEAD,
+    S3_DELETES, /* many keys at a time */
     S3_CREATE,   /* the five of multipart uploads: begin one, */
     S3_PART,     /* send a part of it, */
     S3_COMPLETE, /* make an object of its parts, */
@@ -69,6 +70,9 @@ void s3_answer_reset(struct s3_answer *a);
  * For S3_LIST key is the prefix. */
 int s3_error(const struct s3_target *t, enum s3_verb verb, const char *key,
              const struct s3_answer *a, struct err *e);
+/** s3_error_of_key(t, key, code, message, e): the same for one key of S3_DELETES, that the store refused to delete. code
+ * NULL: it said nothing about it. */
+int s3_error_of_key(const struct s3_target *t, const char *key, const char *code, const char *message, struct err *e);
 /** s3_error_where(t, verb, key, e): put operation and place in front of an error. */
 int s3_error_where(const struct s3_target *t, enum s3_verb verb, const char *key, struct err *e);
 

@@ -81,9 +81,17 @@ static void upload_query(struct parts *p, const struct s3_xfer *x)
     ask(p, "uploadId", x->upload_id);
 }
 
+static void deletes_parts(struct parts *p, const struct s3_xfer *x)
+{
+    ask(p, "delete", "");
+    if (x->md5[0])
+        sign_also(p, "content-md5", x->md5);
+    sign_also(p, "content-type", "application/xml");
+}
+
 static bool of_bucket(const struct s3_xfer *x)
 {
-    return x->verb == S3_LIST || x->verb == S3_UPLOADS;
+    return x->verb == S3_LIST || x->verb == S3_UPLOADS || x->verb == S3_DELETES;
 }
 
 static void add_line(struct s3_request *r, const char *name, const char *value)
@@ -96,7 +104,7 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
                         int64_t now_ms)
 {
     static const char *const method[] = {[S3_PUT] = "PUT", [S3_GET] = "GET", [S3_LIST] = "GET",
-                                         [S3_DELETE] = "DELETE", [S3_HEAD] = "HEAD",
+                                         [S3_DELETE] = "DELETE", [S3_HEAD] = "HEAD", [S3_DELETES] = "POST",
                                          [S3_CREATE] = "POST", [S3_PART] = "PUT",
                                          [S3_COMPLETE] = "POST", [S3_ABORT] = "DELETE",
                                          [S3_UPLOADS] = "GET"};
@@ -123,7 +131,9 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
         put_headers(&p, x, t);
     if (x->if_absent) /* signed, so that a proxy that drops it is noticed */
         sign_also(&p, "if-none-match", "*");
-    if (of_bucket(x))
+    if (x->verb == S3_DELETES)
+        deletes_parts(&p, x);
+    else if (of_bucket(x))
         list_query(&p, x);
     else if (x->verb >= S3_CREATE)
         upload_query(&p, x);

@@ -1,5 +1,5 @@
 /* An S3 bucket as a store: a queue of requests in front of the transport. Each request becomes one
- * transfer (PUT, GET, HEAD) or several in a row (pages of a LIST, keys of a DELETE). */
+ * transfer (PUT, GET, HEAD) or several in a row (pages of a LIST). */
 #include "common/store/store_s3_int.h"
 
 #include <assert.h>
@@ -96,6 +96,13 @@ static void op_send(struct s3_op *op)
         s3_transport_cancel(&op->x);
 }
 
+/* what a body has been hashed for once it need not be again */
+static void op_hash_and_send(struct s3_op *op)
+{
+    if (!op->body || s3_body_hash(op->body))
+        op_send(op); /* otherwise on_body does */
+}
+
 static void op_canceled(struct s3_op *op)
 {
     (void)err_set(&op->req->err, ERR_CANCELED, "canceled");
@@ -156,8 +163,8 @@ static void op_start(struct s3_op *op)
         op_fail(op, no_keys);
     else if (is_parked(op))
         op_fail_parked(op);
-    else if (!op->body || s3_body_hash(op->body))
-        op_send(op);
+    else
+        op_hash_and_send(op);
 }
 
 static void on_timer(uv_timer_t *t)
@@ -236,29 +243,12 @@ static int deliver(struct s3_op *op, struct err *e)
     return 1;
 }
 
-static void next_key(struct s3_op *op)
-{
-    free(op->key);
-    op->key = util_printf("%s%s", op->store->path, op->keys[op->at_key]);
-    op->x.key = op->key;
-}
-
 static int on_page(struct s3_op *op, struct err *e)
 {
     if (e->code)
         return -(int)e->code;
     int more = deliver(op, e);
     return more < 0 ? s3_error_where(&op->store->target, op->x.verb, op->x.key, e) : more;
-}
-
-static int on_deleted(struct s3_op *op, struct err *e)
-{
-    if (e->code)
-        return -(int)e->code;
-    if (++op->at_key == op->n_keys)
-        return 0;
-    next_key(op);
-    return 1;
 }
 
 static void park(struct store_s3 *s, const struct err *e)
@@ -329,7 +319,7 @@ static void on_xfer(struct s3_xfer *x)
     if (more < 0)
         op_fail(op, &e);
     else if (more > 0)
-        op_send(op);
+        op_hash_and_send(op);
     else
         op_end(op);
 }
@@ -401,13 +391,6 @@ static void s3_list(struct store *s, struct store_req *req, const char *prefix, 
         op->marker = util_printf("%s%s", op->store->path, after);
         op->x.marker = op->marker;
     }
-}
-
-static void s3_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n)
-{
-    struct s3_op *op = s3_op_new(s, req, S3_DELETE, keys[0], on_deleted);
-    op->keys = keys;
-    op->n_keys = n;
 }
 
 static void s3_head(struct store *s, struct store_req *req, const char *key,
