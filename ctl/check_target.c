@@ -6,6 +6,7 @@
 
 #include "common/base/clk.h"
 #include "common/store/retry.h"
+#include "common/store/s3_provider.h"
 #include "common/store/store.h"
 
 #define STEP_TIMEOUT_MS 30000
@@ -164,13 +165,15 @@ static void line_keys(struct trip *t, const struct store_peer *p)
 static void line_bucket(struct trip *t, const struct store_peer *p)
 {
     cleanup_free char *text = util_printf("%s in region %s", t->target->bucket, p->region);
-    if (!t->target->region || !strcmp(t->target->region, p->region)) {
+    const struct s3_provider *provider = s3_provider_find(t->target->provider, t->target->endpoint);
+    cleanup_free char *asked = s3_provider_region(provider, strstr(t->target->endpoint, "://") + 3, t->target->region);
+    if (!strcmp(asked, p->region)) {
         check_step(t->k, "bucket", OK, text, "");
         return;
     }
     cleanup_free char *hint = util_printf("each start costs a refused request: write region = %s in [target %s]",
                                           p->region, t->target->name);
-    cleanup_free char *wrong = util_printf("%s, not %s", text, t->target->region);
+    cleanup_free char *wrong = util_printf("%s, not %s", text, asked);
     check_step(t->k, "bucket", WARNING, wrong, hint);
 }
 
@@ -365,6 +368,20 @@ static void cleanup_object(struct trip *t)
     (void)trip_end(t, "delete");
 }
 
+static void line_provider(struct trip *t)
+{
+    const struct s3_provider *p = s3_provider_find(t->target->provider, t->target->endpoint);
+    cleanup_buf struct buf doubts = BUF_INIT;
+    if (!s3_provider_doubts(p, t->target, &doubts)) {
+        if (p != s3_provider_find(CONF_PROVIDER_GENERIC, NULL))
+            check_step(t->k, "provider", OK, p->title, "");
+        return;
+    }
+    cleanup_free char *hint =
+        util_printf("if the steps below are ok it has it all the same; else take it out of [target %s]", t->target->name);
+    check_step(t->k, "provider", WARNING, buf_str(&doubts), hint);
+}
+
 static void round_trip(struct trip *t)
 {
     uint8_t random[8];
@@ -374,8 +391,11 @@ static void round_trip(struct trip *t)
     (void)snprintf(t->key, sizeof t->key, ".walsup-check-%s", hex);
     t->n = (size_t)snprintf(t->sent, sizeof t->sent, "walsup check %s\n", hex);
     struct store_body body = {.p = t->sent, .size = t->n};
-    if (t->target->type == CONF_S3 && !reach_bucket(t))
-        return;
+    if (t->target->type == CONF_S3) {
+        line_provider(t);
+        if (!reach_bucket(t))
+            return;
+    }
     trip_begin(t);
     store_put(t->s, &t->req, t->key, &body, NULL, 0);
     if (trip_end(t, "write") < 0)

@@ -8,7 +8,6 @@
 #include "common/store/s3_class.h"
 
 #define OP_MAGIC 0x53090b1eu
-#define MAX_PARTS 10000
 
 /* ---- the queue ----------------------------------------------------------------------------- */
 
@@ -360,12 +359,17 @@ void s3_op_body(struct s3_op *op, const struct store_body *body)
     op->x.body = op->body;
 }
 
+bool s3_asks_condition(const struct store *s, unsigned flags)
+{
+    return (flags & STORE_IF_ABSENT) && s->fencing != STORE_FENCING_OFF;
+}
+
 static void s3_put(struct store *s, struct store_req *req, const char *key,
                    const struct store_body *body, const struct store_meta *meta, unsigned flags)
 {
     struct s3_op *op = s3_op_new(s, req, S3_PUT, key, NULL);
     s3_op_body(op, body);
-    op->x.if_absent = flags & STORE_IF_ABSENT;
+    op->x.if_absent = s3_asks_condition(s, flags);
     if (meta)
         op->x.meta = *meta;
 }
@@ -457,12 +461,14 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     s->base.connections = s->target.max_connections;
     s->base.peer = &s->peer;
     s->peer.skip_verify = s->target.skip_verify;
+    s->peer.provider = s->target.provider->title;
     (void)uv_timer_init(loop, &s->timer);
     s->timer.data = s;
     s3_pace_init(&s->pace, s->base.connections, clk_mono_ms());
     s->base.put_bytes = s->target.put_bytes;
     s->base.part_bytes = s->target.part_bytes;
-    s->base.max_parts = MAX_PARTS;
+    s->base.max_parts = s->target.max_parts;
+    s->deletes_singly = s->target.provider->deletes_singly;
     s->base.parallel_parts = s->target.parallel_parts;
     const struct cred *keys = &s->target.cred; /* fetched ones change */
     s->base.describe = util_printf("%s/%s%s%s %s %s", s->target.endpoint, s->target.bucket,

@@ -34,12 +34,14 @@ static size_t batch(const struct s3_op *op)
 
 /* Stores want a digest of the list, though its hash is signed already: Content-MD5 most of them, for some it is
  * x-amz-checksum-sha256. */
-static void set_md5(struct s3_op *op)
+static void set_digests(struct s3_op *op)
 {
     unsigned char md[EVP_MAX_MD_SIZE];
     op->x.md5[0] = '\0'; /* where MD5 is not allowed to exist, the store has to take the other one */
     if (EVP_Digest(op->document.p, op->document.len, md, NULL, EVP_md5(), NULL) == 1)
         (void)EVP_EncodeBlock((unsigned char *)op->x.md5, md, 16);
+    (void)EVP_Digest(op->document.p, op->document.len, md, NULL, EVP_sha256(), NULL);
+    (void)EVP_EncodeBlock((unsigned char *)op->x.sha256, md, 32);
 }
 
 static void set_batch(struct s3_op *op)
@@ -48,7 +50,7 @@ static void set_batch(struct s3_op *op)
     set_key(op); /* errors name the first */
     buf_free(&op->document);
     s3_xml_delete(&op->document, op->store->path, op->keys + op->at_key, n);
-    set_md5(op);
+    set_digests(op);
     struct s3_body *before = TAKE_PTR(op->body);
     if (before) /* it was answered: no worker has it */
         s3_body_close(before, NULL, NULL);

@@ -80,6 +80,10 @@ struct s3_op *s3_op_new(struct store *s, struct store_req *req, enum s3_verb ver
 /** s3_op_body(op, body): what it sends. `body` is copied, not what it points to. */
 void s3_op_body(struct s3_op *op, const struct store_body *body);
 
+/** s3_asks_condition(s, flags): whether If-None-Match is sent. Not to a store that was found not to obey it: it may
+ * refuse every request that has it. */
+bool s3_asks_condition(const struct store *s, unsigned flags);
+
 /** s3_poke(s), s3_poke_in(s, ms): look at the queue, soon; later. */
 void s3_poke(struct store_s3 *s);
 void s3_poke_in(struct store_s3 *s, uint64_t ms);
