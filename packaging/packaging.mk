@@ -2,8 +2,8 @@
 
 DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
 	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev
-DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest openssl strace spin xfsprogs mandoc systemd \
-	clang-tidy cppcheck
+DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest python3-pytest-xdist openssl strace spin \
+	xfsprogs mandoc systemd clang-tidy cppcheck
 DEPS_DEB := dpkg-dev debhelper fakeroot lintian
 
 BINDIR    ?= $(PREFIX)/bin

@@ -58,6 +58,8 @@ JOBS        ?= $(shell nproc)
 PYTHON      ?= /usr/bin/python3
 # pytest's own words, for one test: make e2e E2E='-k truncate'
 E2E ?=
+# End-to-end tests mostly wait: some run at the same time. E2E_JOBS=0 is one after the other.
+E2E_JOBS ?= 3
 # seconds of each mode of the protocol stress
 STRESS_SECONDS ?= 5
 
@@ -88,7 +90,8 @@ stress: $(OUT)/helpers/guard_stress
 	echo "stress: 3 modes and the control"
 
 e2e: programs helpers
-	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) $(PYTHON) -m pytest -q -p no:cacheprovider tests/e2e $(E2E) \
+	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) $(PYTHON) -m pytest -q -rs -p no:cacheprovider \
+		-n $(E2E_JOBS) tests/e2e $(E2E) \
 		> $(OUT)/e2e.txt 2>&1; status=$$?; cat $(OUT)/e2e.txt; \
 	n=$$(sed -n 's/.* \([0-9]*\) passed.*/\1/p;s/^\([0-9]*\) passed.*/\1/p' $(OUT)/e2e.txt | tail -n 1); \
 	echo "e2e: $${n:-0} tests passed"; test $$status -eq 0 && test "$${n:-0}" -gt 0
