@@ -27,10 +27,13 @@ static bool refuse(struct exchange *x, const json_t *how, const char *what)
     return true;
 }
 
-static bool has(const struct request *r, const char *prefix)
+/* "x-amz-checksum-*" stands for all that begin so */
+static bool has(const struct request *r, const char *name)
 {
+    const char *star = strchr(name, '*');
     for (size_t i = 0; i < r->n_headers; i++) {
-        if (!strncasecmp(r->header[i].name, prefix, strlen(prefix)))
+        const char *is = r->header[i].name;
+        if (star ? !strncasecmp(is, name, (size_t)(star - name)) : !strcasecmp(is, name))
             return true;
     }
     return false;
