@@ -339,6 +339,19 @@ static void condition(struct trip *t, const struct store_body *body)
         check_step_err(t->k, "condition", &t->req.err);
 }
 
+/* Uploads in parts work without it: they are given up rarely. */
+static void end_of_abort(struct trip *t)
+{
+    if (trip_run(t) == ERR_OK)
+        step_took(t, "multipart");
+    else if (t->req.err.retry == RETRY_BUG)
+        check_step(t->k, "multipart", WARNING, t->req.err.msg,
+                   "parts of interrupted uploads stay, and may cost money, until the store removes them by itself (a rule of "
+                   "the bucket's life cycle)");
+    else
+        check_step_err(t->k, "multipart", &t->req.err);
+}
+
 static void big(struct trip *t)
 {
     cleanup_free char *key = util_printf("%s-big", t->key);
@@ -350,7 +363,7 @@ static void big(struct trip *t)
     } else {
         trip_begin(t);
         store_upload_abort(u, &t->req);
-        (void)trip_end(t, "multipart");
+        end_of_abort(t);
     }
     store_upload_free(u);
 }
