@@ -320,6 +320,17 @@ static void list(struct trip *t)
         step_took(t, "list");
 }
 
+static void no_condition(struct trip *t, bool ignored)
+{
+    const struct s3_provider *p = s3_provider_find(t->target->provider, t->target->endpoint);
+    cleanup_free char *text = util_printf("the store %s If-None-Match: *, so two writers at one path would not notice each "
+                                          "other", ignored ? "ignores" : "does not know");
+    cleanup_free char *hint = util_printf("make sure that only one walsupd replicates to this path; status shows fencing: "
+                                          "off%s%s%s", p->condition ? ". " : "", p->condition ? p->title : "",
+                                          p->condition ? " is said to know it: is a proxy in between?" : "");
+    check_step(t->k, "condition", WARNING, text, hint);
+}
+
 /* the object exists: a second writer must be refused */
 static void condition(struct trip *t, const struct store_body *body)
 {
@@ -329,12 +340,7 @@ static void condition(struct trip *t, const struct store_body *body)
     if (code == ERR_CONFLICT)
         check_step(t->k, "condition", OK, "a second writer is refused", "");
     else if (code == ERR_OK || t->req.err.retry == RETRY_BUG || code == ERR_UNSUPPORTED)
-        check_step(t->k, "condition", WARNING,
-                   code == ERR_OK ? "the store ignores If-None-Match: *, so two writers at one path would not notice "
-                                    "each other"
-                                  : "the store does not know If-None-Match: *, so two writers at one path would not "
-                                    "notice each other",
-                   "make sure that only one walsupd replicates to this path; status shows fencing: off");
+        no_condition(t, code == ERR_OK);
     else
         check_step_err(t->k, "condition", &t->req.err);
 }
@@ -346,8 +352,8 @@ static void end_of_abort(struct trip *t)
         step_took(t, "multipart");
     else if (t->req.err.retry == RETRY_BUG)
         check_step(t->k, "multipart", WARNING, t->req.err.msg,
-                   "parts of interrupted uploads stay, and may cost money, until the store removes them by itself (a rule of "
-                   "the bucket's life cycle)");
+                   "parts of interrupted uploads stay, and may cost money, until the store removes them by itself (a "
+                   "rule of the bucket's life cycle)");
     else
         check_step_err(t->k, "multipart", &t->req.err);
 }
@@ -390,8 +396,8 @@ static void line_provider(struct trip *t)
             check_step(t->k, "provider", OK, p->title, "");
         return;
     }
-    cleanup_free char *hint =
-        util_printf("if the steps below are ok it has it all the same; else take it out of [target %s]", t->target->name);
+    cleanup_free char *hint = util_printf("if the steps below are ok it has it all the same; else take it out of "
+                                          "[target %s]", t->target->name);
     check_step(t->k, "provider", WARNING, buf_str(&doubts), hint);
 }
 

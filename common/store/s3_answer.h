@@ -76,8 +76,8 @@ void s3_answer_reset(struct s3_answer *a);
  * For S3_LIST key is the prefix. */
 int s3_error(const struct s3_target *t, enum s3_verb verb, const char *key,
              const struct s3_answer *a, struct err *e);
-/** s3_error_of_key(t, key, code, message, e): the same for one key of S3_DELETES, that the store refused to delete. code
- * NULL: it said nothing about it. */
+/** s3_error_of_key(t, key, code, message, e): the same for one key of S3_DELETES that the store refused to delete.
+ * code NULL: it said nothing about it. */
 int s3_error_of_key(const struct s3_target *t, const char *key, const char *code, const char *message, struct err *e);
 /** s3_error_where(t, verb, key, e): put operation and place in front of an error. */
 int s3_error_where(const struct s3_target *t, enum s3_verb verb, const char *key, struct err *e);

@@ -271,8 +271,8 @@ static void add_hint(const struct s3_target *t, enum s3_verb verb, const struct 
     else if (e->code == ERR_NOSPC)
         (void)err_hint(e, "free space in bucket %s or raise its quota", t->bucket);
     else if (a->status == 400 && strstr(e->msg, "Server Side Encryption"))
-        (void)err_hint(e, "if a key of one's own was used for it, write sse = C and sse-customer-key-file = FILE in [target %s]",
-                       t->name);
+        (void)err_hint(e, "if a key of one's own was used for it, write sse = C and sse-customer-key-file = FILE in "
+                          "[target %s]", t->name);
     else if ((a->status == 400 || a->status == 501) && t->doubts && (verb == S3_PUT || verb == S3_CREATE))
         (void)err_hint(e, "%s: take it out of [target %s]", t->doubts, t->name);
     else if (!t->https && a->status == 400 && strstr(e->msg, "HTTPS"))

@@ -7,29 +7,30 @@
 #define KMS_ (1u << CONF_SSE_KMS)
 #define C_ (1u << CONF_SSE_C)
 
-/* In the order of enum conf_provider. [tried]: by the tests of this project against the real server. [documented]: by the
- * provider, in its list of what it has of S3; with a number: an issue of Litestream, which met it; rclone: its table of
- * providers. Nothing else is in here.
+/* In the order of enum conf_provider. [tried]: by tests of this project against the real server. [documented]: by the
+ * provider, in its list of what it has of S3. A number: an issue of Litestream, which met it. rclone: its table of
+ * providers. [said]: by somebody else who met it. Nothing else is in here.
  *
- * AWS: conditional writes on PutObject and CompleteMultipartUpload since August 2024 [documented]. Its own certificate
- *   covers buckets in the host name, and new buckets may be reachable only so [documented].
- * MinIO: [tried] all of it. If-None-Match: * is obeyed.
- * Ceph RGW: [tried] If-None-Match: * is obeyed on PUT, atomically, and ignored on CompleteMultipartUpload; every <Message>
- *   is empty. SSE-C over TLS only [documented].
- * R2: region auto, for which us-east-1 is another name [documented]; 2 or 3 parts of an upload at a time (#948), and all of
- *   them of one size but the last [documented]; refuses aws-chunked and x-amz-checksum (#947); SSE-C [documented].
- * B2: only TLS, only signature 4, region in the host name [documented]; x-amz-checksum refused (#918). Of
- *   If-None-Match some say that it is obeyed and some that it is answered with 501: it has to be asked.
- * Hetzner: is a Ceph; of the kinds of encryption only SSE-C [documented]; wants signed payloads.
- * Scaleway: If-None-Match since 2026, SSE-C, at most 1000 parts, STANDARD and ONEZONE_IA besides GLACIER [documented,
- *   rclone]; wants Content-Length (#912).
- * DigitalOcean: SSE-C only; ListObjects of both versions [documented]; region us-east-1 or the one in the host name.
- * Tigris: X-Tigris-Consistent: true for reads and conditions at the leader, else they are eventually consistent
- *   [documented]; DeleteObjects without Content-MD5 (Litestream); only its own keys for encryption [documented].
- * GCS: region auto; preconditions by generation, in headers that must not be mixed with x-amz- ones, so
- *   If-None-Match has to be asked; signatures must not cover Accept-Encoding (#1394); DeleteObjects since 2024, before that
- *   400; 404 to the deletion of what is not there [documented].
- * Supabase: path style below /storage/v1/s3; neither storage classes nor encryption headers nor conditions on PUT, but
+ * AWS: conditional writes on PutObject and CompleteMultipartUpload since August 2024; its certificate covers buckets in
+ *   the host name; sse = C has to be allowed for a bucket that was made since April 2026 [documented].
+ * MinIO: [tried] all but encryption.
+ * Ceph RGW: [tried] If-None-Match: * is obeyed on PUT, and ignored on CompleteMultipartUpload; every <Message> is empty;
+ *   sse = C, which it refuses without TLS unless it is told otherwise.
+ * R2: region auto, for which us-east-1 is another name; all parts of an upload of one size but the last; SSE-C and no
+ *   other kind; STANDARD and STANDARD_IA [documented]; two or three parts of an upload at a time (#948); refuses
+ *   aws-chunked and x-amz-checksum (#947); obeys If-None-Match [said].
+ * B2: only TLS, only signature 4, region in the host name; SSE-B2 and SSE-C [documented]; refuses x-amz-checksum (#918).
+ *   Of If-None-Match some say that it is obeyed and some that it is answered with 501: it has to be asked.
+ * Hetzner: of the kinds of encryption only SSE-C [documented]; wants signed payloads (Litestream).
+ * Scaleway: If-None-Match, SSE-C [documented]; at most 1000 parts; STANDARD and ONEZONE_IA besides GLACIER (rclone);
+ *   wants Content-Length (#912).
+ * DigitalOcean: SSE-C and no other kind [documented]; obeys If-None-Match [said].
+ * Tigris: region auto; X-Tigris-Consistent: true for reads and conditions at the leader; no encryption but with keys of
+ *   its own; the classes [documented]; DeleteObjects without Content-MD5 (Litestream).
+ * GCS: preconditions on PUT by generation, so If-None-Match has to be asked [documented]; signatures must not cover
+ *   Accept-Encoding (#1394); DeleteObjects is new there, and was 400 before; 404 to the deletion of what is not there
+ *   [said].
+ * Supabase: path style below /storage/v1/s3; neither storage classes nor encryption nor conditions on PUT, but
  *   ListObjects and DeleteObjects [documented]. */
 static const struct s3_provider table[] = {
     {.key = "auto", .title = ""},
@@ -45,7 +46,7 @@ static const struct s3_provider table[] = {
     {.key = "b2", .title = "Backblaze B2", .hosts = {".backblazeb2.com"}, .region_label = 2, .sse = S3_ | C_,
      .classes = "STANDARD"},
     {.key = "hetzner", .title = "Hetzner Object Storage", .hosts = {".your-objectstorage.com"}, .region_label = 1,
-     .condition = true, .sse = C_, .classes = "STANDARD"},
+     .sse = C_, .classes = "STANDARD"},
     {.key = "scaleway", .title = "Scaleway Object Storage", .hosts = {".scw.cloud"}, .region_label = 2, .condition = true,
      .max_parts = 1000, .sse = C_, .classes = "STANDARD ONEZONE_IA"},
     {.key = "digitalocean", .title = "DigitalOcean Spaces", .hosts = {".digitaloceanspaces.com"}, .region_label = 1,

@@ -35,7 +35,8 @@ int s3_xml_page(const void *p, size_t n, struct s3_page *ret, struct err *e);
 /** s3_xml_uploads(p, n, ret, e): the same for a ListMultipartUploadsResult; mtime_ms is when the
  * upload was begun. */
 int s3_xml_uploads(const void *p, size_t n, struct s3_page *ret, struct err *e);
-/** s3_xml_deleted(p, n, ret, e): the same for a DeleteResult: an item for each key, with a code if it could not be deleted. */
+/** s3_xml_deleted(p, n, ret, e): the same for a DeleteResult: an item for each key, with a code if it could not be
+ * deleted. */
 int s3_xml_deleted(const void *p, size_t n, struct s3_page *ret, struct err *e);
 /** s3_xml_delete(out, path, key, n): the document that asks for it, with `path` in front of each key. */
 void s3_xml_delete(struct buf *out, const char *path, const char *const *key, size_t n);

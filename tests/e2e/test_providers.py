@@ -1,6 +1,6 @@
 """What each provider's server refuses, wants, or does differently, played by s3fault as its documentation has it
-(common/store/s3_provider.c says where that is from): everything that walsup does has to work there, and what it does not
-have has to be said."""
+(common/store/s3_provider.c says where that is from): everything that walsup does has to work there, and what it does
+not have has to be said."""
 import json
 import re
 import sqlite3
@@ -23,7 +23,7 @@ PROVIDERS = {
     "aws": ({"equal_parts": False}, "on", "DELETES"),
     "minio": ({}, "on", "DELETES"),
     "ceph": ({"refuse_headers": ENCODINGS}, "on", "DELETES"),
-    "r2": ({"refuse_headers": NO_CHECKSUMS, "parallel_parts": 2, "equal_parts": True, "region": "auto"}, "on",
+    "r2": ({"refuse_headers": {**NO_CHECKSUMS, **ONLY_C}, "parallel_parts": 2, "equal_parts": True, "region": "auto"}, "on",
            "DELETES"),
     "b2": ({"refuse_headers": {**NO_CHECKSUMS, **NO_CONDITION}}, "off", "DELETES"),
     "hetzner": ({"refuse_headers": {**ENCODINGS, **ONLY_C}}, "on", "DELETES"),
@@ -31,7 +31,8 @@ PROVIDERS = {
     "digitalocean": ({"refuse_headers": {**NO_CHECKSUMS, **ONLY_C}}, "on", "DELETES"),
     "tigris": ({"refuse_headers": {**ENCODINGS, **NO_SSE, "content-md5": [400, "InvalidArgument"]}, "region": "auto",
                 "need_headers": {"x-tigris-consistent": "true"}}, "on", "DELETES"),
-    "gcs": ({"refuse_headers": {**NO_CHECKSUMS, **NO_SSE, **NO_CONDITION, "accept-encoding": [403, "SignatureDoesNotMatch"]},
+    "gcs": ({"refuse_headers": {**NO_CHECKSUMS, **NO_SSE, **NO_CONDITION,
+                                "accept-encoding": [403, "SignatureDoesNotMatch"]},
              "refuse_verbs": {"DELETES": [400, "InvalidArgument"]}, "missing_404": True, "region": "auto"}, "off",
             "DELETE"),
     "supabase": ({"refuse_headers": {**NO_SSE, **NO_CONDITION, "x-amz-storage-class": [400, "InvalidArgument"]},
@@ -94,7 +95,8 @@ def test_what_a_provider_is_not_known_to_have_is_warned_of_and_explained_when_re
     words = " ".join(r.stdout.split())
     assert r.returncode != 0
     assert "provider warning sse = aws:kms is nothing that Hetzner Object Storage is known to have" in words, r.stdout
-    assert "hint: sse = aws:kms is nothing that Hetzner Object Storage is known to have: take it out of [target x]" in words
+    assert ("hint: sse = aws:kms is nothing that Hetzner Object Storage is known to have: take it out of [target x]"
+            in words)
 
 
 def test_a_store_that_refuses_the_condition_gets_uploads_without_it(world, s3fault):

@@ -1,4 +1,4 @@
-"""Servers that others wrote, over real HTTP: the whole life of a replica, from check to a restore by time, on each of them.
+"""Servers that others wrote, over real HTTP: the whole life of a replica, from check to a restore by time, on each.
 
 s3rver (from npm) and Ceph's RADOS Gateway (from Debian) are started here and skipped where they cannot be had;
 tests/tools/get_s3rver.sh and `make deps-test` install them. Any other server is tried with
@@ -175,7 +175,8 @@ def live_a_busy_life(world, store, con):
     world.sync("a")
     r = replica(world)
     assert not r["error"], r
-    return f"{writer.n / (time.monotonic() - began):.0f} commits/s, {r['uploads']} uploads, {r['deleted_files']} deleted"
+    rate = writer.n / (time.monotonic() - began)
+    return f"{rate:.0f} commits/s, {r['uploads']} uploads, {r['deleted_files']} deleted"
 
 
 def points_come_back(world, con):
@@ -185,7 +186,8 @@ def points_come_back(world, con):
         con.execute("insert into t(b) values(randomblob(?))", (1000 + i,))
         con.commit()
         r = json.loads(world.sync("a", "--json").stdout)
-        points.append((r["databases"][0]["txid"], datetime.datetime.now(datetime.timezone.utc), image(world.path / "a.db")))
+        now = datetime.datetime.now(datetime.timezone.utc)
+        points.append((r["databases"][0]["txid"], now, image(world.path / "a.db")))
         time.sleep(0.05)  # two commits of one millisecond cannot be told apart by time
     for txid, when, want in points:
         assert image(world.restore("a", "x", None, "--txid", txid)) == want, txid
@@ -235,5 +237,5 @@ def test_the_whole_life_of_a_replica(world, start, tmp_path):
         if store.sse_c:
             a_key_of_ones_own(world, store)
         con.close()
-    print(f"\n{store.name}: ready in {ready:.1f} s, fencing {store.fencing}; {life}; {points};\n  {' '.join(proof.split())}\n"
-          f"  {time.monotonic() - t0:.0f} s altogether")
+    print(f"\n{store.name}: ready in {ready:.1f} s, fencing {store.fencing}; {life}; {points};\n"
+          f"  {' '.join(proof.split())}\n  {time.monotonic() - t0:.0f} s altogether")

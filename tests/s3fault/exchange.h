@@ -76,8 +76,8 @@ bool profile_refuses(struct exchange *x);
 /** profile_enter_part(x), profile_leave_part(x): a part begins to come in, and is over; false: one too many. */
 bool profile_enter_part(struct exchange *x);
 void profile_leave_part(const struct exchange *x);
-/** profile_base(): in front of the bucket in a path. profile_misses_missing(): 404 to the deletion of what is not there. With
- * the lock held. */
+/** profile_base(): in front of the bucket in a path. profile_misses_missing(): 404 to the deletion of what is not
+ * there. With the lock held. */
 const char *profile_base(void);
 bool profile_misses_missing(void);
 /** control(x): what tests ask for. */

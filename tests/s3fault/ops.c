@@ -114,8 +114,8 @@ static bool has_key(struct exchange *x, char **header, size_t n)
     if (!strcmp(given ? given : "", want))
         return true;
     answer_error(x, *want && given ? 403 : 400, *want && given ? "AccessDenied" : "InvalidRequest",
-                 "The object was stored using a form of Server Side Encryption. The correct parameters must be provided to "
-                 "retrieve the object.", "");
+                 "The object was stored using a form of Server Side Encryption. The correct parameters must be "
+                 "provided to retrieve the object.", "");
     return false;
 }
 

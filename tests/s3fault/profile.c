@@ -23,7 +23,8 @@ bool profile_misses_missing(void)
 static bool refuse(struct exchange *x, const json_t *how, const char *what)
 {
     cleanup_free char *text = util_printf("%s is not implemented here", what);
-    answer_error(x, (int)json_integer_value(json_array_get(how, 0)), json_string_value(json_array_get(how, 1)), text, "");
+    int status = (int)json_integer_value(json_array_get(how, 0));
+    answer_error(x, status, json_string_value(json_array_get(how, 1)), text, "");
     return true;
 }
 

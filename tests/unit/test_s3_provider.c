@@ -106,7 +106,8 @@ static void what_a_provider_does_not_have_is_doubted(void **state)
     doubts(CONF_PROVIDER_SUPABASE, CONF_SSE_AES256, "STANDARD",
            "sse = AES256 and storage-class = STANDARD is nothing that Supabase Storage is known to have");
     /* objects there have to be thawed before they can be read */
-    doubts(CONF_PROVIDER_AWS, CONF_SSE_OFF, "GLACIER", "storage-class = GLACIER is nothing that Amazon S3 is known to have");
+    doubts(CONF_PROVIDER_AWS, CONF_SSE_OFF, "GLACIER",
+           "storage-class = GLACIER is nothing that Amazon S3 is known to have");
 }
 
 #define T(test) cmocka_unit_test(test)

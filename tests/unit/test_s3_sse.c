@@ -39,7 +39,8 @@ static void a_key_in_three_forms_is_the_same(void **state)
 static void what_is_no_key_is_refused(void **state)
 {
     (void)state;
-    static const char *const texts[] = {"", "\n", "short", HEX "0", BASE64 "=", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHg==",
+    static const char *const texts[] = {"", "\n", "short", HEX "0", BASE64 "=",
+                                        "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHg==",
                                         "g00102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"};
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         struct s3_customer_key k;
