@@ -323,10 +323,10 @@ static void list(struct trip *t)
 static void no_condition(struct trip *t, bool ignored)
 {
     const struct s3_provider *p = s3_provider_find(t->target->provider, t->target->endpoint);
-    cleanup_free char *text = util_printf("the store %s If-None-Match: *, so two writers at one path would not notice each "
-                                          "other", ignored ? "ignores" : "does not know");
-    cleanup_free char *hint = util_printf("make sure that only one walsupd replicates to this path; status shows fencing: "
-                                          "off%s%s%s", p->condition ? ". " : "", p->condition ? p->title : "",
+    cleanup_free char *text = util_printf("the store %s If-None-Match: *, so two writers at one path would not notice "
+                                          "each other", ignored ? "ignores" : "does not know");
+    cleanup_free char *hint = util_printf("make sure that only one walsupd replicates to this path; status shows "
+                                          "fencing: off%s%s%s", p->condition ? ". " : "", p->condition ? p->title : "",
                                           p->condition ? " is said to know it: is a proxy in between?" : "");
     check_step(t->k, "condition", WARNING, text, hint);
 }

@@ -11,13 +11,13 @@
  * provider, in its list of what it has of S3. A number: an issue of Litestream, which met it. rclone: its table of
  * providers. [said]: by somebody else who met it. Nothing else is in here.
  *
- * AWS: conditional writes on PutObject and CompleteMultipartUpload since August 2024; its certificate covers buckets in
- *   the host name; sse = C has to be allowed for a bucket that was made since April 2026 [documented].
+ * AWS: conditional writes on PutObject and CompleteMultipartUpload since August 2024; its certificate covers
+ *   buckets in the host name; sse = C has to be allowed for a bucket that was made since April 2026 [documented].
  * MinIO: [tried] all but encryption.
  * Ceph RGW: [tried] If-None-Match: * is obeyed on PUT, and ignored on CompleteMultipartUpload; every <Message> is empty;
  *   sse = C, which it refuses without TLS unless it is told otherwise.
- * R2: region auto, for which us-east-1 is another name; all parts of an upload of one size but the last; SSE-C and no
- *   other kind; STANDARD and STANDARD_IA [documented]; two or three parts of an upload at a time (#948); refuses
+ * R2: region auto, for which us-east-1 is another name; all parts of an upload of one size but the last; SSE-C and
+ *   no other kind; STANDARD and STANDARD_IA [documented]; two or three parts of an upload at a time (#948); refuses
  *   aws-chunked and x-amz-checksum (#947); obeys If-None-Match [said].
  * B2: only TLS, only signature 4, region in the host name; SSE-B2 and SSE-C [documented]; refuses x-amz-checksum (#918).
  *   Of If-None-Match some say that it is obeyed and some that it is answered with 501: it has to be asked.
@@ -47,8 +47,8 @@ static const struct s3_provider table[] = {
      .classes = "STANDARD"},
     {.key = "hetzner", .title = "Hetzner Object Storage", .hosts = {".your-objectstorage.com"}, .region_label = 1,
      .sse = C_, .classes = "STANDARD"},
-    {.key = "scaleway", .title = "Scaleway Object Storage", .hosts = {".scw.cloud"}, .region_label = 2, .condition = true,
-     .max_parts = 1000, .sse = C_, .classes = "STANDARD ONEZONE_IA"},
+    {.key = "scaleway", .title = "Scaleway Object Storage", .hosts = {".scw.cloud"}, .region_label = 2,
+     .condition = true, .max_parts = 1000, .sse = C_, .classes = "STANDARD ONEZONE_IA"},
     {.key = "digitalocean", .title = "DigitalOcean Spaces", .hosts = {".digitaloceanspaces.com"}, .region_label = 1,
      .condition = true, .sse = C_, .classes = "STANDARD"},
     {.key = "tigris", .title = "Tigris", .hosts = {".tigris.dev", ".storage.dev"}, .region = "auto", .condition = true,

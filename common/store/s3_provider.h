@@ -1,10 +1,11 @@
 /* s3_provider.h - where stores that speak S3 differ, as far as it matters here: one table. Pure; any thread.
  *
- * What works everywhere is the default and needs no row: path style, signature of version 4 with the hash of the
- * body, Content-Length, no chunks, no trailers, no x-amz-checksum headers, ListObjects of version 1 with 1000 keys and
- * the last key as the marker, parts of equal size from 16 MiB on. A row says what is different, or better, for one provider; what
- * it says of a feature that is missing is documentation, which may be old: so it is never a reason to refuse a
- * configuration, only to warn of it (s3_provider_doubts), and what a request can find out is found out by that. */
+ * What works everywhere is the default and needs no row: path style, signature of version 4 with the hash of the body,
+ * Content-Length, no chunks, no trailers, no x-amz-checksum headers, ListObjects of version 1 with 1000 keys and the
+ * last key as the marker, parts of equal size from 16 MiB on. A row says what is different, or better, for one
+ * provider; what it says of a feature that is missing is documentation, which may be old: so it is never a reason to
+ * refuse a configuration, only to warn of it (s3_provider_doubts), and what a request can find out is found out by
+ * that. */
 #ifndef WALSUP_S3_PROVIDER_H
 #define WALSUP_S3_PROVIDER_H
 
