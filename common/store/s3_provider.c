@@ -13,7 +13,7 @@
  *
  * AWS: conditional writes on PutObject and CompleteMultipartUpload since August 2024; its certificate covers
  *   buckets in the host name; sse = C has to be allowed for a bucket that was made since April 2026 [documented].
- * MinIO: [tried] all but encryption.
+ * MinIO: [tried], by hand sse = C as well.
  * Ceph RGW: [tried] If-None-Match: * is obeyed on PUT, and ignored on CompleteMultipartUpload; every <Message> is empty;
  *   sse = C, which it refuses without TLS unless it is told otherwise.
  * R2: region auto, for which us-east-1 is another name; all parts of an upload of one size but the last; SSE-C and

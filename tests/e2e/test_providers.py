@@ -78,7 +78,7 @@ def test_everything_works_where_this_is_refused(world, s3fault, name):
     assert any(s in ("200", "204") for s in counts[deletes]), counts
     if deletes == "DELETE":
         assert sum(counts["DELETES"].values()) == 1, "it is asked for what it does not have again and again"
-    assert world.stop() == 0
+    assert world.stop() == 0, world.log.read_text()
 
 
 def test_every_row_of_the_table_is_played():
