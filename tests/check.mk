@@ -5,7 +5,7 @@
 #   make check-all   installs what the tests need, then everything; .ci/run calls this
 
 .PHONY: demo check check-all build stress e2e e2e-smoke analyze analyze-gcc analyze-tidy \
-	analyze-cppcheck asan tsan valgrind check-layers
+	analyze-cppcheck asan tsan valgrind check-layers check-hardening
 
 help:
 	@sed -n 's/^#: //p' tests/check.mk
@@ -23,6 +23,7 @@ help:
 #: gates
 #:   check           all of the next group
 #:   build           everything that is compiled, warnings are errors
+#:   check-hardening the programs have what the compiler and linker were asked for
 #:   check-layers    who includes whom, who opens what
 #:   check-docs, check-units      documents against conf.def, systemd units
 #:   systemd         the units under a real systemd, in namespaces; skipped without root
@@ -38,6 +39,8 @@ help:
 #:   e2e             end-to-end tests; E2E='-k name' for some
 #: more
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
+#:   sandboxed      the end-to-end tests inside the sandbox of walsupd.service
+#:   package        the Debian package, built twice; installed, upgraded, purged under that systemd
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
 #:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress, 1000 copied machines,
 #:                   big; an hour
@@ -52,9 +55,9 @@ help:
 #: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
-CHECK_GATES := build check-layers check-docs check-units systemd unit corpus stress \
+CHECK_GATES := build check-hardening check-layers check-docs check-units systemd unit corpus stress \
 	explorer failnth kills model races history e2e
-ALL_GATES   := $(CHECK_GATES) analyze asan
+ALL_GATES   := $(CHECK_GATES) sandboxed package analyze asan
 JOBS        ?= $(shell nproc)
 PYTHON      ?= /usr/bin/python3
 # pytest's own words, for one test: make e2e E2E='-k truncate'
@@ -76,6 +79,9 @@ check-all: deps-test
 # everything that is compiled, with warnings as errors
 build: programs helpers engines $(UNIT) $(FUZZ_NAMES:%=$(OUT)/corpus/%)
 	$(Q)n=$$(find $(OUT) -name '*.o' | wc -l); echo "build: $$n files"; test $$n -gt 0
+
+check-hardening: programs
+	$(Q)tests/tools/check_hardening.sh $(PROGRAMS)
 
 check-layers:
 	$(Q)tests/check_layers.sh

@@ -280,6 +280,7 @@ def test_restore_is_all_or_nothing_on_a_full_disk(replicated):
         subprocess.run(["umount", small], check=True)
 
 
+@pytest.mark.outside
 def test_restore_is_all_or_nothing_on_kill_9(world):
     con = make_db(world.path / "a.db", 512)
     for _ in range(20):
@@ -376,6 +377,7 @@ def test_the_socket_has_its_mode_and_a_stale_one_is_replaced(world):
     assert world.stop() == 0 and not world.socket.exists()
 
 
+@pytest.mark.outside
 def test_secrets_appear_nowhere(world, s3):
     con = make_db(world.path / "a.db")
     world.configure(s3.target(), world.db("a", target="s3"), log_level="debug")
