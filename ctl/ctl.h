@@ -72,6 +72,8 @@ int cmd_reload(struct ctl *c);
 int cmd_snapshot(struct ctl *c);
 int cmd_takeover(struct ctl *c);
 int cmd_reconcile(struct ctl *c);
+int cmd_pause(struct ctl *c);
+int cmd_resume(struct ctl *c);
 int cmd_restore(struct ctl *c);
 int cmd_points(struct ctl *c);
 int cmd_verify(struct ctl *c);

@@ -71,6 +71,14 @@ static const struct ctl_verb verb[] = {
      "there will be fenced in turn. A new history begins behind what is there, with\n"
      "the whole database; what the other one wrote stays, and can be restored.\n\n"
      "  --target NAME             of this target only\n", cmd_takeover},
+    {"pause", "DB | --all [--reason TEXT]", "leave a database alone until resume, also after a restart",
+     "It is let go as when walsupd stops: what is committed is captured, and what is\n"
+     "captured is still uploaded. Returns when it is let go. Commits meanwhile are not\n"
+     "replicated; resume captures what came of them.\n\n"
+     "  --all                     every database\n"
+     "  --reason TEXT             for status and the log, at most 200 bytes\n", cmd_pause},
+    {"resume", "DB | --all", "go on with a database that was paused",
+     "  --all                     every database\n", cmd_resume},
     {"reload", "", "make the daemon read its configuration again",
      "A configuration with a mistake changes nothing; every mistake is printed.\n", cmd_reload},
     {"check", "", "try configuration, targets and databases, each of them",

@@ -189,6 +189,11 @@ struct manager *ctl_manager(const struct client *cl)
     return cl->server->m;
 }
 
+unsigned ctl_uid(const struct client *cl)
+{
+    return (unsigned)cl->cred.uid;
+}
+
 int ctl_unpack(json_t *p, struct err *e, const char *fmt, ...)
 {
     json_error_t je;
@@ -305,7 +310,7 @@ static void on_sync(struct database_sync *w, const struct err *e)
     one->asked = false;
     if (e->code == ERR_OK)
         one->result = sync_result(w->db, w);
-    bool left_out = s->all && (e->code == ERR_NOTFOUND || e->code == ERR_UNSUPPORTED);
+    bool left_out = s->all && (e->code == ERR_NOTFOUND || e->code == ERR_UNSUPPORTED || w->db->pause);
     if (e->code != ERR_OK && !left_out && s->err.code == ERR_OK)
         s->err = *e;
     if (--s->left)
@@ -389,6 +394,11 @@ static const char interface_text[] =
     "# go on where another writer was found, with a history of its own behind the other's; needs root or the "
     "daemon's user\n"
     "method Takeover(db: string, target: ?string) -> (name: string, targets: []string)\n"
+    "# let go of a database, or all, as a stop does, and stay away, also after a restart; what is captured is still "
+    "uploaded; needs root or the daemon's user\n"
+    "method Pause(db: ?string, all: ?bool, reason: ?string) -> (databases: []object)\n"
+    "# go on with it; needs root or the daemon's user\n"
+    "method Resume(db: ?string, all: ?bool) -> (databases: []object)\n"
     "# read the configuration again; needs root or the daemon's user\n"
     "method Reload() -> (added: []string, removed: []string, changed: []string, unchanged: int)\n\n"
     "error Error(code: string, message: string, hint: string)\n";
@@ -427,6 +437,8 @@ static const struct {
     {PROTO_INTERFACE ".Reconcile", true, ctl_call_reconcile},
     {PROTO_INTERFACE ".PageMap", true, ctl_call_page_map},
     {PROTO_INTERFACE ".Takeover", true, ctl_call_takeover},
+    {PROTO_INTERFACE ".Pause", true, ctl_call_pause},
+    {PROTO_INTERFACE ".Resume", true, ctl_call_resume},
     {PROTO_INTERFACE ".Reload", true, call_reload},
     {"org.varlink.service.GetInfo", false, call_info},
     {"org.varlink.service.GetInterfaceDescription", false, call_description},

@@ -16,6 +16,8 @@ void ctl_reply_ok(struct client *cl, json_t *parameters);
 void ctl_reply_err(struct client *cl, const struct err *e);
 /** ctl_unpack(p, e, fmt, ...): as json_unpack; unknown names and wrong types are errors. */
 int ctl_unpack(json_t *p, struct err *e, const char *fmt, ...);
+/** ctl_uid(cl): the peer's, as the kernel says. */
+unsigned ctl_uid(const struct client *cl);
 struct manager *ctl_manager(const struct client *cl);
 /** ctl_find_db(m, name, ret, e): name NULL: *ret NULL, which stands for all. */
 int ctl_find_db(const struct manager *m, const char *name, struct database **ret, struct err *e);
@@ -32,6 +34,10 @@ void ctl_file(struct client *cl, char *path);
 void ctl_call_snapshot(struct client *cl, json_t *p);
 void ctl_call_takeover(struct client *cl, json_t *p);
 void ctl_call_reconcile(struct client *cl, json_t *p);
+
+/* ctlserver_pause.c */
+void ctl_call_pause(struct client *cl, json_t *p);
+void ctl_call_resume(struct client *cl, json_t *p);
 
 /* ctlserver_map.c */
 void ctl_call_page_map(struct client *cl, json_t *p);

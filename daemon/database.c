@@ -75,6 +75,7 @@ static void work_run(uv_work_t *w)
     if (run->job.load && run->result.err.code == ERR_OK) {
         learn_acked(run);
         spool_merged_read(run->db->dir, run->merged);
+        run->pause = pause_read(run->db->dir);
     }
     beat_end();
 }
@@ -116,7 +117,7 @@ static void set_state(struct database *db, enum source_state state)
         db->since_ms = clk_real_ms();
 }
 
-static void after_load(struct database *db, const struct database_run *run)
+static void after_load(struct database *db, struct database_run *run)
 {
     const struct spool_state *st = source_spool(db->source);
     db->loaded = true;
@@ -146,6 +147,7 @@ static void after_load(struct database *db, const struct database_run *run)
         if (run->fenced[i].code != ERR_OK)
             uploader_fence(db->up[i], &run->fenced[i], true);
     }
+    database_pause_load(db, TAKE_PTR(run->pause));
     if (run->result.state == SOURCE_ASLEEP) { /* nothing happened while nobody was looking */
         set_state(db, SOURCE_ASLEEP);
         db->attached_once = true;
@@ -284,7 +286,7 @@ static void set_hush(struct database *db, bool on)
         db->hushed = db->hush(db, on);
 }
 
-static void take_run(struct database *db, const struct database_run *run)
+static void take_run(struct database *db, struct database_run *run)
 {
     const struct source_result *r = &run->result;
     bool ok = r->err.code == ERR_OK;
@@ -327,6 +329,7 @@ static void work_done(uv_work_t *w, int status)
         if (run->result.stream) /* begun for nobody: it ends at once */
             database_take_stream(db, run->result.stream);
         db->detached = db->detached || run->job.detach;
+        free(run->pause);
         database_maybe_closed(db);
         return;
     }
@@ -495,6 +498,8 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
 {
     bool attached = db->state == SOURCE_ATTACHED, asleep = db->state == SOURCE_ASLEEP;
     *ret_at = NEVER;
+    if (db->pause)
+        return database_paused_job(db, job);
     if (db->retry_at_ms > now && !db->force) {
         bool leave = attached && db->leave_at_ms && db->leave_at_ms <= now; /* others want to work */
         *ret_at = attached && db->leave_at_ms ? MIN(db->retry_at_ms, db->leave_at_ms) : db->retry_at_ms;
@@ -538,6 +543,7 @@ void database_poke(struct database *db)
     uint64_t now = clk_mono_ms();
     struct source_job job;
     uint64_t at;
+    database_pause_check(db);
     if (!db->loaded) {
         if (db->retry_at_ms > now) {
             (void)uv_timer_start(&db->timer, on_timer, db->retry_at_ms - now, 0);
@@ -712,7 +718,7 @@ bool database_flushed(const struct database *db)
         if (db->up[i]->fenced)
             continue;
         (void)uploader_pending(db->up[i], &n);
-        if (n || db->up[i]->flight || db->up[i]->needs_base)
+        if (n || db->up[i]->flight || (db->up[i]->needs_base && !db->pause))
             return false;
     }
     return true;
@@ -735,6 +741,7 @@ void database_maybe_closed(struct database *db)
     free(db->up);
     free(db->file);
     free(db->err);
+    free(db->pause);
     drill_fact_done(&db->drill);
     db->magic = 0;
     free(db);
@@ -760,6 +767,7 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
     db->closed = closed;
     db->closed_arg = arg;
     struct err e;
+    database_pause_abandon(db);
     err_set(&e, ERR_CANCELED, "%s: walsupd stops replicating it", db->name);
     while (db->waiting || db->riding) {
         struct database_sync *w = db->waiting ? db->waiting : db->riding;
