@@ -255,6 +255,19 @@ static json_t *names_json(const struct buf *b)
     return a;
 }
 
+static json_t *changes_json(const struct manager_diff *d)
+{
+    json_t *a = json_array();
+    for (size_t i = 0; i < d->n_changes; i++) {
+        const struct conf_change *c = &d->change[i];
+        json_array_append_new(a, json_pack("{s:s, s:s, s:s?, s:s?, s:s?, s:b}", "section", c->section, "change",
+                                           c->key ? "changed" : c->to ? "added" : "removed", "key", c->key, "from",
+                                           c->key ? c->from : NULL, "to", c->key ? c->to : NULL, "restart",
+                                           (int)c->restart));
+    }
+    return a;
+}
+
 static void call_reload(struct client *cl, json_t *p)
 {
     struct err e;
@@ -265,7 +278,7 @@ static void call_reload(struct client *cl, json_t *p)
     struct manager_diff d;
     cleanup_buf struct buf errors = BUF_INIT;
     if (manager_reload(cl->server->m, &d, &errors, &e) == 0) {
-        ctl_reply_ok(cl, json_pack("{s:o, s:o, s:o, s:i}", "added", names_json(&d.added), "removed",
+        ctl_reply_ok(cl, json_pack("{s:o, s:o, s:o, s:o, s:i}", "changes", changes_json(&d), "added", names_json(&d.added), "removed",
                                names_json(&d.removed), "changed", names_json(&d.changed),
                                "unchanged", (int)d.unchanged));
     } else {
@@ -400,7 +413,8 @@ static const char interface_text[] =
     "# go on with it; needs root or the daemon's user\n"
     "method Resume(db: ?string, all: ?bool) -> (databases: []object)\n"
     "# read the configuration again; needs root or the daemon's user\n"
-    "method Reload() -> (added: []string, removed: []string, changed: []string, unchanged: int)\n\n"
+    "method Reload() -> (changes: []object, added: []string, removed: []string, changed: "
+    "[]string, unchanged: int)\n\n"
     "error Error(code: string, message: string, hint: string)\n";
 
 static void call_info(struct client *cl, json_t *p)
