@@ -27,11 +27,12 @@ WRAP_FLAGS = $(LIBS3_WRAPS:%=-Wl,--wrap=%)
 
 WARN := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wsign-conversion -Wcast-qual -Wformat=2 \
 	-Wmissing-prototypes -Wstrict-prototypes -Wold-style-definition -Wpointer-arith \
-	-Wredundant-decls -Wundef -Wvla -Wwrite-strings -Wimplicit-fallthrough -Werror
+	-Wredundant-decls -Wundef -Wvla -Wwrite-strings -Wimplicit-fallthrough -Wtrampolines -Werror
 # gcc 12 sees format truncation where the texts are cut on purpose (struct err)
 WARN += -Wno-format-truncation
 HARDEN := -fstack-protector-strong -fstack-clash-protection -fcf-protection=full -fPIE \
-	-ftrivial-auto-var-init=zero -fno-delete-null-pointer-checks -fno-strict-overflow
+	-ftrivial-auto-var-init=zero -fzero-call-used-regs=used-gpr -fno-delete-null-pointer-checks \
+	-fno-strict-overflow -fno-strict-aliasing
 HARDEN_LD := -pie -Wl,-z,relro,-z,now,-z,noexecstack,--as-needed
 
 CFLAGS_release := -O2 -g -D_FORTIFY_SOURCE=3 $(HARDEN)
@@ -72,7 +73,7 @@ all: programs
 programs: $(PROGRAMS)
 helpers: $(HELPERS)
 
-$(OUT)/%.o: %.c
+$(OUT)/%.o: %.c Makefile packaging/VERSION
 	$(call say,CC,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MMD -MP -c $< -o $@

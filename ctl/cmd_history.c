@@ -17,12 +17,24 @@ static uint64_t count_of(const json_t *o, const char *key)
     return (uint64_t)json_integer_value(json_object_get(o, key));
 }
 
-/* One line for each replica; the worst exit status of all. */
+/* of the first replica that failed */
+static int status_of(const json_t *db)
+{
+    size_t i;
+    const json_t *r;
+    json_array_foreach(json_object_get(db, "replicas"), i, r) {
+        const json_t *error = json_object_get(r, "error");
+        if (error)
+            return err_exit_status(err_by_name(text_of(error, "code")));
+    }
+    return 0;
+}
+
+/* One line for each replica. */
 static int print_replicas(const json_t *db, void (*print)(const json_t *replica))
 {
     size_t i;
     const json_t *r;
-    int status = 0;
     json_array_foreach(json_object_get(db, "replicas"), i, r) {
         const json_t *error = json_object_get(r, "error");
         struct err e = {0};
@@ -34,24 +46,12 @@ static int print_replicas(const json_t *db, void (*print)(const json_t *replica)
             print(r);
             continue;
         }
-        (void)err_set(&e, ERR_STORE, "%s -> %s: %s", text_of(db, "name"), text_of(r, "target"), text_of(error, "message"));
+        (void)err_set(&e, err_by_name(text_of(error, "code")), "%s -> %s: %s", text_of(db, "name"), text_of(r, "target"), text_of(error, "message"));
         if (*text_of(error, "hint"))
             (void)err_hint(&e, "%s", text_of(error, "hint"));
         out_error(&e);
-        status = err_exit_status(ERR_STORE);
     }
-    return status;
-}
-
-static bool any_error(const json_t *db)
-{
-    size_t i;
-    const json_t *r;
-    json_array_foreach(json_object_get(db, "replicas"), i, r) {
-        if (json_object_get(r, "error"))
-            return true;
-    }
-    return false;
+    return status_of(db);
 }
 
 static int ask(struct ctl *c, const char *method, json_t *parameters, json_t **ret)
@@ -97,7 +97,7 @@ int cmd_snapshot(struct ctl *c)
     if (status)
         return status;
     if (c->json) {
-        status = any_error(reply) ? err_exit_status(ERR_STORE) : 0;
+        status = status_of(reply);
         (void)out_json(reply);
         return status;
     }
@@ -147,7 +147,7 @@ int cmd_reconcile(struct ctl *c)
     size_t i;
     const json_t *db;
     json_array_foreach(json_object_get(reply, "databases"), i, db) {
-        int one = c->json ? (any_error(db) ? err_exit_status(ERR_STORE) : 0) : print_replicas(db, print_comparison);
+        int one = c->json ? status_of(db) : print_replicas(db, print_comparison);
         status = status ? status : one;
     }
     if (c->json)

@@ -658,11 +658,14 @@ void database_uploader_listed(struct database *db, struct uploader *u, uint64_t 
 {
     /* TXIDs of another history, while ours has already begun: whatever the numbers say, our next file
      * does not belong on top of that. A base does. */
-    u->needs_base = max_txid && !ours && db->numbered;
+    bool foreign = max_txid && !ours;
+    u->needs_base = foreign && db->numbered;
     /* A replica that was asked late, or was written by somebody else meanwhile, may hold TXIDs that
-     * were given out again here: go on behind them, and leave the others' files alone. */
-    if (max_txid > db->txid || !db->numbered) {
-        db->renumber = MAX(db->renumber, max_txid + 1);
+     * were given out again here: go on behind them, and leave the others' files alone. A base with the very
+     * TXID of their last file would stand for what it is not. */
+    bool same = foreign && max_txid == db->txid;
+    if (max_txid > db->txid || same || !db->numbered) {
+        db->renumber = MAX(db->renumber, max_txid + (same ? 2 : 1)); /* with a number between: a whole database */
         if (db->numbered && max_txid)
             log_line(LOG_WARN,
                      "%s: target %s already holds TXID %016" PRIx64 ": numbering goes on behind it",

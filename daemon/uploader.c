@@ -14,7 +14,10 @@
 
 static void on_timer(uv_timer_t *t);
 static void on_done(struct store_req *req);
+static void on_looked(struct fence_look *l);
 static void listed(struct uploader *u, bool ours);
+static void undo_base(struct uploader *u);
+static void landed(struct uploader *u, struct uploader_flight *f);
 
 struct uploader *uploader_new(struct database *db, const struct database_replica *r)
 {
@@ -60,7 +63,9 @@ void uploader_close(struct uploader *u)
     if (u->closing)
         return;
     u->closing = true;
-    if (u->flight)
+    if (u->flight && u->flight->what == FLIGHT_IN_THE_WAY)
+        fence_look_cancel(&u->flight->look);
+    else if (u->flight)
         store_cancel(&u->flight->req);
     uv_close((uv_handle_t *)&u->timer, on_timer_closed);
 }
@@ -142,20 +147,24 @@ static void probe(struct uploader *u)
     store_get(u->store, &f->req, u->newest, 0, sizeof f->head, on_head, f, NULL);
 }
 
-static int on_ping(void *arg, const struct store_object *o, struct err *e)
+static int on_ahead(void *arg, const struct store_object *o, struct err *e)
 {
-    (void)arg;
-    (void)o;
     (void)e;
+    struct uploader *u = arg;
+    uint64_t min, max;
+    if (layout_parse(o->key, &min, &max) && max <= TXID_MAX && min > u->acked && (!u->ahead || min < u->ahead))
+        u->ahead = min;
     return 0;
 }
 
-/* A base is as large as the database: it is not made for a store that is away. */
-static void ping(struct uploader *u)
+/* A base is as large as the database: it is not made for a store that is away. And it may bear a name that is
+ * free although another writer went on at level 0, whose chain it would break. */
+static void look_ahead(struct uploader *u)
 {
-    struct uploader_flight *f =
-        take_off(u, FLIGHT_PING, layout_prefix(store_type(u->store), u->replica, LTX_SNAPSHOT_LEVEL));
-    store_list(u->store, &f->req, f->key, NULL, on_ping, u);
+    cleanup_free char *last = layout_key(store_type(u->store), u->replica, 0, u->acked, u->acked);
+    struct uploader_flight *f = take_off(u, FLIGHT_AHEAD, layout_prefix(store_type(u->store), u->replica, 0));
+    u->ahead = 0;
+    store_list(u->store, &f->req, f->key, last, on_ahead, u);
 }
 
 /* The next name, which the other writer would use, is made ours before anything else. */
@@ -279,11 +288,15 @@ static bool fits(const struct uploader *u, const struct spool_file *f)
 
 void uploader_poke(struct uploader *u)
 {
-    if (u->closing || u->flight || !u->db->loaded || u->fenced || (u->needs_base && u->streaming))
+    if (u->closing || u->flight || !u->db->loaded || (u->fenced && !u->undo_base) || (u->needs_base && u->streaming))
         return;
     uint64_t now = clk_mono_ms();
     if (u->retry_at_ms > now) {
         arm(u, u->retry_at_ms);
+        return;
+    }
+    if (u->fenced) {
+        undo_base(u);
         return;
     }
     if (!u->known) {
@@ -301,8 +314,8 @@ void uploader_poke(struct uploader *u)
     }
     if (!u->snapshot.txid && (!f || u->needs_base || !fits(u, f))) {
         u->needs_base = true;
-        if (u->retry.failures)
-            ping(u);
+        if (u->retry.failures || !u->alone)
+            look_ahead(u);
         else
             database_want_snapshot(u->db, true); /* it comes back with u->snapshot set */
         return;
@@ -426,7 +439,8 @@ static void take_base(struct uploader *u, uint64_t txid)
     if (!f || f->txid != txid || txid <= u->gone)
         u->acked = MAX(u->acked, txid);
     u->snapshot.txid = 0;
-    u->needs_base = false;
+    u->needs_base = u->alone = false;
+    u->own_base = txid;
 }
 
 static void count_upload(struct uploader *u, const struct spool_file *f, bool base)
@@ -445,6 +459,7 @@ static void on_sent(struct uploader *u, const struct uploader_flight *flight)
     count_upload(u, &flight->sending, base);
     if (!base) {
         u->acked = MAX(u->acked, txid);
+        u->own_base = 0; /* somebody's at its TXID would have been in the way */
         return;
     }
     take_base(u, txid);
@@ -471,62 +486,113 @@ void uploader_fence(struct uploader *u, const struct err *why, bool noted)
 void uploader_takeover(struct uploader *u)
 {
     log_line(LOG_NOTICE, "%s -> %s: taken over", u->db->name, u->target);
-    u->fenced = u->known = false;
+    u->fenced = u->known = u->alone = u->undo_base = false;
+    u->own_base = 0;
     u->takeover = u->flush = true;
     succeeded(u);
     note(u);
     uploader_poke(u);
 }
 
-static int on_tail(void *arg, const void *p, size_t n, struct err *e)
-{
-    (void)e;
-    struct uploader_flight *f = arg;
-    n = MIN(n, sizeof f->seen.tail - f->seen.tail_n);
-    memcpy(f->seen.tail + f->seen.tail_n, p, n);
-    f->seen.tail_n += n;
-    return 0;
-}
-
-static int on_seen_head(void *arg, const void *p, size_t n, struct err *e)
-{
-    (void)e;
-    struct uploader_flight *f = arg;
-    n = MIN(n, sizeof f->seen.head - f->seen.head_n);
-    memcpy(f->seen.head + f->seen.head_n, p, n);
-    f->seen.head_n += n;
-    return 0;
-}
-
 /* An object of that name is there. Ours, whose acknowledgement was lost, or another writer's? */
-static void look_in_the_way(struct uploader *u, const struct uploader_flight *put)
+static void look_in_the_way(struct uploader *u, const struct spool_file *mine, bool base, char *key)
 {
-    struct uploader_flight *f = take_off(u, FLIGHT_IN_THE_WAY, util_strdup(put->key));
-    f->sending = put->sending;
-    f->base = put->what == FLIGHT_BASE;
-    store_get(u->store, &f->req, f->key, 0, sizeof f->seen.head, on_seen_head, f, &f->seen.info);
+    struct uploader_flight *f = take_off(u, FLIGHT_IN_THE_WAY, key);
+    f->sending = *mine;
+    f->base = base;
+    f->look.done = on_looked;
+    f->look.data = u;
+    fence_look(&f->look, u->store, f->key);
 }
 
 static void judge_in_the_way(struct uploader *u, struct uploader_flight *f)
 {
-    if (!f->seen.tail_n && f->seen.info.size >= LTX_HEADER_SIZE + LTX_TRAILER_SIZE) {
-        struct uploader_flight *next = take_off(u, FLIGHT_IN_THE_WAY, TAKE_PTR(f->key));
-        next->sending = f->sending;
-        next->base = f->base;
-        next->seen = f->seen;
-        store_get(u->store, &next->req, next->key, next->seen.info.size - LTX_TRAILER_SIZE, LTX_TRAILER_SIZE,
-                  on_tail, next, NULL);
-        return;
-    }
-    if (fence_judge(&f->seen, &f->sending, f->base) == FENCE_OURS) {
+    struct level_file gone = {.min = f->sending.txid, .max = f->sending.txid, .lineage = f->sending.lineage};
+    bool is_gone = !f->base && f->sending.txid <= u->gone; /* there is nothing left to compare it with */
+    if ((is_gone ? fence_judge_made(&f->look.seen, &gone)
+                 : fence_judge(&f->look.seen, &f->sending, f->base)) == FENCE_OURS) {
         f->what = f->base ? FLIGHT_BASE : FLIGHT_FILE;
         on_sent(u, f);
         note(u);
         return;
     }
     struct err e;
-    (void)fence_tell(&f->seen, &f->sending, f->key, &e);
+    (void)fence_tell(&f->look.seen, &f->sending, f->key, &e);
+    u->undo_base = !f->base && u->own_base == f->sending.txid;
     uploader_fence(u, &e, false);
+}
+
+static void on_looked(struct fence_look *l)
+{
+    struct uploader *u = l->data;
+    struct uploader_flight *f = TAKE_PTR(u->flight);
+    if (!u->closing) {
+        f->req.err = l->err;
+        if (l->err.code == ERR_OK) {
+            succeeded(u);
+            judge_in_the_way(u, f);
+        } else {
+            failed(u, f);
+        }
+    }
+    landed(u, f);
+}
+
+/* Somebody has gone on from where we are; or it is a file of ours whose acknowledgement was lost. */
+static void on_ahead_listed(struct uploader *u)
+{
+    u->alone = !u->ahead;
+    if (u->alone)
+        return;
+    const struct spool_file *f = next_file(u);
+    struct spool_file mine = {.txid = u->ahead, .lineage = u->db->seen.lineage};
+    if (f && f->txid == u->ahead)
+        mine = *f;
+    look_in_the_way(u, &mine, false, layout_key(store_type(u->store), u->replica, 0, u->ahead, u->ahead));
+}
+
+/* ---- a base that should not have been ------------------------------------------------------------ */
+
+static char *own_base_key(const struct uploader *u)
+{
+    return layout_key(store_type(u->store), u->replica, LTX_SNAPSHOT_LEVEL, 1, u->own_base);
+}
+
+static void leave_base(struct uploader *u, const char *key, const struct err *e)
+{
+    log_line(LOG_ERROR, "%s -> %s: \"%s\" was stored before the other writer was noticed, and does not fit with what "
+             "it stored%s%s; delete it, or let the other one run walsupctl snapshot", u->db->name, u->target, key,
+             e ? ": " : "", e ? e->msg : "");
+    u->undo_base = false;
+}
+
+/* The other writer was quicker than the base: that does not belong to its chain, and would break it. */
+static void undo_base(struct uploader *u)
+{
+    char *key = own_base_key(u);
+    if (!u->may_delete) {
+        leave_base(u, key, NULL);
+        free(key);
+        return;
+    }
+    struct uploader_flight *f = take_off(u, FLIGHT_UNDO, key);
+    const char *keys[] = {f->key};
+    store_delete(u->store, &f->req, keys, 1);
+}
+
+static void on_undone(struct uploader *u, const struct uploader_flight *f)
+{
+    const struct err *e = &f->req.err;
+    if (e->code == ERR_OK) {
+        log_line(LOG_NOTICE, "%s -> %s: took back \"%s\", which was stored before the other writer was noticed",
+                 u->db->name, u->target, f->key);
+        u->undo_base = false;
+        u->retry_at_ms = 0;
+    } else if (e->code == ERR_NET || e->code == ERR_TIMEOUT || e->code == ERR_STORE || e->code == ERR_BUSY) {
+        u->retry_at_ms = clk_mono_ms() + retry_after(&u->retry, e);
+    } else {
+        leave_base(u, f->key, e);
+    }
 }
 
 void uploader_based(struct uploader *u, const struct spool_file *f)
@@ -538,34 +604,52 @@ void uploader_based(struct uploader *u, const struct spool_file *f)
     uploader_poke(u);
 }
 
+static void landed(struct uploader *u, struct uploader_flight *f)
+{
+    land(f);
+    if (u->closing) {
+        maybe_closed(u);
+        return;
+    }
+    database_uploader_changed(u->db, u);
+    uploader_poke(u);
+}
+
+static void on_success(struct uploader *u, const struct uploader_flight *f)
+{
+    succeeded(u);
+    switch (f->what) {
+    case FLIGHT_LIST:
+        on_listed(u);
+        break;
+    case FLIGHT_PROBE:
+        on_probed(u, f);
+        break;
+    case FLIGHT_AHEAD:
+        on_ahead_listed(u);
+        break;
+    default:
+        on_sent(u, f);
+        note(u);
+    }
+}
+
 static void on_done(struct store_req *req)
 {
     struct uploader *u = req->data;
     struct uploader_flight *f = TAKE_PTR(u->flight);
-    if (u->closing) {
-        land(f);
-        maybe_closed(u);
-        return;
-    }
-    if (f->what == FLIGHT_MARK && (req->err.code == ERR_OK || req->err.code == ERR_CONFLICT)) {
+    bool put = f->what == FLIGHT_FILE || f->what == FLIGHT_BASE;
+    if (u->closing)
+        ;
+    else if (f->what == FLIGHT_UNDO)
+        on_undone(u, f);
+    else if (f->what == FLIGHT_MARK && (req->err.code == ERR_OK || req->err.code == ERR_CONFLICT))
         marked(u, req->err.code == ERR_OK);
-    } else if (req->err.code == ERR_CONFLICT && (f->what == FLIGHT_FILE || f->what == FLIGHT_BASE)) {
-        look_in_the_way(u, f);
-    } else if (f->what == FLIGHT_IN_THE_WAY && (req->err.code == ERR_OK || req->err.code == ERR_CORRUPT)) {
-        succeeded(u); /* shorter than a header: an answer, too */
-        judge_in_the_way(u, f);
-    } else if (req->err.code != ERR_OK) {
+    else if (put && req->err.code == ERR_CONFLICT)
+        look_in_the_way(u, &f->sending, f->what == FLIGHT_BASE, TAKE_PTR(f->key));
+    else if (req->err.code != ERR_OK)
         failed(u, f);
-    } else {
-        succeeded(u);
-        if (f->what == FLIGHT_LIST)
-            on_listed(u);
-        else if (f->what == FLIGHT_PROBE)
-            on_probed(u, f);
-        else if (f->what != FLIGHT_PING)
-            on_sent(u, f), note(u);
-    }
-    land(f);
-    database_uploader_changed(u->db, u);
-    uploader_poke(u);
+    else
+        on_success(u, f);
+    landed(u, f);
 }

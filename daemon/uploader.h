@@ -8,7 +8,7 @@
 
 #include "common/store/retry.h"
 #include "common/store/store.h"
-#include "daemon/fence.h"
+#include "daemon/fence_look.h"
 #include "daemon/spool.h"
 
 struct database;
@@ -16,9 +16,18 @@ struct database_replica;
 
 /* One request, and everything that must live as long as it. */
 struct uploader_flight {
-    enum { FLIGHT_FILE, FLIGHT_BASE, FLIGHT_LIST, FLIGHT_PROBE, FLIGHT_PING, FLIGHT_IN_THE_WAY, FLIGHT_MARK } what;
+    enum {
+        FLIGHT_FILE,
+        FLIGHT_BASE,
+        FLIGHT_LIST,
+        FLIGHT_PROBE,
+        FLIGHT_AHEAD,
+        FLIGHT_IN_THE_WAY,
+        FLIGHT_MARK,
+        FLIGHT_UNDO
+    } what;
     bool base; /* FLIGHT_IN_THE_WAY: the put it is about was one of a base */
-    struct fence_seen seen;
+    struct fence_look look;
     struct buf mark;
     struct spool_file sending;
     char *key, *path;
@@ -49,6 +58,10 @@ struct uploader {
 
     struct spool_file snapshot; /* base waiting to be uploaded; txid 0: none */
     bool needs_base;            /* the replica's chain does not reach the oldest file */
+    bool alone;                 /* nobody has put anything behind acked, where a base would go: it was looked at */
+    uint64_t ahead;             /* while it is looked at: the lowest TXID that somebody has put there; 0: none */
+    uint64_t own_base;          /* TXID of the base put last, as long as its L0 file was not put */
+    bool undo_base;             /* that name is another writer's: the base goes away again */
     bool streaming;             /* it, or a snapshot, is on its way by stream.c */
     uint64_t gone;              /* highest TXID whose spool file was found missing */
 

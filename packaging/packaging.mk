@@ -2,9 +2,9 @@
 
 DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
 	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev
-DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest openssl strace spin xfsprogs mandoc systemd \
-	clang-tidy cppcheck
-DEPS_DEB := dpkg-dev debhelper fakeroot lintian
+DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest python3-pytest-xdist openssl strace spin \
+	xfsprogs mandoc systemd clang-tidy cppcheck
+DEPS_DEB := dpkg-dev debhelper fakeroot lintian rpm
 
 BINDIR    ?= $(PREFIX)/bin
 MANDIR    ?= $(PREFIX)/share/man
@@ -20,7 +20,7 @@ FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 EXPOSURE_walsupd.service  := 20
 EXPOSURE_walsupd@.service := 12
 
-.PHONY: deps deps-test deps-deb install uninstall deb dist docs check-docs check-units systemd
+.PHONY: deps deps-test deps-deb install uninstall deb rpm dist docs check-docs check-units systemd sandboxed package
 
 # installs only what is missing, so that it costs nothing (and no root) the second time
 apt_install = missing=; for p in $(1); do \
@@ -32,7 +32,7 @@ apt_install = missing=; for p in $(1); do \
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing
 deps:
 	$(Q)$(call apt_install,$(DEPS))
-deps-test: deps
+deps-test: deps deps-deb
 	$(Q)$(call apt_install,$(DEPS_TEST))
 	$(Q)tests/tools/get_litestream_v3.sh
 deps-deb: deps
@@ -123,8 +123,23 @@ check-units: programs
 
 # walsupd under a real systemd, with the units as they are installed
 systemd: programs
-	$(Q)rm -rf $(BUILD)/systemd && $(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/$(BUILD)/systemd PREFIX=/usr >/dev/null
-	$(Q)tests/tools/systemd.sh $(CURDIR)/$(BUILD)/systemd
+	$(Q)rm -rf $(BUILD)/systemd && $(MAKE) --no-print-directory install \
+		DESTDIR=$(CURDIR)/$(BUILD)/systemd/root PREFIX=/usr >/dev/null
+	$(Q)tests/systemd/boot.sh tests/systemd/units.sh $(BUILD)/systemd
+
+# the Debian package: reproducible, installed, upgraded under load and purged under that systemd
+package:
+	$(Q)tests/systemd/packages.sh $(BUILD)/package
+	$(Q)tests/systemd/boot.sh tests/systemd/package.sh $(BUILD)/package/out
+
+# the end-to-end tests inside the sandbox of the system unit
+sandboxed: programs helpers
+	$(Q)rm -rf $(BUILD)/sandboxed && mkdir -p $(BUILD)/sandboxed && $(MAKE) --no-print-directory install \
+		DESTDIR=$(CURDIR)/$(BUILD)/sandboxed/root PREFIX=/usr >/dev/null
+	$(Q)printf '%s\n' 'tree="$(CURDIR)"' 'out="$(OUT)"' \
+		'pytest="$(PYTHON) -m pytest -q -p no:cacheprovider -n $(E2E_JOBS) tests/e2e $(E2E)"' \
+		>$(BUILD)/sandboxed/suite
+	$(Q)SYSTEMD_SECONDS=900 tests/systemd/boot.sh tests/systemd/sandboxed.sh $(BUILD)/sandboxed
 
 # ---- packages -------------------------------------------------------------------------------
 
@@ -144,7 +159,14 @@ dist: etc/walsup.ini
 deb: etc/walsup.ini
 	$(Q)$(call dist_tree,$(BUILD)/deb/$(DIST))
 	$(Q)mv $(BUILD)/deb/$(DIST)/packaging/debian $(BUILD)/deb/$(DIST)/debian
-	$(Q)cd $(BUILD)/deb/$(DIST) && dpkg-buildpackage -us -uc -b
+	$(Q)cd $(BUILD)/deb/$(DIST) && env -u MAKEFLAGS -u MAKELEVEL dpkg-buildpackage -us -uc -b
 	$(Q)cp $(BUILD)/deb/walsup_*.deb $(BUILD)/ && ls $(BUILD)/walsup_*.deb
 	$(Q)if command -v lintian >/dev/null; then lintian --fail-on error,warning \
 		$(BUILD)/walsup_*.deb; else echo "deb: lintian is missing: not checked"; fi
+
+# from the tarball, as a distribution would. NODEPS=1 where the packages that it needs have other names.
+rpm: dist
+	$(Q)rpmbuild -bb --quiet $(if $(NODEPS),--nodeps) --define '_topdir $(abspath $(BUILD))/rpm' \
+		--define '_sourcedir $(abspath $(BUILD))' --define 'version_of_walsup $(VERSION)' \
+		$(if $(NODEPS),--define 'libs3_a $(LIBS3_A)') packaging/walsup.spec
+	$(Q)cp $(BUILD)/rpm/RPMS/*/walsup-*.rpm $(BUILD)/ && ls $(BUILD)/walsup-*.rpm

@@ -5,7 +5,7 @@
 #   make check-all   installs what the tests need, then everything; .ci/run calls this
 
 .PHONY: demo check check-all build stress e2e e2e-smoke analyze analyze-gcc analyze-tidy \
-	analyze-cppcheck asan tsan valgrind check-layers
+	analyze-cppcheck asan tsan valgrind check-layers check-hardening
 
 help:
 	@sed -n 's/^#: //p' tests/check.mk
@@ -23,6 +23,7 @@ help:
 #: gates
 #:   check           all of the next group
 #:   build           everything that is compiled, warnings are errors
+#:   check-hardening the programs have what the compiler and linker were asked for
 #:   check-layers    who includes whom, who opens what
 #:   check-docs, check-units      documents against conf.def, systemd units
 #:   systemd         the units under a real systemd, in namespaces; skipped without root
@@ -38,6 +39,8 @@ help:
 #:   e2e             end-to-end tests; E2E='-k name' for some
 #: more
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
+#:   sandboxed      the end-to-end tests inside the sandbox of walsupd.service
+#:   package        the Debian package, built twice; installed, upgraded, purged under that systemd
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
 #:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress, 1000 copied machines,
 #:                   big; an hour
@@ -51,13 +54,15 @@ help:
 #: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
-CHECK_GATES := build check-layers check-docs check-units systemd unit corpus stress \
+CHECK_GATES := build check-hardening check-layers check-docs check-units systemd unit corpus stress \
 	explorer failnth kills model races history e2e
-ALL_GATES   := $(CHECK_GATES) analyze asan
+ALL_GATES   := $(CHECK_GATES) sandboxed package analyze asan
 JOBS        ?= $(shell nproc)
 PYTHON      ?= /usr/bin/python3
 # pytest's own words, for one test: make e2e E2E='-k truncate'
 E2E ?=
+# End-to-end tests mostly wait: some run at the same time. E2E_JOBS=0 is one after the other.
+E2E_JOBS ?= 3
 # seconds of each mode of the protocol stress
 STRESS_SECONDS ?= 5
 
@@ -74,6 +79,9 @@ check-all: deps-test
 build: programs helpers engines $(UNIT) $(FUZZ_NAMES:%=$(OUT)/corpus/%)
 	$(Q)n=$$(find $(OUT) -name '*.o' | wc -l); echo "build: $$n files"; test $$n -gt 0
 
+check-hardening: programs
+	$(Q)tests/tools/check_hardening.sh $(PROGRAMS)
+
 check-layers:
 	$(Q)tests/check_layers.sh
 
@@ -88,7 +96,8 @@ stress: $(OUT)/helpers/guard_stress
 	echo "stress: 3 modes and the control"
 
 e2e: programs helpers
-	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) $(PYTHON) -m pytest -q -p no:cacheprovider tests/e2e $(E2E) \
+	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) $(PYTHON) -m pytest -q -rs -p no:cacheprovider \
+		-n $(E2E_JOBS) tests/e2e $(E2E) \
 		> $(OUT)/e2e.txt 2>&1; status=$$?; cat $(OUT)/e2e.txt; \
 	n=$$(sed -n 's/.* \([0-9]*\) passed.*/\1/p;s/^\([0-9]*\) passed.*/\1/p' $(OUT)/e2e.txt | tail -n 1); \
 	echo "e2e: $${n:-0} tests passed"; test $$status -eq 0 && test "$${n:-0}" -gt 0

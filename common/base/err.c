@@ -110,3 +110,11 @@ const char *err_name(enum err_code code)
 {
     return (size_t)code < ARRAY_LEN(table) ? table[code].name : "internal";
 }
+
+enum err_code err_by_name(const char *name)
+{
+    for (size_t i = 0; i < ARRAY_LEN(table); i++)
+        if (!strcmp(table[i].name, name))
+            return (enum err_code)i;
+    return ERR_INTERNAL;
+}

@@ -60,8 +60,10 @@ int err_wrap(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 int err_hint(struct err *e, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /** err_clear(e): back to ERR_OK and empty texts. */
 void err_clear(struct err *e);
-/** err_exit_status(code), err_name(code): from the table above. */
+/** err_exit_status(code), err_name(code), err_by_name(name): from the table above; what is not in it is
+ * ERR_INTERNAL. */
 int err_exit_status(enum err_code code);
 const char *err_name(enum err_code code);
+enum err_code err_by_name(const char *name);
 
 #endif

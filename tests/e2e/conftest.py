@@ -37,15 +37,22 @@ class Notify:
 
     def fill(self):
         """from now on there is no room, until somebody listens"""
-        out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        senders = []  # one alone may run out of its own room (where systemd has made the queue long)
         try:
-            for n in range(10000):
-                out.sendto(b"JUNK=1", str(self.path))
-        except BlockingIOError:
-            assert n > 0
-            return
+            while len(senders) < 1000:
+                senders.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK))
+                n = 0
+                try:
+                    while True:
+                        senders[-1].sendto(b"JUNK=1", str(self.path))
+                        n += 1
+                except BlockingIOError:
+                    if not n:
+                        assert len(senders) > 1
+                        return
         finally:
-            out.close()
+            for s in senders:
+                s.close()
         raise AssertionError("the socket cannot be filled")
 
     def wait(self, what, timeout=20):
@@ -275,6 +282,18 @@ def txids(world, db="a"):
 
 def files_of(world):
     return {p.name: sha(p) for p in world.replica.glob("a/ltx/*/*.ltx")}
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "outside: traces the programs, reads their /proc, gives files away: what the "
+                            "sandbox of the unit is there to prevent")
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get("WALSUP_SANDBOXED"):
+        for item in items:
+            if item.get_closest_marker("outside"):
+                item.add_marker(pytest.mark.skip(reason="not inside the sandbox: it looks at it from outside"))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ def peak_rss(pid):
     raise AssertionError("no VmHWM")
 
 
+@pytest.mark.outside
 def test_a_transaction_of_1_gib_across_the_lock_page(world):
     if shutil.disk_usage(world.path).free < 8 << 30:
         pytest.skip("less than 8 GiB free")

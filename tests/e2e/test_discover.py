@@ -256,6 +256,7 @@ def test_files_with_odd_names(world, s3, kind):
     assert all(d["counters"]["full_captures"] == 0 for d in world.status()["databases"])
 
 
+@pytest.mark.outside
 def test_events_are_lost_in_an_overflow(world):
     """everything is looked at once, and at once: the safety scan would take a minute for all of them"""
     t = tree(world)

@@ -95,6 +95,7 @@ def test_an_existing_target_survives_a_restore_that_does_not_fit(replicated):
         assert {p: p.read_bytes() for p in small.iterdir()} == old
 
 
+@pytest.mark.outside
 def test_space_that_somebody_else_takes_meanwhile(replicated):
     w = replicated
     out = w.path / "dir" / "out.db"
@@ -120,6 +121,7 @@ def test_space_that_somebody_else_takes_meanwhile(replicated):
     assert full >= 3 and done >= 1
 
 
+@pytest.mark.outside
 def test_what_a_killed_restore_left_goes_with_the_next_one(replicated):
     w = replicated
     out = w.path / "dir" / "out.db"
@@ -148,6 +150,7 @@ def test_what_a_killed_restore_left_goes_with_the_next_one(replicated):
     assert killed >= 4 and left >= 3
 
 
+@pytest.mark.outside
 def test_killed_while_replacing_the_old_or_the_new_is_there(replicated):
     w = replicated
     out = w.path / "dir" / "out.db"
@@ -164,6 +167,7 @@ def test_killed_while_replacing_the_old_or_the_new_is_there(replicated):
     assert "old" in seen and "new" in seen
 
 
+@pytest.mark.outside
 def test_a_restore_that_runs_is_not_swept_away(replicated):
     w = replicated
     out = w.path / "dir" / "out.db"

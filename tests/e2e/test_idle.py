@@ -35,6 +35,7 @@ def asleep(world, name):
     return lambda: world.status(name)["state"] == "idle"
 
 
+@pytest.mark.outside
 def test_an_idle_database_costs_no_descriptor_and_wakes_with_its_next_commit(world):
     con = make_db(world.path / "a.db", rows=100)
     world.configure(world.file_target(), world.db("a"), idle_timeout="1s", scan_interval="1h")
@@ -88,6 +89,7 @@ def test_what_an_application_does_to_a_sleeping_database(world, what):
     assert world.status("a")["counters"]["full_captures"] == 1
 
 
+@pytest.mark.outside
 def test_more_databases_than_may_be_open(world):
     names = [f"d{i}" for i in range(14)]
     cons = {n: make_db(world.path / f"{n}.db", rows=20) for n in names}

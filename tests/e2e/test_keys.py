@@ -239,6 +239,7 @@ def test_keys_that_are_replaced_on_the_server_are_replaced_here_without_a_restar
 
 # ---- the canary ----------------------------------------------------------------------------------
 
+@pytest.mark.outside
 def test_no_secret_is_ever_shown_or_left_anywhere(world, tmp_path):
     """everything that a secret could end up in, grepped: output, logs, status, state, replica, /proc"""
     secret, token = "CANARYs3cr3tCANARY", "CANARYt0kenCANARY"

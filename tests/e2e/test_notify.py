@@ -2,6 +2,8 @@
 import subprocess
 import time
 
+import pytest
+
 from conftest import make_db, pages_equal
 
 def states_of(heard):
@@ -58,6 +60,7 @@ def test_more_time_is_asked_for_while_it_flushes_and_starting_over_is_announced_
     assert states_of(heard)[0] == "STOPPING"
     assert "STATUS=stopping: uploading what is left" in heard
 
+@pytest.mark.outside
 def test_a_worker_that_hangs_starves_the_watchdog_and_an_idle_daemon_does_not(world):
     con = make_db(world.path / "a.db")
     world.configure(world.file_target(), world.db("a"))

@@ -5,6 +5,8 @@ import shutil
 import subprocess
 import time
 
+import pytest
+
 from conftest import KEY_ID, OUT, ROOT, SECRET, integrity, make_db, pages_equal
 
 PAGE = ROOT / "man" / "walsup-recovery.7"
@@ -66,6 +68,7 @@ def rows(path):
                               check=True).stdout)
 
 
+@pytest.mark.outside
 def test_each_command_of_the_page(world, s3fault):
     page = sections()
     shell = Shell(world, s3fault)

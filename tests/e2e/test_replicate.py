@@ -136,6 +136,7 @@ def test_frames_encoding_is_accepted_by_the_independent_decoder_and_restores(wor
     pages_equal(world.path / "a.db", world.restore("a", "local"), 4096)
 
 
+@pytest.mark.outside
 def test_the_database_is_untouched(world):
     db = world.path / "a.db"
     con = make_db(db)

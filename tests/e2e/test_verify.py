@@ -80,6 +80,7 @@ def test_without_the_daemon_what_it_left_is_compared_with(replicated):
     assert "proven" in r.stdout
 
 
+@pytest.mark.outside
 def test_the_database_is_not_opened(replicated):
     world = replicated
     if not shutil.which("strace"):
@@ -304,6 +305,7 @@ def test_a_drill_that_cannot_be_is_no_damage(world, s3):
     s3.faults()
 
 
+@pytest.mark.outside
 def test_the_daemon_ends_while_it_drills(world, s3):
     make_db(world.path / "a.db").close()
     world.configure(s3.target(), world.db("a", target="s3", verify_interval="1s"))
