@@ -1,6 +1,8 @@
 /* remove: take back what add made, after everything is in the replicas. */
 #include "ctl/ctl.h"
 
+#include <sys/stat.h>
+
 #include "common/base/fsx.h"
 #include "ctl/client.h"
 #include "ctl/dropin.h"
@@ -103,6 +105,7 @@ static int take_away(struct ctl *c, const char *socket, const char *file, bool r
         json_decref(reply);
         return 0;
     }
+    (void)umask(0022); /* as add made it */
     if (fsx_publish(file, text.p, text.len, 0644, 0, &e) < 0)
         out_error(&e);
     else

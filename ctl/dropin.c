@@ -1,6 +1,8 @@
 #include "ctl/dropin.h"
 
+#include <errno.h>
 #include <fnmatch.h>
+#include <sys/stat.h>
 
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
@@ -38,8 +40,15 @@ int dropin_write(const char *path, const char *text, struct err *e)
                                          text);
     cleanup_free char *dir = util_strdup(path);
     *strrchr(dir, '/') = '\0';
+    cleanup_fsx_tmp struct fsx_tmp t = FSX_TMP_INIT;
     int r = fsx_mkdirs(dir, 0755, e);
-    return r < 0 ? r : fsx_publish(path, all, strlen(all), 0644, 0, e);
+    if (r == 0)
+        r = fsx_tmp_open(path, 0644, &t, e);
+    if (r == 0 && fchmod(t.fd, 0644) < 0) /* whatever the umask: the daemon is somebody else, and it has no secret */
+        r = err_sys(e, errno, "chmod %s", t.tmp);
+    if (r == 0)
+        r = fsx_write_all(t.fd, all, strlen(all), e);
+    return r < 0 ? r : fsx_tmp_publish(&t, 0, e);
 }
 
 bool dropin_judge(struct ctl *c, const char *path, const char *text, struct conf **ret, int *ret_status)

@@ -156,6 +156,7 @@ def test_remove_waits_for_the_upload_or_says_that_it_cannot(world, s3):
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and unshare")
+@pytest.mark.outside
 @pytest.mark.parametrize("how, word", [("mount --bind $D $D && mount -o remount,bind,ro $D", "read-only for it"),
                                        ("mount -t tmpfs none $D", "hidden from it")])
 def test_a_path_outside_the_sandbox_is_told_with_what_to_do(world, how, word):

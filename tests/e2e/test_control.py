@@ -332,6 +332,7 @@ def assault(path, n, kind, failures):
         s.close()
 
 
+@pytest.mark.outside
 def test_ten_thousand_hostile_connections_while_status_answers_and_commits_arrive(world):
     con = make_db(world.path / "a.db")
     world.configure(world.file_target(), world.db("a"), world.db("many", world.path / "t" / "*.db"))
