@@ -337,6 +337,7 @@ static void log_refused(struct client *cl, const char *method)
     char more[40] = "";
     if (c->refused)
         (void)snprintf(more, sizeof more, " (and %u before it)", c->refused);
+    log_about(LOG_CONTROL_REFUSED, NULL, NULL, NULL);
     log_line(LOG_WARN, "control: %.100s refused to uid %u gid %u%s", method, (unsigned)cl->cred.uid,
              (unsigned)cl->cred.gid, more);
     c->refused_ms = now;
@@ -365,8 +366,10 @@ static void dispatch(struct client *cl, const struct proto_call *call)
         ctl_method_unknown(cl, call->method);
         return;
     }
-    if (method->admin)
+    if (method->admin) {
+        log_about(LOG_CONTROL, NULL, NULL, NULL);
         log_line(LOG_INFO, "control: %s by uid %u gid %u", call->method, (unsigned)cl->cred.uid, (unsigned)cl->cred.gid);
+    }
     method->call(cl, call->parameters);
 }
 

@@ -111,6 +111,10 @@ static void set_state(struct database *db, enum source_state state)
     enum log_level level = routine                                                ? LOG_DEBUG
                            : state == SOURCE_ATTACHED || state == SOURCE_WAITING ? LOG_NOTICE
                                                                                  : LOG_WARN;
+    static const char *const words[] = {[SOURCE_LOADED] = "failed", [SOURCE_WAITING] = "waiting", [SOURCE_NOT_WAL] = "not-wal",
+                                        [SOURCE_BUSY] = "failed", [SOURCE_ATTACHED] = "replicating",
+                                        [SOURCE_ASLEEP] = "idle"};
+    log_about(state == SOURCE_ATTACHED || state == SOURCE_ASLEEP ? LOG_ATTACHED : LOG_STATE, db->name, NULL, words[state]);
     log_line(level, "%s: %s %s", db->name, db->path, say[state]);
     db->state = state;
     if (!routine || !db->attached_once)
@@ -173,6 +177,8 @@ static void take_snapshot(struct database *db, const struct spool_file *f)
 
 static void tell_continuity(const struct database *db, const struct source_result *r)
 {
+    if (r->map_lost[0] || r->compared || r->broken)
+        log_about(LOG_CONTINUITY, db->name, NULL, NULL);
     if (r->map_lost[0])
         log_line(LOG_WARN, "%s: %s; a new one is made", db->name, r->map_lost);
     if (r->broken && r->state == SOURCE_WAITING)
@@ -235,8 +241,10 @@ static void take_result(struct database *db, const struct source_job *job, const
 
 static void forget_error(struct database *db)
 {
-    if (db->retry.failures)
+    if (db->retry.failures) {
+        log_about(LOG_CAPTURED_AGAIN, db->name, NULL, "replicating");
         log_line(LOG_NOTICE, "%s: works again", db->name);
+    }
     retry_ok(&db->retry);
     free(db->err);
     db->err = NULL;
@@ -268,6 +276,7 @@ static void take_error(struct database *db, const struct err *e)
     if (news) {
         char dur[32];
         db->since_ms = clk_real_ms();
+        log_about(LOG_NOT_CAPTURED, db->name, NULL, "failed");
         log_err(LOG_ERROR, e, "%s: not captured, next try in %s", db->name,
                 util_duration(dur, wait));
     }

@@ -55,6 +55,7 @@ void database_pause_load(struct database *db, struct pause *p)
         free(p);
         return;
     }
+    log_about(LOG_PAUSED, db->name, NULL, "paused");
     log_line(LOG_NOTICE, "%s: paused%s%s, as before the start", db->name, *p->reason ? ": " : "", p->reason);
     free(db->pause);
     db->pause = p;
@@ -70,6 +71,7 @@ void database_pause(struct database *db, struct pause *p, struct database_pause_
     w->next = db->pausing;
     db->pausing = w;
     if (news) {
+        log_about(LOG_PAUSED, db->name, NULL, "paused");
         log_line(LOG_NOTICE, "%s: paused by uid %u%s%s", db->name, p->uid, *p->reason ? ": " : "", p->reason);
         refuse_waiters(db);
         if (db->stream)
@@ -84,6 +86,7 @@ void database_resume(struct database *db)
     db->pause_told = true;
     if (!db->pause)
         return;
+    log_about(LOG_RESUMED, db->name, NULL, NULL);
     log_line(LOG_NOTICE, "%s: goes on", db->name);
     free(TAKE_PTR(db->pause));
     db->force = db->loaded;

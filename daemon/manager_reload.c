@@ -2,6 +2,7 @@
 #include "daemon/manager.h"
 
 #include "common/base/log.h"
+#include "common/store/s3_log.h"
 
 void manager_diff_done(struct manager_diff *d)
 {
@@ -204,6 +205,8 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
     enum log_level level;
     if (log_level_parse(conf->log_level, &level))
         log_setup(level);
+    s3_log_requests(conf->log_requests);
+    log_about(LOG_RELOADED, NULL, NULL, NULL);
     log_line(LOG_NOTICE, "configuration reloaded: %zu databases, %u of them unchanged", m->n_dbs,
              ret->unchanged);
     notify_ready(m->notify);

@@ -13,6 +13,7 @@ SYSCONFDIR ?= /etc
 UNITDIR   ?= /lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
+CATALOGDIR ?= /usr/lib/systemd/catalog
 PRESETDIR ?= /usr/lib/systemd/system-preset
 BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHCOMPDIR ?= $(PREFIX)/share/zsh/vendor-completions
@@ -42,7 +43,7 @@ deps-deb: deps
 install: programs
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 \
 		$(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR) $(DESTDIR)$(SYSCONFDIR)/walsup.d \
-		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(PRESETDIR) \
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(PRESETDIR) $(DESTDIR)$(CATALOGDIR) \
 		$(DESTDIR)$(BASHCOMPDIR) $(DESTDIR)$(ZSHCOMPDIR) $(DESTDIR)$(FISHCOMPDIR)
 	install -m 755 $(OUT)/walsupd $(OUT)/walsupctl $(DESTDIR)$(BINDIR)/
 	install -m 644 man/walsupctl.1 $(DESTDIR)$(MANDIR)/man1/
@@ -58,6 +59,7 @@ install: programs
 	install -m 644 units/walsup.sysusers $(DESTDIR)$(SYSUSERSDIR)/walsup.conf
 	install -m 644 units/walsup.tmpfiles $(DESTDIR)$(TMPFILESDIR)/walsup.conf
 	install -m 644 units/walsup.preset $(DESTDIR)$(PRESETDIR)/90-walsup.preset
+	install -m 644 units/walsup.catalog $(DESTDIR)$(CATALOGDIR)/walsup.catalog
 	$(DOCS_CTL) help --completion bash > $(DESTDIR)$(BASHCOMPDIR)/walsupctl
 	$(DOCS_CTL) help --completion zsh > $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl
 	$(DOCS_CTL) help --completion fish > $(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
@@ -73,7 +75,7 @@ uninstall:
 		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish \
 		$(DESTDIR)$(MANDIR)/man8/walsupd.8 $(DESTDIR)$(DOCDIR)/walsup.ini.sample \
 		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(UNITDIR)/walsupd@.service \
-		$(DESTDIR)$(UNITDIR)/walsupd.socket $(DESTDIR)$(PRESETDIR)/90-walsup.preset \
+		$(DESTDIR)$(UNITDIR)/walsupd.socket $(DESTDIR)$(PRESETDIR)/90-walsup.preset $(DESTDIR)$(CATALOGDIR)/walsup.catalog \
 		$(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
 		$(DESTDIR)$(TMPFILESDIR)/walsup.conf
 
