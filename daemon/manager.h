@@ -18,7 +18,7 @@ struct ctlserver;
 /* A configured target with its store; shared by the databases that replicate there. */
 struct manager_target {
     char *name;
-    char *identity; /* everything that makes it another store when it changes */
+    struct secret *identity; /* everything that makes it another store when it changes */
     struct store *store;
 };
 

@@ -20,24 +20,23 @@ static const char *or_empty(const char *s)
 }
 
 /* Two targets with one identity are the same store; a change of any of this needs a new one. */
-static char *target_identity(const struct conf_target *t)
+static struct secret *target_identity(const struct conf_target *t)
 {
-    return util_printf("%d|%d|%s|%s|%s|%s|%s|%d|%s|%s|%s|%s|%s|%s|%s|%d|%d|%s|%s|%s|%s|%s|%u|%llu", (int)t->type, (int)t->sse, or_empty(t->sse_kms_key_id),
+    return secret_take(util_printf("%d|%d|%s|%s|%s|%s|%s|%d|%s|%s|%s|%s|%s|%s|%s|%d|%d|%s|%s|%s|%s|%s|%u|%llu", (int)t->type, (int)t->sse, or_empty(t->sse_kms_key_id),
                        or_empty(t->endpoint), or_empty(t->bucket), or_empty(t->path),
                        or_empty(t->region), (int)t->addressing, or_empty(t->access_key_id),
-                       or_empty(t->secret_access_key), or_empty(t->secret_access_key_file),
-                       or_empty(t->session_token), or_empty(t->credentials_file),
+                       secret_reveal(t->secret_access_key), or_empty(t->secret_access_key_file),
+                       secret_reveal(t->session_token), or_empty(t->credentials_file),
                        or_empty(t->profile), or_empty(t->credential_process),
                        (int)t->instance_role, (int)t->skip_verify, or_empty(t->ca_file), or_empty(t->ca_path),
                        or_empty(t->client_certificate), or_empty(t->client_key),
                        or_empty(t->storage_class), t->max_connections,
-                       (unsigned long long)t->bandwidth_limit_bytes);
+                       (unsigned long long)t->bandwidth_limit_bytes));
 }
 
 void manager_target_free(struct manager_target *t)
 {
-    explicit_bzero(t->identity, strlen(t->identity)); /* it contains the secret */
-    free(t->identity);
+    secret_free(t->identity);
     free(t->name);
     free(t);
 }
@@ -53,7 +52,7 @@ int manager_targets_open(struct manager *m, const struct conf *conf, struct mana
         list[i] = t;
         for (size_t k = 0; k < m->n_targets; k++)
             if (!strcmp(m->target[k]->name, t->name) &&
-                !strcmp(m->target[k]->identity, t->identity))
+                secret_same(m->target[k]->identity, t->identity))
                 t->store = m->target[k]->store;
         if (t->store)
             continue;

@@ -7,6 +7,7 @@
 #include "common/base/buf.h"
 #include "common/base/err.h"
 #include "common/base/map.h"
+#include "common/base/secret.h"
 #include "common/format/glob.h"
 #include "common/format/ltx.h"
 
@@ -31,7 +32,8 @@ struct conf_target {
                    directory */
     char *region;
     enum conf_addressing addressing; /* AUTO is resolved: PATH or VIRTUAL */
-    char *access_key_id, *secret_access_key, *secret_access_key_file, *session_token;
+    char *access_key_id, *secret_access_key_file;
+    struct secret *secret_access_key, *session_token;
     char *credentials_file, *profile; /* the rest of the credential chain is store/cred */
     char *credential_process;
     bool instance_role;
