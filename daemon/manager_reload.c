@@ -2,12 +2,14 @@
 #include "daemon/manager.h"
 
 #include "common/base/log.h"
+#include "common/store/s3_log.h"
 
 void manager_diff_done(struct manager_diff *d)
 {
     buf_free(&d->added);
     buf_free(&d->removed);
     buf_free(&d->changed);
+    conf_diff_free(d->change, d->n_changes);
 }
 
 /* ---- targets ----------------------------------------------------------------------------------- */
@@ -163,9 +165,22 @@ static void apply(struct manager *m, struct conf *conf, struct manager_target **
         manager_close_old(m);
 }
 
+static void say_changes(const struct manager_diff *d)
+{
+    for (size_t i = 0; i < d->n_changes; i++) {
+        const struct conf_change *c = &d->change[i];
+        if (!c->key)
+            log_line(LOG_INFO, "reload: [%s] is %s", c->section, c->to ? "new" : "gone");
+        else
+            log_line(c->restart ? LOG_NOTICE : LOG_INFO, "reload: [%s] %s: %s, was %s%s", c->section, c->key,
+                     c->to ? c->to : "default", c->from ? c->from : "default",
+                     c->restart ? "; takes effect when walsupd is restarted" : "");
+    }
+}
+
 int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *errors, struct err *e)
 {
-    *ret = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0};
+    *ret = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0, NULL, 0};
     if (m->stopping)
         return err_set(e, ERR_BUSY, "walsupd is stopping");
     notify_reloading(m->notify);
@@ -184,11 +199,15 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
         notify_ready(m->notify);
         return r;
     }
+    conf_diff(m->conf, conf, &ret->change, &ret->n_changes);
+    say_changes(ret);
     berths_resize(m->berths, conf->max_open);
     apply(m, conf, target, ret);
     enum log_level level;
     if (log_level_parse(conf->log_level, &level))
         log_setup(level);
+    s3_log_requests(conf->log_requests);
+    log_about(LOG_RELOADED, NULL, NULL, NULL);
     log_line(LOG_NOTICE, "configuration reloaded: %zu databases, %u of them unchanged", m->n_dbs,
              ret->unchanged);
     notify_ready(m->notify);

@@ -392,7 +392,12 @@ static int glob_failed(const char *path, int errnum)
     return errnum == ENOENT || errnum == ENOTDIR ? 0 : 1;
 }
 
-static void read_includes(struct conf_ctx *x, const struct conf_value *v)
+/* what is to be taken for an included file, whatever is on the disk */
+struct stand_in {
+    const char *file, *text; /* text NULL: it is not there */
+};
+
+static void read_includes(struct conf_ctx *x, const struct conf_value *v, const struct stand_in *in)
 {
     if (v->bad)
         return;
@@ -404,7 +409,7 @@ static void read_includes(struct conf_ctx *x, const struct conf_value *v)
     glob_t g = {0};
     struct conf_origin at = v->origin; /* v moves when sections are added; its file name does not */
     cleanup_free char *pattern = util_strdup(v->text);
-    int rc = glob(pattern, GLOB_ERR, glob_failed, &g);
+    int rc = glob(pattern, 0, glob_failed, &g); /* with GLOB_ERR nobody asks glob_failed */
     if (rc == GLOB_NOMATCH && !strpbrk(pattern, "*?["))
         conf_problem(x, &at, "create it or remove the line", "include = %s: there is no such file",
                      pattern);
@@ -413,10 +418,14 @@ static void read_includes(struct conf_ctx *x, const struct conf_value *v)
                      rc == GLOB_NOSPACE ? "out of memory" : strerror(errno));
     for (size_t i = 0; rc == 0 && i < g.gl_pathc; i++) {
         struct err e = {0};
+        if (in && !strcmp(g.gl_pathv[i], in->file))
+            continue;
         if (parse_file(x, g.gl_pathv[i], &e) < 0)
             conf_problem(x, &at, e.hint, "include: %s", e.msg);
     }
     globfree(&g);
+    if (in && in->text)
+        (void)parse_text(x, in->file, in->text, strlen(in->text));
 }
 
 static struct conf *conf_new(void)
@@ -462,7 +471,7 @@ static int finish(struct conf_ctx *x, struct conf **ret)
     return 0;
 }
 
-int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e)
+static int load(const char *path, const struct stand_in *in, struct conf **ret, struct buf *errors, struct err *e)
 {
     struct err own = {0};
     struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0};
@@ -475,8 +484,20 @@ int conf_load(const char *path, struct conf **ret, struct buf *errors, struct er
     }
     const struct conf_value *include = find_include(x.c->raw);
     if (include)
-        read_includes(&x, include);
+        read_includes(&x, include, in);
     return finish(&x, ret);
+}
+
+int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e)
+{
+    return load(path, NULL, ret, errors, e);
+}
+
+int conf_load_with(const char *path, const char *file, const char *text, struct conf **ret, struct buf *errors,
+                   struct err *e)
+{
+    const struct stand_in in = {file, text};
+    return load(path, &in, ret, errors, e);
 }
 
 int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,
@@ -531,6 +552,7 @@ struct conf *conf_free(struct conf *c)
     free(c->state_dir);
     free(c->socket);
     free(c->log_level);
+    free(c->include);
     free(c);
     return NULL;
 }
