@@ -3,7 +3,7 @@
 DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
 	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev \
 	libmicrohttpd-dev
-DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest python3-pytest-xdist openssl strace spin \
+DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest python3-pytest-xdist openssl curl strace spin \
 	xfsprogs mandoc systemd clang-tidy cppcheck
 DEPS_DEB := dpkg-dev debhelper fakeroot lintian rpm
 
@@ -14,6 +14,8 @@ SYSCONFDIR ?= /etc
 UNITDIR   ?= /lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
+CATALOGDIR ?= /usr/lib/systemd/catalog
+PRESETDIR ?= /usr/lib/systemd/system-preset
 BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHCOMPDIR ?= $(PREFIX)/share/zsh/vendor-completions
 FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
@@ -37,13 +39,15 @@ deps-test: deps deps-deb
 	$(Q)$(call apt_install,$(DEPS_TEST))
 	$(Q)tests/tools/get_litestream_v3.sh
 	$(Q)tests/tools/get_promtool.sh
+	$(Q)tests/tools/get_s3rver.sh
+	$(Q)tests/tools/get_ceph.sh
 deps-deb: deps
 	$(Q)$(call apt_install,$(DEPS_DEB))
 
 install: programs
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 \
 		$(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR) $(DESTDIR)$(SYSCONFDIR)/walsup.d \
-		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) \
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(PRESETDIR) $(DESTDIR)$(CATALOGDIR) \
 		$(DESTDIR)$(BASHCOMPDIR) $(DESTDIR)$(ZSHCOMPDIR) $(DESTDIR)$(FISHCOMPDIR)
 	install -m 755 $(OUT)/walsupd $(OUT)/walsupctl $(DESTDIR)$(BINDIR)/
 	install -m 644 man/walsupctl.1 $(DESTDIR)$(MANDIR)/man1/
@@ -56,11 +60,13 @@ install: programs
 	install -m 644 etc/grafana/walsup.json $(DESTDIR)$(DOCDIR)/examples/walsup-grafana.json
 	test -e $(DESTDIR)$(SYSCONFDIR)/walsup.ini || \
 		install -m 644 etc/walsup.ini $(DESTDIR)$(SYSCONFDIR)/walsup.ini
-	for u in walsupd.service walsupd@.service; do \
+	for u in walsupd.service walsupd@.service walsupd.socket; do \
 		sed 's,/usr/bin/,$(BINDIR)/,' units/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
 		chmod 644 $(DESTDIR)$(UNITDIR)/$$u || exit 1; done
 	install -m 644 units/walsup.sysusers $(DESTDIR)$(SYSUSERSDIR)/walsup.conf
 	install -m 644 units/walsup.tmpfiles $(DESTDIR)$(TMPFILESDIR)/walsup.conf
+	install -m 644 units/walsup.preset $(DESTDIR)$(PRESETDIR)/90-walsup.preset
+	install -m 644 units/walsup.catalog $(DESTDIR)$(CATALOGDIR)/walsup.catalog
 	$(DOCS_CTL) help --completion bash > $(DESTDIR)$(BASHCOMPDIR)/walsupctl
 	$(DOCS_CTL) help --completion zsh > $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl
 	$(DOCS_CTL) help --completion fish > $(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
@@ -77,6 +83,7 @@ uninstall:
 		$(DESTDIR)$(MANDIR)/man8/walsupd.8 $(DESTDIR)$(DOCDIR)/walsup.ini.sample \
 		$(DESTDIR)$(DOCDIR)/examples/walsup.rules.yml $(DESTDIR)$(DOCDIR)/examples/walsup-grafana.json \
 		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(UNITDIR)/walsupd@.service \
+		$(DESTDIR)$(UNITDIR)/walsupd.socket $(DESTDIR)$(PRESETDIR)/90-walsup.preset $(DESTDIR)$(CATALOGDIR)/walsup.catalog \
 		$(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
 		$(DESTDIR)$(TMPFILESDIR)/walsup.conf
 
@@ -132,6 +139,15 @@ check-units: programs
 	for f in units/*.sysusers; do out=$$(systemd-sysusers --dry-run $(CURDIR)/$$f 2>&1) \
 		|| { echo "$$out"; exit 1; }; \
 		n=$$((n+1)); done; \
+	cp units/*.socket $(OUT)/units/; for u in units/*.socket; do \
+		systemd-analyze verify --man=no $(OUT)/units/$$(basename $$u) || exit 1; \
+		grep -q '^FileDescriptorName=walsup$$' $$u && grep -q '^#define FD_NAME "walsup"' daemon/ctlserver_socket.c \
+			|| { echo "check-units: $$u and daemon/ctlserver_socket.c call the socket differently"; exit 1; }; \
+		n=$$((n+1)); done; \
+	for u in units/walsupd*; do grep -qx "disable $$(basename $$u)" units/walsup.preset \
+		|| { echo "check-units: $$u is not in units/walsup.preset"; exit 1; }; done; \
+	test $$(grep -c '^disable ' units/walsup.preset) = $$(ls units/walsupd* | wc -l) \
+		|| { echo "check-units: units/walsup.preset has more than there are units"; exit 1; }; \
 	echo "check-units: $$n files"; test $$n -gt 0
 
 # walsupd under a real systemd, with the units as they are installed

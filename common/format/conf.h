@@ -7,11 +7,29 @@
 #include "common/base/buf.h"
 #include "common/base/err.h"
 #include "common/base/map.h"
+#include "common/base/secret.h"
 #include "common/format/glob.h"
 #include "common/format/ltx.h"
 
 enum conf_target_type { CONF_S3, CONF_FILE };
-enum conf_sse { CONF_SSE_OFF, CONF_SSE_AES256, CONF_SSE_KMS };
+enum conf_sse { CONF_SSE_OFF, CONF_SSE_AES256, CONF_SSE_KMS, CONF_SSE_C };
+/* what speaks S3 there: the rows of store/s3_provider.c */
+enum conf_provider {
+    CONF_PROVIDER_AUTO, /* by the endpoint's host */
+    CONF_PROVIDER_GENERIC,
+    CONF_PROVIDER_AWS,
+    CONF_PROVIDER_MINIO,
+    CONF_PROVIDER_CEPH,
+    CONF_PROVIDER_R2,
+    CONF_PROVIDER_B2,
+    CONF_PROVIDER_HETZNER,
+    CONF_PROVIDER_SCALEWAY,
+    CONF_PROVIDER_DIGITALOCEAN,
+    CONF_PROVIDER_TIGRIS,
+    CONF_PROVIDER_GCS,
+    CONF_PROVIDER_SUPABASE,
+};
+#define CONF_SUPABASE_BASE "/storage/v1/s3" /* the one path that an endpoint may have */
 enum conf_addressing { CONF_ADDR_AUTO, CONF_ADDR_PATH, CONF_ADDR_VIRTUAL };
 
 /* where a value came from, for `walsupctl config` and error messages */
@@ -24,6 +42,7 @@ struct conf_target {
     char *name;
     struct conf_origin origin;
     enum conf_target_type type;
+    enum conf_provider provider;
     char *endpoint; /* S3: scheme://host[:port], normalised; "https://s3.<region>.amazonaws.com"
                        when unset */
     char *bucket;
@@ -31,7 +50,8 @@ struct conf_target {
                    directory */
     char *region;
     enum conf_addressing addressing; /* AUTO is resolved: PATH or VIRTUAL */
-    char *access_key_id, *secret_access_key, *secret_access_key_file, *session_token;
+    char *access_key_id, *secret_access_key_file;
+    struct secret *secret_access_key, *session_token;
     char *credentials_file, *profile; /* the rest of the credential chain is store/cred */
     char *credential_process;
     bool instance_role;
@@ -39,7 +59,7 @@ struct conf_target {
     char *ca_file, *ca_path, *client_certificate, *client_key;
     char *storage_class;
     enum conf_sse sse;
-    char *sse_kms_key_id;
+    char *sse_kms_key_id, *sse_customer_key_file;
     uint32_t max_connections;
     uint64_t bandwidth_limit_bytes; /* a second; 0 = no limit */
     enum ltx_encoding ltx_encoding;
@@ -75,6 +95,8 @@ struct conf_db {
 
 struct conf {
     char *state_dir, *socket, *log_level;
+    bool log_requests;
+    char *include; /* as it was written; NULL: none */
     uint32_t workers;
     uint64_t scan_interval_ms;
     uint64_t idle_timeout_ms;
@@ -100,6 +122,10 @@ struct conf {
  * ERR_CONFIG, or what reading `path` itself failed with (ERR_NOTFOUND, ERR_PERM ...). One call at
  * a time: the INI library keeps its options in globals. */
 int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e);
+/** conf_load_with(path, file, text, ret, errors, e): the same as if the included `file` had that text; NULL: as if it
+ * were not there. For a change that is to be judged before it is made. */
+int conf_load_with(const char *path, const char *file, const char *text, struct conf **ret, struct buf *errors,
+                   struct err *e);
 /** conf_parse(name, text, n, ret, errors, e): the same for bytes at hand, includes refused. */
 int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,
                struct buf *errors, struct err *e);
@@ -132,6 +158,18 @@ char *conf_replica_path(const struct conf_db *d, const struct conf_replica *r, c
  * or not there is such a file. False if there is none. */
 bool conf_resolve(const struct conf *c, const char *text, struct conf_found *ret);
 void conf_found_done(struct conf_found *f);
+
+/* One difference between two configurations. */
+struct conf_change {
+    char *section;   /* "db a", "walsup" */
+    const char *key; /* NULL: the whole section came or went */
+    char *from, *to; /* as written, secrets masked; NULL: not there, the default */
+    bool restart;    /* takes effect at the next start only */
+};
+/** conf_diff(a, b, ret, ret_n): what is written in b and was not in a, or differently, or is no more; by sections.
+ * conf_diff_free(list, n). */
+void conf_diff(const struct conf *a, const struct conf *b, struct conf_change **ret, size_t *ret_n);
+void conf_diff_free(struct conf_change *list, size_t n);
 
 /** conf_dump(c, out): the effective configuration as INI, secrets masked, origin of each value as
  * a comment. conf_sample(out): the commented sample file. conf_defaults(out): every key with its

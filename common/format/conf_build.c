@@ -18,6 +18,11 @@ static char *dup_of(const struct conf_section *s, enum conf_key_id key)
     return t ? util_strdup(t) : conf_key[key].dflt[0] ? util_strdup(conf_key[key].dflt) : NULL;
 }
 
+static struct secret *secret_of(const struct conf_section *s, enum conf_key_id key)
+{
+    return secret_text(text_of(s, key));
+}
+
 static uint64_t num_of(const struct conf_section *s, enum conf_key_id key)
 {
     const struct conf_value *v = conf_get(s, key);
@@ -115,6 +120,8 @@ static void build_daemon(struct conf_ctx *x)
     const struct conf_section *s = conf_section_find(c->raw, CONF_WALSUP, "");
     c->state_dir = dup_of(s, CONF_WALSUP_state_dir);
     c->socket = dup_of(s, CONF_WALSUP_socket);
+    c->log_requests = num_of(s, CONF_WALSUP_log_requests) != 0;
+    c->include = dup_of(s, CONF_WALSUP_include);
     c->log_level = dup_of(s, CONF_WALSUP_log_level);
     c->workers = (uint32_t)num_of(s, CONF_WALSUP_workers);
     c->scan_interval_ms = num_of(s, CONF_WALSUP_scan_interval);
@@ -271,6 +278,22 @@ static bool bucket_in_endpoint(const char *endpoint, const char *bucket)
     return !strncmp(host, bucket, n) && !strncmp(host + n, ".s3", 3);
 }
 
+/* The key goes with every request: so never in the clear, unless it stays on this machine. */
+static void build_customer_key(struct conf_ctx *x, const struct conf_section *s, struct conf_target *t)
+{
+    t->sse_customer_key_file = dup_of(s, CONF_TARGET_sse_customer_key_file);
+    if (t->sse_customer_key_file && t->sse != CONF_SSE_C)
+        conf_problem(x, origin_of(s, CONF_TARGET_sse_customer_key_file), "add sse = C",
+                     "sse-customer-key-file is given without sse = C");
+    if (t->sse != CONF_SSE_C)
+        return;
+    if (!t->sse_customer_key_file)
+        conf_problem(x, origin_of(s, CONF_TARGET_sse), "add sse-customer-key-file = FILE", "sse = C has no key");
+    if (t->endpoint && !strncmp(t->endpoint, "http://", 7) && !conf_host_is_local(t->endpoint + 7))
+        conf_problem(x, origin_of(s, CONF_TARGET_sse), "write endpoint = https://...",
+                     "sse = C over plain http would show the key to everybody in between");
+}
+
 static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
                             struct conf_target *t, struct conf_url *u)
 {
@@ -325,9 +348,9 @@ static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
                                             t->bucket ? t->bucket : "");
     t->skip_verify = skip != 0;
     t->access_key_id = dup_of(s, CONF_TARGET_access_key_id);
-    t->secret_access_key = dup_of(s, CONF_TARGET_secret_access_key);
+    t->secret_access_key = secret_of(s, CONF_TARGET_secret_access_key);
     t->secret_access_key_file = dup_of(s, CONF_TARGET_secret_access_key_file);
-    t->session_token = dup_of(s, CONF_TARGET_session_token);
+    t->session_token = secret_of(s, CONF_TARGET_session_token);
     t->credentials_file = dup_of(s, CONF_TARGET_credentials_file);
     t->credential_process = dup_of(s, CONF_TARGET_credential_process);
     t->instance_role = num_of(s, CONF_TARGET_instance_role) != 0;
@@ -345,6 +368,8 @@ static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
     if (t->sse_kms_key_id && t->sse != CONF_SSE_KMS)
         conf_problem(x, origin_of(s, CONF_TARGET_sse_kms_key_id), "add sse = aws:kms",
                      "sse-kms-key-id is given without sse = aws:kms");
+    build_customer_key(x, s, t);
+    t->provider = (enum conf_provider)num_of(s, CONF_TARGET_provider);
     t->storage_class = dup_of(s, CONF_TARGET_storage_class);
     t->bandwidth_limit_bytes = num_of(s, CONF_TARGET_bandwidth_limit);
     check_keys(x, s);

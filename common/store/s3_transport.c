@@ -13,6 +13,7 @@
 
 #include "common/base/clk.h"
 #include "common/store/s3_easy.h"
+#include "common/store/s3_log.h"
 #include "common/store/s3_peer.h"
 #include "common/store/s3_wrap.h"
 
@@ -108,6 +109,7 @@ static void finish(struct s3_xfer *x)
     struct s3_private *p = x->priv;
     x->answer.curl = p->result;
     (void)snprintf(x->answer.curl_text, sizeof x->answer.curl_text, "%s", p->error);
+    s3_log_request(p->tr->target, x->verb, x->key, &x->answer, clk_mono_ms() - p->sent_ms);
     s3_reply_verdict(&p->reply, x, p->tr->target);
     x->priv = NULL;
     s3_easy_done(p);
@@ -269,10 +271,10 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
 
 /* ---- idle transfers ------------------------------------------------------------------------ */
 
-/* putting an object together from its parts takes a server time, in which it says nothing */
+/* putting an object together from its parts, or deleting a thousand, takes a server time, in which it says nothing */
 static uint64_t idle_ms(const struct s3_xfer *x, const struct s3_target *t)
 {
-    return x->verb == S3_COMPLETE ? t->idle_ms * 8 : t->idle_ms;
+    return x->verb == S3_COMPLETE || x->verb == S3_DELETES ? t->idle_ms * 8 : t->idle_ms;
 }
 
 static void on_tick(uv_timer_t *h)
@@ -379,6 +381,7 @@ void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
     case S3_CREATE:
     case S3_COMPLETE:
     case S3_ABORT:
+    case S3_DELETES:
     case S3_UPLOADS: /* libs3 knows none of them: a request of its own is the envelope */
     case S3_DELETE:
         S3_delete_object(&b, x->key, tr->context, &plain, x);
@@ -524,7 +527,7 @@ CURLMcode __wrap_curl_multi_add_handle(CURLM *m, CURL *easy)
         return rc;
     }
     p->added = true;
-    p->last_change_ms = clk_mono_ms();
+    p->sent_ms = p->last_change_ms = clk_mono_ms();
     p->next_active = tr->active;
     if (p->next_active)
         p->next_active->priv->prev_active = x;
