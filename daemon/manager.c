@@ -214,9 +214,8 @@ static void on_deadline(uv_timer_t *t)
             char size[32];
             if (files)
                 log_line(LOG_WARN,
-                         "%s -> %s: stopped with %llu files (%s) not uploaded; they stay in the "
-                         "spool and go up after the next start",
-                         m->db[i]->name, m->db[i]->up[r]->target, (unsigned long long)files,
+                         "%s -> %s: stopped with %llu file%s (%s) not uploaded, to go from the spool after the next start",
+                         m->db[i]->name, m->db[i]->up[r]->target, (unsigned long long)files, PLURAL(files),
                          util_size(size, bytes));
         }
     m->exit_status = 0;

@@ -305,10 +305,10 @@ void status_line(const struct manager *m, char *buf, size_t n)
     char dur[32];
     /* below a few seconds the figure would change with every commit and say nothing */
     if (worst < LATE_MS)
-        (void)snprintf(buf, n, "%zu database%s%s", m->n_dbs, m->n_dbs == 1 ? "" : "s",
+        (void)snprintf(buf, n, "%zu database%s%s", m->n_dbs, PLURAL(m->n_dbs),
                        failed || degraded ? "" : ", all replicas up to date");
     else
-        (void)snprintf(buf, n, "%zu database%s, worst lag %s", m->n_dbs, m->n_dbs == 1 ? "" : "s",
+        (void)snprintf(buf, n, "%zu database%s, worst lag %s", m->n_dbs, PLURAL(m->n_dbs),
                        util_duration(dur, worst));
     size_t used = strlen(buf);
     if (failed || degraded)

@@ -227,7 +227,7 @@ def test_the_worst_of_many_come_first_and_the_reply_is_bounded(world):
     assert whole["total"] == 190 == sum(whole["counts"].values()) == len(whole["databases"])
     assert len({d["name"] for d in whole["databases"]}) == 190
     r = world.ctl("status", check=False)
-    assert r.returncode == 2 and r.stdout.splitlines()[3].startswith("d060")
+    assert r.returncode == 2 and r.stdout.splitlines()[4].startswith("d060")
     shown = [x.split()[0] for x in r.stdout.splitlines() if re.match(r"[dm]\d\d", x)]
     assert len(shown) == 50 and all(x.startswith("m") for x in shown[1:])
     assert "The worst are shown; --all shows all." in r.stdout
