@@ -47,7 +47,7 @@ static int ready(int fd, short events, uint64_t deadline_ms, struct err *e)
             return 0;
         if (n < 0 && errno != EINTR)
             return err_sys(e, errno, "cannot wait for walsupd");
-        if (n == 0) {
+        if (n == 0 || (n < 0 && errno == ECONNRESET)) {
             (void)err_set(e, ERR_TIMEOUT, "walsupd did not answer in time");
             return err_hint(e, "its log may say why: journalctl -u walsupd");
         }
@@ -61,6 +61,8 @@ static int send_all(int fd, const struct buf *b, uint64_t deadline_ms, struct er
         if (rc < 0)
             return rc;
         ssize_t n = send(fd, b->p + done, b->len - done, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && (errno == EPIPE || errno == ECONNRESET))
+            return 0; /* it was turned away: why can be read */
         if (n < 0 && errno != EINTR && errno != EAGAIN)
             return err_sys(e, errno, "cannot send to walsupd");
         done += n > 0 ? (size_t)n : 0;

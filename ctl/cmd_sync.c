@@ -95,37 +95,82 @@ static bool print_names(const json_t *reply, const char *key)
     return true;
 }
 
-int cmd_reload(struct ctl *c)
+static void print_value(const json_t *c, const char *key)
 {
-    int status;
-    struct err e = {0};
-    json_t *reply = NULL;
-    if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 0, &status))
-        return status;
-    cleanup_free char *socket = NULL;
-    cleanup_free char *message = NULL;
-    if (!ctl_socket(c, &socket, &status))
-        return status;
-    if (client_call(socket, "Reload", NULL, RELOAD_TIMEOUT_MS, &reply, &message, &e) < 0) {
-        /* behind the first line: all that is wrong in the file */
-        const char *lines = message ? strchr(message, '\n') : NULL;
-        if (!lines)
-            return out_fail(c->json, &e);
-        (void)err_set(&e, e.code, "%.*s", (int)(lines - message), message);
-        out_error(&e);
-        if (c->json)
-            return out_fail_json(&e, lines + 1);
-        out_text(stderr, lines + 1);
-        (void)fputs(lines[strlen(lines) - 1] == '\n' ? "" : "\n", stderr);
-        return err_exit_status(e.code);
+    const char *text = json_string_value(json_object_get(c, key));
+    out_text(stdout, text ? text : "default");
+}
+
+/* as it is written: section by section */
+static bool print_changes(const json_t *reply)
+{
+    size_t i;
+    json_t *c;
+    json_array_foreach(json_object_get(reply, "changes"), i, c) {
+        printf("[");
+        print_value(c, "section");
+        printf("] ");
+        if (json_is_string(json_object_get(c, "key"))) {
+            print_value(c, "key");
+            printf(": ");
+            print_value(c, "from");
+            printf(" -> ");
+            print_value(c, "to");
+            printf(json_is_true(json_object_get(c, "restart")) ? ", when walsupd is restarted\n" : "\n");
+        } else {
+            print_value(c, "change");
+            (void)fputc('\n', stdout);
+        }
     }
-    if (c->json)
-        return out_json(reply);
-    bool any = print_names(reply, "added");
+    return i > 0;
+}
+
+void ctl_print_reload(const json_t *reply)
+{
+    bool any = print_changes(reply);
+    any = print_names(reply, "added") || any;
     any = print_names(reply, "removed") || any;
     any = print_names(reply, "changed") || any;
     json_int_t same = json_integer_value(json_object_get(reply, "unchanged"));
     printf(any ? "%lld unchanged\n" : "nothing changed (%lld databases)\n", (long long)same);
+}
+
+int ctl_reload(struct ctl *c, const char *socket, json_t **ret, int *ret_status)
+{
+    struct err e = {0};
+    cleanup_free char *message = NULL;
+    if (client_call(socket, "Reload", NULL, RELOAD_TIMEOUT_MS, ret, &message, &e) == 0)
+        return 0;
+    /* behind the first line: all that is wrong in the file */
+    const char *lines = message ? strchr(message, '\n') : NULL;
+    if (!lines) {
+        *ret_status = out_fail(c->json, &e);
+        return -(int)e.code;
+    }
+    (void)err_set(&e, e.code, "%.*s", (int)(lines - message), message);
+    out_error(&e);
+    *ret_status = err_exit_status(e.code);
+    if (c->json) {
+        *ret_status = out_fail_json(&e, lines + 1);
+    } else {
+        out_text(stderr, lines + 1);
+        (void)fputs(lines[strlen(lines) - 1] == '\n' ? "" : "\n", stderr);
+    }
+    return -(int)e.code;
+}
+
+int cmd_reload(struct ctl *c)
+{
+    int status;
+    json_t *reply = NULL;
+    if (ctl_option(c, NULL, &status) == CTL_STOP || !ctl_operands(c, 0, 0, &status))
+        return status;
+    cleanup_free char *socket = NULL;
+    if (!ctl_socket(c, &socket, &status) || ctl_reload(c, socket, &reply, &status) < 0)
+        return status;
+    if (c->json)
+        return out_json(reply);
+    ctl_print_reload(reply);
     json_decref(reply);
     return 0;
 }

@@ -4,6 +4,7 @@
 #define WALSUP_CTL_H
 
 #include <getopt.h>
+#include <jansson.h>
 
 #include "common/base/err.h"
 #include "common/format/conf.h"
@@ -65,6 +66,11 @@ int ctl_print(const struct ctl *c, struct buf *b);
 /** ctl_verb_help(v): print what `walsupctl VERB --help` prints. */
 void ctl_verb_help(const struct ctl_verb *v);
 
+/** ctl_reload(c, socket, ret, ret_status): have the daemon reload; on failure prints all that is wrong.
+ * ctl_print_reload(reply): what it changed. */
+int ctl_reload(struct ctl *c, const char *socket, json_t **ret, int *ret_status);
+void ctl_print_reload(const json_t *reply);
+
 int cmd_status(struct ctl *c);
 int cmd_list(struct ctl *c);
 int cmd_sync(struct ctl *c);
@@ -72,6 +78,10 @@ int cmd_reload(struct ctl *c);
 int cmd_snapshot(struct ctl *c);
 int cmd_takeover(struct ctl *c);
 int cmd_reconcile(struct ctl *c);
+int cmd_add(struct ctl *c);
+int cmd_remove(struct ctl *c);
+int cmd_pause(struct ctl *c);
+int cmd_resume(struct ctl *c);
 int cmd_restore(struct ctl *c);
 int cmd_points(struct ctl *c);
 int cmd_verify(struct ctl *c);

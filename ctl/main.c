@@ -71,6 +71,26 @@ static const struct ctl_verb verb[] = {
      "there will be fenced in turn. A new history begins behind what is there, with\n"
      "the whole database; what the other one wrote stays, and can be restored.\n\n"
      "  --target NAME             of this target only\n", cmd_takeover},
+    {"pause", "DB | --all [--reason TEXT]", "leave a database alone until resume, also after a restart",
+     "It is let go as when walsupd stops: what is committed is captured, and what is\n"
+     "captured is still uploaded. Returns when it is let go. Commits meanwhile are not\n"
+     "replicated; resume captures what came of them.\n\n"
+     "  --all                     every database\n"
+     "  --reason TEXT             for status and the log, at most 200 bytes\n", cmd_pause},
+    {"resume", "DB | --all", "go on with a database that was paused",
+     "  --all                     every database\n", cmd_resume},
+    {"add", "FILE [--target NAME]", "replicate one more database, from now on",
+     "Writes a file of its own into the directory that 'include' names, after the\n"
+     "whole configuration with it was found right; reloads, and returns when it is\n"
+     "replicated, or says what is wrong.\n\n"
+     "  --name NAME               what it is called (as the file)\n"
+     "  --target NAME             where to; once for each (the only one there is)\n"
+     "  --set KEY=VALUE           more of its section, as in retention=14d\n"
+     "  --timeout TIME            how long to wait for it (60s)\n", cmd_add},
+    {"remove", "DB", "stop replicating a database that add added",
+     "Uploads everything first. The replica stays, and so does the database.\n\n"
+     "  --timeout TIME            how long that may take (60s)\n"
+     "  --force                   also if it could not be uploaded\n", cmd_remove},
     {"reload", "", "make the daemon read its configuration again",
      "A configuration with a mistake changes nothing; every mistake is printed.\n", cmd_reload},
     {"check", "", "try configuration, targets and databases, each of them",

@@ -1,5 +1,5 @@
-/* ctlserver_int.h - what the methods of the control socket share: ctlserver.c (clients, status, sync, reload) 
- * ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_map.c (page maps). Loop thread only. */
+/* ctlserver_int.h - what the parts of the control socket share: ctlserver.c (clients), ctlserver_socket.c (the socket),
+ * ctlserver_methods.c (the table; status, list, reload), ctlserver_sync.c, ctlserver_pause.c, ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_map.c (page maps). Loop thread only. */
 #ifndef WALSUP_CTLSERVER_INT_H
 #define WALSUP_CTLSERVER_INT_H
 
@@ -10,12 +10,48 @@
 
 struct client;
 
+/* One row of the table of methods. */
+struct ctl_method {
+    const char *name; /* whole */
+    bool admin;       /* for root and the daemon's user only */
+    const char *text; /* as in the interface's description; NULL: not of our interface */
+    void (*call)(struct client *cl, json_t *parameters);
+};
+
+/** ctl_method_find(name): NULL if there is none. ctl_method_unknown(cl, name): the answer then. */
+const struct ctl_method *ctl_method_find(const char *name);
+void ctl_method_unknown(struct client *cl, const char *name);
+
+/* ctlserver_socket.c */
+struct ctl_socket {
+    int fd;
+    char *path; /* NULL: systemd owns it */
+    dev_t dev;
+    ino_t ino;
+};
+/** ctl_socket_open(path, ret, e): take the one that systemd passed, or bind path; a stale one is replaced, one that
+ * answers is ERR_BUSY. ctl_socket_done(s): remove it, if it is still ours; does not close it. */
+int ctl_socket_open(const char *path, struct ctl_socket *ret, struct err *e);
+void ctl_socket_done(struct ctl_socket *s);
+
 /** ctl_reply_ok(cl, parameters): takes the reference. ctl_reply_err(cl, e). Every call ends in one of them; if the
  * client is gone they do nothing. */
 void ctl_reply_ok(struct client *cl, json_t *parameters);
 void ctl_reply_err(struct client *cl, const struct err *e);
+/** ctl_reply(cl, msg): a whole message; takes the reference. ctl_reply_varlink(cl, error, key, value, e): one of
+ * Varlink's own errors, with our words beside its parameter. */
+void ctl_reply(struct client *cl, json_t *msg);
+void ctl_reply_varlink(struct client *cl, const char *error, const char *key, const char *value, const struct err *e);
+/** ctl_wants_more(cl): whether the call asks for a stream. ctl_reply_more(cl, parameters, next_ms, again, p): one answer
+ * of it; again(cl, p) makes the next one, that much after the client has taken this one, and may end it with any of the
+ * others. */
+bool ctl_wants_more(const struct client *cl);
+void ctl_reply_more(struct client *cl, json_t *parameters, uint64_t next_ms, void (*again)(struct client *cl, json_t *p),
+                    json_t *p);
 /** ctl_unpack(p, e, fmt, ...): as json_unpack; unknown names and wrong types are errors. */
 int ctl_unpack(json_t *p, struct err *e, const char *fmt, ...);
+/** ctl_uid(cl): the peer's, as the kernel says. */
+unsigned ctl_uid(const struct client *cl);
 struct manager *ctl_manager(const struct client *cl);
 /** ctl_find_db(m, name, ret, e): name NULL: *ret NULL, which stands for all. */
 int ctl_find_db(const struct manager *m, const char *name, struct database **ret, struct err *e);
@@ -28,10 +64,17 @@ void ctl_release(struct client *cl);
  * is given another one. */
 void ctl_file(struct client *cl, char *path);
 
+/* ctlserver_sync.c */
+void ctl_call_sync(struct client *cl, json_t *p);
+
 /* ctlserver_history.c */
 void ctl_call_snapshot(struct client *cl, json_t *p);
 void ctl_call_takeover(struct client *cl, json_t *p);
 void ctl_call_reconcile(struct client *cl, json_t *p);
+
+/* ctlserver_pause.c */
+void ctl_call_pause(struct client *cl, json_t *p);
+void ctl_call_resume(struct client *cl, json_t *p);
 
 /* ctlserver_map.c */
 void ctl_call_page_map(struct client *cl, json_t *p);

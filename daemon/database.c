@@ -75,6 +75,7 @@ static void work_run(uv_work_t *w)
     if (run->job.load && run->result.err.code == ERR_OK) {
         learn_acked(run);
         spool_merged_read(run->db->dir, run->merged);
+        run->pause = pause_read(run->db->dir);
     }
     beat_end();
 }
@@ -110,13 +111,17 @@ static void set_state(struct database *db, enum source_state state)
     enum log_level level = routine                                                ? LOG_DEBUG
                            : state == SOURCE_ATTACHED || state == SOURCE_WAITING ? LOG_NOTICE
                                                                                  : LOG_WARN;
+    static const char *const words[] = {[SOURCE_LOADED] = "failed", [SOURCE_WAITING] = "waiting", [SOURCE_NOT_WAL] = "not-wal",
+                                        [SOURCE_BUSY] = "failed", [SOURCE_ATTACHED] = "replicating",
+                                        [SOURCE_ASLEEP] = "idle"};
+    log_about(state == SOURCE_ATTACHED || state == SOURCE_ASLEEP ? LOG_ATTACHED : LOG_STATE, db->name, NULL, words[state]);
     log_line(level, "%s: %s %s", db->name, db->path, say[state]);
     db->state = state;
     if (!routine || !db->attached_once)
         db->since_ms = clk_real_ms();
 }
 
-static void after_load(struct database *db, const struct database_run *run)
+static void after_load(struct database *db, struct database_run *run)
 {
     const struct spool_state *st = source_spool(db->source);
     db->loaded = true;
@@ -146,6 +151,7 @@ static void after_load(struct database *db, const struct database_run *run)
         if (run->fenced[i].code != ERR_OK)
             uploader_fence(db->up[i], &run->fenced[i], true);
     }
+    database_pause_load(db, TAKE_PTR(run->pause));
     if (run->result.state == SOURCE_ASLEEP) { /* nothing happened while nobody was looking */
         set_state(db, SOURCE_ASLEEP);
         db->attached_once = true;
@@ -171,6 +177,8 @@ static void take_snapshot(struct database *db, const struct spool_file *f)
 
 static void tell_continuity(const struct database *db, const struct source_result *r)
 {
+    if (r->map_lost[0] || r->compared || r->broken)
+        log_about(LOG_CONTINUITY, db->name, NULL, NULL);
     if (r->map_lost[0])
         log_line(LOG_WARN, "%s: %s; a new one is made", db->name, r->map_lost);
     if (r->broken && r->state == SOURCE_WAITING)
@@ -233,8 +241,10 @@ static void take_result(struct database *db, const struct source_job *job, const
 
 static void forget_error(struct database *db)
 {
-    if (db->retry.failures)
+    if (db->retry.failures) {
+        log_about(LOG_CAPTURED_AGAIN, db->name, NULL, "replicating");
         log_line(LOG_NOTICE, "%s: works again", db->name);
+    }
     retry_ok(&db->retry);
     free(db->err);
     db->err = NULL;
@@ -266,6 +276,7 @@ static void take_error(struct database *db, const struct err *e)
     if (news) {
         char dur[32];
         db->since_ms = clk_real_ms();
+        log_about(LOG_NOT_CAPTURED, db->name, NULL, "failed");
         log_err(LOG_ERROR, e, "%s: not captured, next try in %s", db->name,
                 util_duration(dur, wait));
     }
@@ -284,7 +295,7 @@ static void set_hush(struct database *db, bool on)
         db->hushed = db->hush(db, on);
 }
 
-static void take_run(struct database *db, const struct database_run *run)
+static void take_run(struct database *db, struct database_run *run)
 {
     const struct source_result *r = &run->result;
     bool ok = r->err.code == ERR_OK;
@@ -327,6 +338,7 @@ static void work_done(uv_work_t *w, int status)
         if (run->result.stream) /* begun for nobody: it ends at once */
             database_take_stream(db, run->result.stream);
         db->detached = db->detached || run->job.detach;
+        free(run->pause);
         database_maybe_closed(db);
         return;
     }
@@ -495,6 +507,8 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
 {
     bool attached = db->state == SOURCE_ATTACHED, asleep = db->state == SOURCE_ASLEEP;
     *ret_at = NEVER;
+    if (db->pause)
+        return database_paused_job(db, job);
     if (db->retry_at_ms > now && !db->force) {
         bool leave = attached && db->leave_at_ms && db->leave_at_ms <= now; /* others want to work */
         *ret_at = attached && db->leave_at_ms ? MIN(db->retry_at_ms, db->leave_at_ms) : db->retry_at_ms;
@@ -538,6 +552,7 @@ void database_poke(struct database *db)
     uint64_t now = clk_mono_ms();
     struct source_job job;
     uint64_t at;
+    database_pause_check(db);
     if (!db->loaded) {
         if (db->retry_at_ms > now) {
             (void)uv_timer_start(&db->timer, on_timer, db->retry_at_ms - now, 0);
@@ -715,7 +730,7 @@ bool database_flushed(const struct database *db)
         if (db->up[i]->fenced)
             continue;
         (void)uploader_pending(db->up[i], &n);
-        if (n || db->up[i]->flight || db->up[i]->needs_base)
+        if (n || db->up[i]->flight || (db->up[i]->needs_base && !db->pause))
             return false;
     }
     return true;
@@ -738,6 +753,7 @@ void database_maybe_closed(struct database *db)
     free(db->up);
     free(db->file);
     free(db->err);
+    free(db->pause);
     drill_fact_done(&db->drill);
     db->magic = 0;
     free(db);
@@ -763,6 +779,7 @@ void database_close(struct database *db, void (*closed)(struct database *db, voi
     db->closed = closed;
     db->closed_arg = arg;
     struct err e;
+    database_pause_abandon(db);
     err_set(&e, ERR_CANCELED, "%s: walsupd stops replicating it", db->name);
     while (db->waiting || db->riding) {
         struct database_sync *w = db->waiting ? db->waiting : db->riding;

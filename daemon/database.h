@@ -8,6 +8,7 @@
 #include "daemon/berths.h"
 #include "daemon/drill.h"
 #include "daemon/history.h"
+#include "daemon/pause.h"
 #include "daemon/stream.h"
 #include "daemon/source.h"
 #include "daemon/uploader.h"
@@ -36,6 +37,13 @@ struct database_sync {
     struct err err;    /* the answer, once it is decided */
 };
 
+/* Somebody who waits until a database that was paused is let go. */
+struct database_pause_wait {
+    void (*done)(struct database_pause_wait *w); /* also when the database is closed before */
+    void *data;
+    struct database_pause_wait *next; /* the database's own */
+};
+
 /* What a database needs to know beside its paths and figures of source.h. */
 struct database_conf {
     uint64_t scan_ms;           /* an attached database is looked at so often at least */
@@ -54,6 +62,7 @@ struct database_run {
     struct beat beat;
     uint64_t merged[SPOOL_LEVELS]; /* with job.load only, as the next one */
     struct err *fenced; /* of each replica, from an earlier process; code ERR_OK: it is not */
+    struct pause *pause; /* with job.load only: on record; NULL */
     uint64_t acked[]; /* of each replica, by the spool directory; with job.load only. UINT64_MAX: unknown */
 };
 
@@ -83,6 +92,10 @@ struct database {
 
     struct database_run *run;     /* NULL: no job is under way */
     struct database_sync *riding; /* waiters whose capture is the running job's */
+
+    struct pause *pause; /* NULL: it is not paused */
+    bool pause_told;     /* somebody said so, or the opposite, since the start: the record may be older */
+    struct database_pause_wait *pausing;
 
     /* what is wanted */
     bool started; /* before that nothing runs, whoever asks */
@@ -166,6 +179,13 @@ void database_sync_cancel(struct database_sync *w);
  * replicas, in the same order. */
 void database_reconf(struct database *db, const struct source_conf *c, const struct database_conf *dc,
                      const struct database_replica *r, size_t n);
+/** database_pause(db, p, w): let go of it as a clean stop does, and stay away until database_resume(db). Takes p over,
+ * which is on record already; w->done(w) once it is let go, maybe at once. What is in the spool is still uploaded. A
+ * second call changes the reason. */
+void database_pause(struct database *db, struct pause *p, struct database_pause_wait *w);
+void database_resume(struct database *db);
+/** database_paused_error(db, e): what those hear who want a capture of a paused one. */
+int database_paused_error(const struct database *db, struct err *e);
 /** database_flush(db): capture and upload everything now; database_flushed() tells when it is done.
  * After that nothing new is captured. */
 void database_flush(struct database *db);

@@ -20,6 +20,16 @@ void database_distrust(struct database *db);
 /** database_maybe_closed(db): when nothing is left to wait for. */
 void database_maybe_closed(struct database *db);
 
+/* database_pause.c */
+/** database_pause_load(db, p): what was on record when the spool was read; takes p over, which may be NULL. */
+void database_pause_load(struct database *db, struct pause *p);
+/** database_paused_job(db, job): what a paused database still does; false: nothing now. */
+bool database_paused_job(struct database *db, struct source_job *job);
+/** database_pause_check(db): tell those who wait for it that it is let go. database_pause_abandon(db): tell them
+ * anyway. */
+void database_pause_check(struct database *db);
+void database_pause_abandon(struct database *db);
+
 /* database_sync.c */
 bool database_sync_unlink(struct database_sync **list, struct database_sync *w);
 /** database_sync_finish(w, e): the answer, soon; e may be NULL. w is in no list any more. */

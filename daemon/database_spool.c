@@ -62,6 +62,7 @@ static size_t overflow(struct database *db, size_t n, uint64_t bytes)
     if (n > before && !db->overflowed) {
         char size[32];
         db->overflowed = true;
+        log_about(LOG_OVERFLOW, db->name, NULL, "behind");
         log_line(LOG_ERROR,
                  "%s: %s (%s wait in it): the oldest %zu files are dropped though not every replica has them; one "
                  "that lacks them gets the whole database when it can be reached again",

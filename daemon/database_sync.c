@@ -60,6 +60,10 @@ void database_sync_check(struct database *db)
 /* Nothing to wait for: there is no database that could be captured. */
 static bool sync_hopeless(const struct database *db, struct err *e)
 {
+    if (db->pause) {
+        database_paused_error(db, e);
+        return true;
+    }
     if (!db->attached_once || db->retry.failures)
         return false;
     switch (db->state) {

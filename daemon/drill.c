@@ -203,6 +203,7 @@ static void tell(const struct database *db, const struct drill_fact *was, const 
     bool first = !was->time_ms && !was->text;
     if (!first && was->result == now->result)
         return;
+    log_about(LOG_VERIFIED, db->name, NULL, NULL);
     log_line(now->result == DRILL_PROVEN ? LOG_NOTICE : now->result == DRILL_FAILED ? LOG_WARN : LOG_ERROR,
              "%s: %s: %s", db->name, say[now->result], now->text);
 }

@@ -111,6 +111,8 @@ static int refused(const struct database *db, const struct history_call *c, stru
     }
     if (!db->shared || !db->loaded || db->closing || db->flushing)
         return err_set(e, ERR_BUSY, "%s: walsupd is starting or stopping; try again in a moment", db->name);
+    if (c->what == HISTORY_SNAPSHOT && db->pause)
+        return database_paused_error(db, e);
     if (c->what == HISTORY_SNAPSHOT && db->attached_once && db->state == SOURCE_WAITING)
         return err_set(e, ERR_NOTFOUND, "%s: there is no database at %s", db->name, db->path);
     if (c->what == HISTORY_SNAPSHOT && db->attached_once && db->state == SOURCE_NOT_WAL)

@@ -48,6 +48,7 @@ void keeper_failed(struct keeper *k, const struct err *e, const char *what)
     k->retry_at_ms = clk_mono_ms() + wait;
     if (news) {
         char dur[32];
+        log_about(LOG_HISTORY_FAILED, k->h->db->name, k->u->target, NULL);
         log_err(LOG_WARN, e, "%s -> %s: %s, next try in %s", k->h->db->name, k->u->target, what,
                 util_duration(dur, wait));
     }
@@ -55,8 +56,10 @@ void keeper_failed(struct keeper *k, const struct err *e, const char *what)
 
 void keeper_worked(struct keeper *k)
 {
-    if (k->retry.failures)
+    if (k->retry.failures) {
+        log_about(LOG_HISTORY_WORKS, k->h->db->name, k->u->target, NULL);
         log_line(LOG_NOTICE, "%s -> %s: history works again", k->h->db->name, k->u->target);
+    }
     retry_ok(&k->retry);
     free(k->err);
     k->err = NULL;

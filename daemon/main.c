@@ -13,6 +13,7 @@
 #include "common/base/log.h"
 #include "common/store/cred.h"
 #include "daemon/dblock.h"
+#include "common/store/s3_log.h"
 #include "daemon/manager.h"
 #include "daemon/session.h"
 
@@ -84,6 +85,7 @@ static int run(const char *conf_path, struct conf *conf)
     enum log_level level;
     if (log_level_parse(conf->log_level, &level))
         log_setup(level);
+    s3_log_requests(conf->log_requests);
     int r = session_setup(&e);
     if (r == 0)
         r = lock_state(conf->state_dir, &lock, &e);

@@ -27,6 +27,7 @@ static void on_sighup(uv_signal_t *s, int signum)
     cleanup_buf struct buf errors = BUF_INIT;
     struct err e;
     if (manager_reload(m, &diff, &errors, &e) < 0) {
+        log_about(LOG_RELOAD_REFUSED, NULL, NULL, NULL);
         log_err(LOG_ERROR, &e, "reload refused, the old configuration stays");
         for (char *save = NULL, *line = strtok_r((char *)(uintptr_t)buf_str(&errors), "\n", &save);
              line; line = strtok_r(NULL, "\n", &save))
@@ -45,6 +46,8 @@ static bool progress(const struct manager *m)
         uint64_t ms = database_still_ms(m->db[i], &state);
         if (ms <= (state == BEAT_WORKS ? limit : (uint64_t)PARKED_LIMIT_MS))
             continue;
+        if (!m->stuck)
+            log_about(LOG_STUCK, m->db[i]->name, NULL, NULL);
         if (!m->stuck)
             log_line(LOG_ERROR, "%s: its worker has been silent for %llu s: the watchdog is not fed until it goes on",
                      m->db[i]->name, (unsigned long long)(ms / 1000));
@@ -232,6 +235,7 @@ void manager_stop(struct manager *m)
     notify_stopping(m->notify);
     notify_status(m->notify, "stopping: uploading what is left");
     ask_for_time(m);
+    log_about(LOG_STOPPING, NULL, NULL, NULL);
     log_line(LOG_NOTICE, "stopping");
     for (size_t i = 0; i < m->n_dbs; i++)
         database_flush(m->db[i]);

@@ -18,7 +18,7 @@ struct ctlserver;
 /* A configured target with its store; shared by the databases that replicate there. */
 struct manager_target {
     char *name;
-    char *identity; /* everything that makes it another store when it changes */
+    struct secret *identity; /* everything that makes it another store when it changes */
     struct store *store;
 };
 
@@ -89,6 +89,8 @@ struct manager {
 struct manager_diff {
     struct buf added, removed, changed; /* names, each followed by a NUL byte */
     unsigned unchanged;
+    struct conf_change *change; /* as it is written */
+    size_t n_changes;
 };
 void manager_diff_done(struct manager_diff *d);
 

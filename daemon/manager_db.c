@@ -30,6 +30,7 @@ void manager_maybe_ready(struct manager *m)
     status_line(m, line, sizeof line);
     notify_status(m->notify, "%s", line);
     notify_ready(m->notify);
+    log_about(LOG_READY, NULL, NULL, NULL);
     log_line(LOG_NOTICE, "ready: %s", line);
 }
 

@@ -2,12 +2,14 @@
 #include "daemon/manager.h"
 
 #include "common/base/log.h"
+#include "common/store/s3_log.h"
 
 void manager_diff_done(struct manager_diff *d)
 {
     buf_free(&d->added);
     buf_free(&d->removed);
     buf_free(&d->changed);
+    conf_diff_free(d->change, d->n_changes);
 }
 
 /* ---- targets ----------------------------------------------------------------------------------- */
@@ -18,25 +20,25 @@ static const char *or_empty(const char *s)
 }
 
 /* Two targets with one identity are the same store; a change of any of this needs a new one. */
-static char *target_identity(const struct conf_target *t)
+static struct secret *target_identity(const struct conf_target *t)
 {
-    return util_printf("%d|%d|%d|%s|%s|%s|%s|%s|%s|%d|%s|%s|%s|%s|%s|%s|%s|%d|%d|%s|%s|%s|%s|%s|%u|%llu", (int)t->type,
+    return secret_take(util_printf("%d|%d|%d|%s|%s|%s|%s|%s|%s|%d|%s|%s|%s|%s|%s|%s|%s|%d|%d|%s|%s|%s|%s|%s|%u|%llu",
+                       (int)t->type,
                        (int)t->provider, (int)t->sse, or_empty(t->sse_customer_key_file), or_empty(t->sse_kms_key_id),
                        or_empty(t->endpoint), or_empty(t->bucket), or_empty(t->path),
                        or_empty(t->region), (int)t->addressing, or_empty(t->access_key_id),
-                       or_empty(t->secret_access_key), or_empty(t->secret_access_key_file),
-                       or_empty(t->session_token), or_empty(t->credentials_file),
+                       secret_reveal(t->secret_access_key), or_empty(t->secret_access_key_file),
+                       secret_reveal(t->session_token), or_empty(t->credentials_file),
                        or_empty(t->profile), or_empty(t->credential_process),
                        (int)t->instance_role, (int)t->skip_verify, or_empty(t->ca_file), or_empty(t->ca_path),
                        or_empty(t->client_certificate), or_empty(t->client_key),
                        or_empty(t->storage_class), t->max_connections,
-                       (unsigned long long)t->bandwidth_limit_bytes);
+                       (unsigned long long)t->bandwidth_limit_bytes));
 }
 
 void manager_target_free(struct manager_target *t)
 {
-    explicit_bzero(t->identity, strlen(t->identity)); /* it contains the secret */
-    free(t->identity);
+    secret_free(t->identity);
     free(t->name);
     free(t);
 }
@@ -52,7 +54,7 @@ int manager_targets_open(struct manager *m, const struct conf *conf, struct mana
         list[i] = t;
         for (size_t k = 0; k < m->n_targets; k++)
             if (!strcmp(m->target[k]->name, t->name) &&
-                !strcmp(m->target[k]->identity, t->identity))
+                secret_same(m->target[k]->identity, t->identity))
                 t->store = m->target[k]->store;
         if (t->store)
             continue;
@@ -163,9 +165,22 @@ static void apply(struct manager *m, struct conf *conf, struct manager_target **
         manager_close_old(m);
 }
 
+static void say_changes(const struct manager_diff *d)
+{
+    for (size_t i = 0; i < d->n_changes; i++) {
+        const struct conf_change *c = &d->change[i];
+        if (!c->key)
+            log_line(LOG_INFO, "reload: [%s] is %s", c->section, c->to ? "new" : "gone");
+        else
+            log_line(c->restart ? LOG_NOTICE : LOG_INFO, "reload: [%s] %s: %s, was %s%s", c->section, c->key,
+                     c->to ? c->to : "default", c->from ? c->from : "default",
+                     c->restart ? "; takes effect when walsupd is restarted" : "");
+    }
+}
+
 int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *errors, struct err *e)
 {
-    *ret = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0};
+    *ret = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0, NULL, 0};
     if (m->stopping)
         return err_set(e, ERR_BUSY, "walsupd is stopping");
     notify_reloading(m->notify);
@@ -184,11 +199,15 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
         notify_ready(m->notify);
         return r;
     }
+    conf_diff(m->conf, conf, &ret->change, &ret->n_changes);
+    say_changes(ret);
     berths_resize(m->berths, conf->max_open);
     apply(m, conf, target, ret);
     enum log_level level;
     if (log_level_parse(conf->log_level, &level))
         log_setup(level);
+    s3_log_requests(conf->log_requests);
+    log_about(LOG_RELOADED, NULL, NULL, NULL);
     log_line(LOG_NOTICE, "configuration reloaded: %zu databases, %u of them unchanged", m->n_dbs,
              ret->unchanged);
     notify_ready(m->notify);

@@ -31,6 +31,8 @@ static const char *replica_state(const struct uploader *u)
 
 const char *status_state(const struct database *db)
 {
+    if (db->pause)
+        return "paused";
     if (db->retry.failures)
         return "failed";
     if (!db->attached_once)
@@ -65,7 +67,8 @@ enum status_health status_health(const struct database *db)
     for (size_t i = 0; i < db->n_up; i++)
         if (history_trouble(db, i, &since))
             return STATUS_DEGRADED;
-    bool bad = !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") || drill_is_bad(db);
+    bool bad = !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") || !strcmp(s, "paused") ||
+               drill_is_bad(db);
     return bad ? STATUS_DEGRADED : STATUS_HEALTHY;
 }
 
@@ -160,9 +163,14 @@ static json_t *replica_json(const struct uploader *u)
     return r;
 }
 
-static const char *detail(const struct database *db)
+static const char *detail(const struct database *db, char buf[static 512])
 {
     const struct manager_db *e = db->owner;
+    if (db->pause) {
+        (void)snprintf(buf, 512, "%s%sby uid %u; commits are not captured; walsupctl resume %s goes on", db->pause->reason,
+                       *db->pause->reason ? ", " : "", db->pause->uid, db->name);
+        return buf;
+    }
     if (e->leaving)
         return "the file is gone; what is pending is uploaded, then it is not replicated any more";
     if (db->seen.pinned)
@@ -188,6 +196,14 @@ static json_t *database_error(const struct database *db)
     return json_pack("{s:s, s:s, s:s, s:o, s:s}", "code", err_name(db->err->code), "message",
                      db->err->msg, "hint", db->err->hint, "since_ms",
                      json_time(db->retry.since_ms), "next", next);
+}
+
+static json_t *paused_json(const struct database *db)
+{
+    const struct pause *p = db->pause;
+    return p ? json_pack("{s:I, s:i, s:o}", "since_ms", (json_int_t)p->since_ms, "uid", (int)p->uid, "reason",
+                         proto_text(p->reason))
+             : json_null();
 }
 
 static json_t *counters_json(const struct source_counters *c)
@@ -228,13 +244,15 @@ static json_t *database_json(const struct database *db)
     const struct database_seen *s = &db->seen;
     const struct manager_db *e = db->owner;
     json_t *d = json_object();
+    char text[512];
     json_t *replicas = json_array();
     json_object_set_new(d, "name", json_string(db->name));
     json_object_set_new(d, "path", proto_text(db->path));
     json_object_set_new(d, "section", json_string(e->conf->name));
     json_object_set_new(d, "state", json_string(status_state(db)));
-    json_object_set_new(d, "detail", json_string(detail(db)));
-    json_object_set_new(d, "since_ms", json_time(db->since_ms));
+    json_object_set_new(d, "detail", proto_text(detail(db, text)));
+    json_object_set_new(d, "since_ms", json_time(db->pause ? db->pause->since_ms : db->since_ms));
+    json_object_set_new(d, "paused", paused_json(db));
     json_object_set_new(d, "txid", txid_json(db->txid));
     json_object_set_new(d, "page_size", json_integer(s->page_size));
     json_object_set_new(d, "db_bytes", json_integer((json_int_t)s->pages * s->page_size));

@@ -403,6 +403,7 @@ static void failed(struct uploader *u, const struct uploader_flight *f)
         fence_probe(u->store, u->target, u->may_delete);
     if (news) {
         char dur[32];
+        log_about(LOG_NOT_UPLOADED, u->db->name, u->target, "error");
         log_err(LOG_WARN, e, "%s -> %s: not uploaded, next try in %s", u->db->name, u->target,
                 util_duration(dur, wait));
     }
@@ -422,6 +423,7 @@ static void succeeded(struct uploader *u)
         return; /* while it was under way; that is not undone by it */
     if (u->retry.failures) {
         char dur[32];
+        log_about(LOG_UPLOADED_AGAIN, u->db->name, u->target, "ok");
         log_line(LOG_NOTICE, "%s -> %s: works again after %u failed attempts in %s", u->db->name,
                  u->target, u->retry.failures,
                  util_duration(dur, (uint64_t)MAX(clk_real_ms() - u->retry.since_ms, (int64_t)0)));
@@ -480,6 +482,7 @@ void uploader_fence(struct uploader *u, const struct err *why, bool noted)
     if (!u->retry.failures)
         (void)retry_after(&u->retry, why);
     u->retry_at_ms = 0;
+    log_about(LOG_FENCED, u->db->name, u->target, "fenced");
     log_err(LOG_ERROR, why, "%s -> %s", u->db->name, u->target);
     if (!noted)
         note(u);

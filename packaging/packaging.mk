@@ -13,6 +13,8 @@ SYSCONFDIR ?= /etc
 UNITDIR   ?= /lib/systemd/system
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
+CATALOGDIR ?= /usr/lib/systemd/catalog
+PRESETDIR ?= /usr/lib/systemd/system-preset
 BASHCOMPDIR ?= $(PREFIX)/share/bash-completion/completions
 ZSHCOMPDIR ?= $(PREFIX)/share/zsh/vendor-completions
 FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
@@ -43,7 +45,7 @@ deps-deb: deps
 install: programs
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 \
 		$(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR) $(DESTDIR)$(SYSCONFDIR)/walsup.d \
-		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) \
+		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(PRESETDIR) $(DESTDIR)$(CATALOGDIR) \
 		$(DESTDIR)$(BASHCOMPDIR) $(DESTDIR)$(ZSHCOMPDIR) $(DESTDIR)$(FISHCOMPDIR)
 	install -m 755 $(OUT)/walsupd $(OUT)/walsupctl $(DESTDIR)$(BINDIR)/
 	install -m 644 man/walsupctl.1 $(DESTDIR)$(MANDIR)/man1/
@@ -53,11 +55,13 @@ install: programs
 	install -m 644 etc/walsup.ini $(DESTDIR)$(DOCDIR)/walsup.ini.sample
 	test -e $(DESTDIR)$(SYSCONFDIR)/walsup.ini || \
 		install -m 644 etc/walsup.ini $(DESTDIR)$(SYSCONFDIR)/walsup.ini
-	for u in walsupd.service walsupd@.service; do \
+	for u in walsupd.service walsupd@.service walsupd.socket; do \
 		sed 's,/usr/bin/,$(BINDIR)/,' units/$$u > $(DESTDIR)$(UNITDIR)/$$u && \
 		chmod 644 $(DESTDIR)$(UNITDIR)/$$u || exit 1; done
 	install -m 644 units/walsup.sysusers $(DESTDIR)$(SYSUSERSDIR)/walsup.conf
 	install -m 644 units/walsup.tmpfiles $(DESTDIR)$(TMPFILESDIR)/walsup.conf
+	install -m 644 units/walsup.preset $(DESTDIR)$(PRESETDIR)/90-walsup.preset
+	install -m 644 units/walsup.catalog $(DESTDIR)$(CATALOGDIR)/walsup.catalog
 	$(DOCS_CTL) help --completion bash > $(DESTDIR)$(BASHCOMPDIR)/walsupctl
 	$(DOCS_CTL) help --completion zsh > $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl
 	$(DOCS_CTL) help --completion fish > $(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
@@ -73,6 +77,7 @@ uninstall:
 		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish \
 		$(DESTDIR)$(MANDIR)/man8/walsupd.8 $(DESTDIR)$(DOCDIR)/walsup.ini.sample \
 		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(UNITDIR)/walsupd@.service \
+		$(DESTDIR)$(UNITDIR)/walsupd.socket $(DESTDIR)$(PRESETDIR)/90-walsup.preset $(DESTDIR)$(CATALOGDIR)/walsup.catalog \
 		$(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
 		$(DESTDIR)$(TMPFILESDIR)/walsup.conf
 
@@ -121,6 +126,15 @@ check-units: programs
 	for f in units/*.sysusers; do out=$$(systemd-sysusers --dry-run $(CURDIR)/$$f 2>&1) \
 		|| { echo "$$out"; exit 1; }; \
 		n=$$((n+1)); done; \
+	cp units/*.socket $(OUT)/units/; for u in units/*.socket; do \
+		systemd-analyze verify --man=no $(OUT)/units/$$(basename $$u) || exit 1; \
+		grep -q '^FileDescriptorName=walsup$$' $$u && grep -q '^#define FD_NAME "walsup"' daemon/ctlserver_socket.c \
+			|| { echo "check-units: $$u and daemon/ctlserver_socket.c call the socket differently"; exit 1; }; \
+		n=$$((n+1)); done; \
+	for u in units/walsupd*; do grep -qx "disable $$(basename $$u)" units/walsup.preset \
+		|| { echo "check-units: $$u is not in units/walsup.preset"; exit 1; }; done; \
+	test $$(grep -c '^disable ' units/walsup.preset) = $$(ls units/walsupd* | wc -l) \
+		|| { echo "check-units: units/walsup.preset has more than there are units"; exit 1; }; \
 	echo "check-units: $$n files"; test $$n -gt 0
 
 # walsupd under a real systemd, with the units as they are installed

@@ -41,7 +41,7 @@ while read -r file header; do
 	# the last ones print versions
 	sqlite3.h) where='daemon/session.c daemon/inventory_db.c common/store/restore_publish.c common/store/restore_copy.c daemon/main.c daemon/status.c ctl/cmd_config.c' ;;
 	curl/*) where='common/store/s3_* ctl/cmd_config.c' ;;
-	systemd/*) where='daemon/notify.c daemon/ctlserver.c common/base/log.c' ;;
+	systemd/*) where='daemon/notify.c daemon/ctlserver_socket.c common/base/log.c' ;;
 	inih*|ini.h) where='common/format/conf*' ;;
 	uv.h) where='common/store/* daemon/* ctl/*' ;;
 	*) continue ;;

@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <glob.h>
 #include <ini.h>
+#include <inttypes.h>
+#include <openssl/sha.h>
 #include <stdarg.h>
 #include <sys/stat.h>
 
@@ -25,6 +27,7 @@ struct lines {
     bool bad_section;
     bool expect; /* the current line must arrive as a key */
     bool secret;
+    bool wiped; /* inih's buffer was, of the secret */
     bool include_ok;
 };
 
@@ -117,12 +120,12 @@ static void take_value(struct lines *l, struct conf_value *v, const char *text)
     const struct conf_key *k = &conf_key[v->key];
     struct err e = {0};
     int rc = 0;
+    if (k->flags & CONF_SECRET)
+        l->secret = true;
     if (!value_plain(l, k->name, text)) {
         v->bad = true;
         return;
     }
-    if (k->flags & CONF_SECRET)
-        l->secret = true;
     if (k->type == CONF_PATH && text[0] == '~') {
         rc = err_set(&e, ERR_CONFIG, "%s = %s: '~' is not expanded", k->name, text);
         (void)err_hint(&e, "write the absolute path");
@@ -298,6 +301,13 @@ static char *next_piece(char *str, int num, void *stream)
     struct lines *l = stream;
     if (l->feed == l->stop) {
         line_done(l);
+        if (l->p == l->end && l->secret && !l->wiped && num > 2) {
+            /* one more line, a comment that fills the buffer which inih frees as it is */
+            l->wiped = true;
+            memset(str, '#', (size_t)num - 2);
+            memcpy(str + num - 2, "\n", 2);
+            return str;
+        }
         if (l->p == l->end)
             return NULL;
         const char *nl = memchr(l->p, '\n', (size_t)(l->end - l->p));
@@ -346,10 +356,17 @@ static bool parse_text(struct conf_ctx *x, const char *name, const char *text, s
     return l.secret;
 }
 
+static void wipe_buf(struct buf *b)
+{
+    if (b->p)
+        explicit_bzero(b->p, b->cap);
+    buf_free(b);
+}
+
 /* a missing or unreadable file is e's; everything else is a problem */
 static int parse_file(struct conf_ctx *x, const char *path, struct err *e)
 {
-    cleanup_buf struct buf text = BUF_INIT;
+    cleanup(wipe_buf) struct buf text = BUF_INIT;
     struct stat st;
     if (stat(path, &st) < 0)
         return err_sys(e, errno, "cannot read the configuration %s", path);
@@ -375,7 +392,12 @@ static int glob_failed(const char *path, int errnum)
     return errnum == ENOENT || errnum == ENOTDIR ? 0 : 1;
 }
 
-static void read_includes(struct conf_ctx *x, const struct conf_value *v)
+/* what is to be taken for an included file, whatever is on the disk */
+struct stand_in {
+    const char *file, *text; /* text NULL: it is not there */
+};
+
+static void read_includes(struct conf_ctx *x, const struct conf_value *v, const struct stand_in *in)
 {
     if (v->bad)
         return;
@@ -387,7 +409,7 @@ static void read_includes(struct conf_ctx *x, const struct conf_value *v)
     glob_t g = {0};
     struct conf_origin at = v->origin; /* v moves when sections are added; its file name does not */
     cleanup_free char *pattern = util_strdup(v->text);
-    int rc = glob(pattern, GLOB_ERR, glob_failed, &g);
+    int rc = glob(pattern, 0, glob_failed, &g); /* with GLOB_ERR nobody asks glob_failed */
     if (rc == GLOB_NOMATCH && !strpbrk(pattern, "*?["))
         conf_problem(x, &at, "create it or remove the line", "include = %s: there is no such file",
                      pattern);
@@ -396,10 +418,14 @@ static void read_includes(struct conf_ctx *x, const struct conf_value *v)
                      rc == GLOB_NOSPACE ? "out of memory" : strerror(errno));
     for (size_t i = 0; rc == 0 && i < g.gl_pathc; i++) {
         struct err e = {0};
+        if (in && !strcmp(g.gl_pathv[i], in->file))
+            continue;
         if (parse_file(x, g.gl_pathv[i], &e) < 0)
             conf_problem(x, &at, e.hint, "include: %s", e.msg);
     }
     globfree(&g);
+    if (in && in->text)
+        (void)parse_text(x, in->file, in->text, strlen(in->text));
 }
 
 static struct conf *conf_new(void)
@@ -417,9 +443,26 @@ static const struct conf_value *find_include(const struct conf_raw *raw)
     return NULL;
 }
 
+/* What was written is kept, secrets only as something that changes with them. */
+static void hide_secrets(struct conf_raw *raw)
+{
+    for (size_t i = 0; i < raw->n; i++) {
+        for (size_t k = 0; k < raw->section[i]->n; k++) {
+            struct conf_value *v = &raw->section[i]->value[k];
+            if (!(conf_key[v->key].flags & CONF_SECRET))
+                continue;
+            uint8_t digest[SHA256_DIGEST_LENGTH];
+            (void)SHA256((const unsigned char *)v->text, strlen(v->text), digest);
+            secret_wipe(v->text);
+            v->text = util_printf("%016" PRIx64, be64_get(digest));
+        }
+    }
+}
+
 static int finish(struct conf_ctx *x, struct conf **ret)
 {
     conf_build(x);
+    hide_secrets(x->c->raw);
     if (x->problems) {
         (void)conf_free(x->c);
         return -ERR_CONFIG;
@@ -428,7 +471,7 @@ static int finish(struct conf_ctx *x, struct conf **ret)
     return 0;
 }
 
-int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e)
+static int load(const char *path, const struct stand_in *in, struct conf **ret, struct buf *errors, struct err *e)
 {
     struct err own = {0};
     struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0};
@@ -441,8 +484,20 @@ int conf_load(const char *path, struct conf **ret, struct buf *errors, struct er
     }
     const struct conf_value *include = find_include(x.c->raw);
     if (include)
-        read_includes(&x, include);
+        read_includes(&x, include, in);
     return finish(&x, ret);
+}
+
+int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e)
+{
+    return load(path, NULL, ret, errors, e);
+}
+
+int conf_load_with(const char *path, const char *file, const char *text, struct conf **ret, struct buf *errors,
+                   struct err *e)
+{
+    const struct stand_in in = {file, text};
+    return load(path, &in, ret, errors, e);
 }
 
 int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,
@@ -459,11 +514,8 @@ int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,
 
 static void section_free(struct conf_section *s)
 {
-    for (size_t i = 0; i < s->n; i++) {
-        if (conf_key[s->value[i].key].flags & CONF_SECRET)
-            explicit_bzero(s->value[i].text, strlen(s->value[i].text));
+    for (size_t i = 0; i < s->n; i++)
         free(s->value[i].text);
-    }
     free(s->value);
     free(s->name);
     free(s);
@@ -500,6 +552,7 @@ struct conf *conf_free(struct conf *c)
     free(c->state_dir);
     free(c->socket);
     free(c->log_level);
+    free(c->include);
     free(c);
     return NULL;
 }

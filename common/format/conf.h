@@ -7,6 +7,7 @@
 #include "common/base/buf.h"
 #include "common/base/err.h"
 #include "common/base/map.h"
+#include "common/base/secret.h"
 #include "common/format/glob.h"
 #include "common/format/ltx.h"
 
@@ -49,7 +50,8 @@ struct conf_target {
                    directory */
     char *region;
     enum conf_addressing addressing; /* AUTO is resolved: PATH or VIRTUAL */
-    char *access_key_id, *secret_access_key, *secret_access_key_file, *session_token;
+    char *access_key_id, *secret_access_key_file;
+    struct secret *secret_access_key, *session_token;
     char *credentials_file, *profile; /* the rest of the credential chain is store/cred */
     char *credential_process;
     bool instance_role;
@@ -93,6 +95,8 @@ struct conf_db {
 
 struct conf {
     char *state_dir, *socket, *log_level;
+    bool log_requests;
+    char *include; /* as it was written; NULL: none */
     uint32_t workers;
     uint64_t scan_interval_ms;
     uint64_t idle_timeout_ms;
@@ -117,6 +121,10 @@ struct conf {
  * ERR_CONFIG, or what reading `path` itself failed with (ERR_NOTFOUND, ERR_PERM ...). One call at
  * a time: the INI library keeps its options in globals. */
 int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e);
+/** conf_load_with(path, file, text, ret, errors, e): the same as if the included `file` had that text; NULL: as if it
+ * were not there. For a change that is to be judged before it is made. */
+int conf_load_with(const char *path, const char *file, const char *text, struct conf **ret, struct buf *errors,
+                   struct err *e);
 /** conf_parse(name, text, n, ret, errors, e): the same for bytes at hand, includes refused. */
 int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,
                struct buf *errors, struct err *e);
@@ -149,6 +157,18 @@ char *conf_replica_path(const struct conf_db *d, const struct conf_replica *r, c
  * or not there is such a file. False if there is none. */
 bool conf_resolve(const struct conf *c, const char *text, struct conf_found *ret);
 void conf_found_done(struct conf_found *f);
+
+/* One difference between two configurations. */
+struct conf_change {
+    char *section;   /* "db a", "walsup" */
+    const char *key; /* NULL: the whole section came or went */
+    char *from, *to; /* as written, secrets masked; NULL: not there, the default */
+    bool restart;    /* takes effect at the next start only */
+};
+/** conf_diff(a, b, ret, ret_n): what is written in b and was not in a, or differently, or is no more; by sections.
+ * conf_diff_free(list, n). */
+void conf_diff(const struct conf *a, const struct conf *b, struct conf_change **ret, size_t *ret_n);
+void conf_diff_free(struct conf_change *list, size_t n);
 
 /** conf_dump(c, out): the effective configuration as INI, secrets masked, origin of each value as
  * a comment. conf_sample(out): the commented sample file. conf_defaults(out): every key with its

@@ -17,6 +17,11 @@ static char *dup_of(const struct conf_section *s, enum conf_key_id key)
     return t ? util_strdup(t) : conf_key[key].dflt[0] ? util_strdup(conf_key[key].dflt) : NULL;
 }
 
+static struct secret *secret_of(const struct conf_section *s, enum conf_key_id key)
+{
+    return secret_text(text_of(s, key));
+}
+
 static uint64_t num_of(const struct conf_section *s, enum conf_key_id key)
 {
     const struct conf_value *v = conf_get(s, key);
@@ -99,6 +104,8 @@ static void build_daemon(struct conf_ctx *x)
     const struct conf_section *s = conf_section_find(c->raw, CONF_WALSUP, "");
     c->state_dir = dup_of(s, CONF_WALSUP_state_dir);
     c->socket = dup_of(s, CONF_WALSUP_socket);
+    c->log_requests = num_of(s, CONF_WALSUP_log_requests) != 0;
+    c->include = dup_of(s, CONF_WALSUP_include);
     c->log_level = dup_of(s, CONF_WALSUP_log_level);
     c->workers = (uint32_t)num_of(s, CONF_WALSUP_workers);
     c->scan_interval_ms = num_of(s, CONF_WALSUP_scan_interval);
@@ -321,9 +328,9 @@ static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
                                             t->bucket ? t->bucket : "");
     t->skip_verify = skip != 0;
     t->access_key_id = dup_of(s, CONF_TARGET_access_key_id);
-    t->secret_access_key = dup_of(s, CONF_TARGET_secret_access_key);
+    t->secret_access_key = secret_of(s, CONF_TARGET_secret_access_key);
     t->secret_access_key_file = dup_of(s, CONF_TARGET_secret_access_key_file);
-    t->session_token = dup_of(s, CONF_TARGET_session_token);
+    t->session_token = secret_of(s, CONF_TARGET_session_token);
     t->credentials_file = dup_of(s, CONF_TARGET_credentials_file);
     t->credential_process = dup_of(s, CONF_TARGET_credential_process);
     t->instance_role = num_of(s, CONF_TARGET_instance_role) != 0;

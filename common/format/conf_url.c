@@ -363,13 +363,6 @@ int conf_parse_url(const char *url, struct conf_target *ret, struct err *e)
     return rc;
 }
 
-static void free_secret(char *s)
-{
-    if (s)
-        explicit_bzero(s, strlen(s));
-    free(s);
-}
-
 void conf_target_done(struct conf_target *t)
 {
     free(t->name);
@@ -378,9 +371,9 @@ void conf_target_done(struct conf_target *t)
     free(t->path);
     free(t->region);
     free(t->access_key_id);
-    free_secret(t->secret_access_key);
+    secret_free(t->secret_access_key);
     free(t->secret_access_key_file);
-    free_secret(t->session_token);
+    secret_free(t->session_token);
     free(t->credentials_file);
     free(t->profile);
     free(t->ca_file);

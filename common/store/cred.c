@@ -10,18 +10,11 @@
 
 #define FILE_MAX_BYTES ((size_t)64 << 10)
 
-void cred_wipe(char *p)
-{
-    if (p)
-        explicit_bzero(p, strlen(p));
-    free(p);
-}
-
 void cred_done(struct cred *c)
 {
-    cred_wipe(c->key_id);
-    cred_wipe(c->secret);
-    cred_wipe(c->token);
+    free(c->key_id);
+    secret_free(c->secret);
+    secret_free(c->token);
     free(c->source);
     free(c->command);
     *c = (struct cred){0};
@@ -92,17 +85,15 @@ static int read_secret_file(const char *path, bool strict, struct buf *out, stru
     return 0;
 }
 
-int cred_read_secret(const char *path, bool strict, char **ret, struct err *e)
+int cred_read_secret(const char *path, bool strict, struct secret **ret, struct err *e)
 {
     cleanup(wipe_buf) struct buf b = BUF_INIT;
     int r = read_secret_file(path, strict, &b, e);
     if (r < 0)
         return r;
-    char *s = trimmed((const char *)b.p, b.len);
-    if (!*s) {
-        free(s);
+    struct secret *s = secret_take(trimmed((const char *)b.p, b.len));
+    if (!s)
         return err_set(e, ERR_CONFIG, "%s is empty", path);
-    }
     *ret = s;
     return 0;
 }
@@ -115,19 +106,15 @@ static int adopt(const struct conf_target *t, struct cred *found, const char *so
 {
     const char *id = given(t->access_key_id) ? t->access_key_id : found->key_id;
     bool same = !given(found->key_id) || !given(id) || !strcmp(id, found->key_id);
-    if (!given(found->secret) || !given(id) || !same) {
+    if (!found->secret || !given(id) || !same) {
         cred_done(found);
         return 0;
     }
     char *copy = util_strdup(id);
-    cred_wipe(found->key_id);
+    free(found->key_id);
     found->key_id = copy;
-    if (!given(found->token)) {
-        cred_wipe(found->token);
-        found->token = NULL;
-    }
-    if (!found->token && given(t->session_token))
-        found->token = util_strdup(t->session_token);
+    if (!found->token)
+        found->token = secret_dup(t->session_token);
     found->source = util_strdup(source);
     *ret = *found;
     return 1;
@@ -136,8 +123,8 @@ static int adopt(const struct conf_target *t, struct cred *found, const char *so
 static int from_conf(const struct conf_target *t, struct cred *ret, struct err *e)
 {
     struct cred c = {0};
-    if (given(t->secret_access_key)) {
-        c.secret = util_strdup(t->secret_access_key);
+    if (t->secret_access_key) {
+        c.secret = secret_dup(t->secret_access_key);
         return adopt(t, &c, "the configuration", ret);
     }
     if (!given(t->secret_access_key_file))
@@ -154,12 +141,12 @@ static int from_conf(const struct conf_target *t, struct cred *ret, struct err *
 
 static bool names_keys(const struct conf_target *t)
 {
-    return given(t->secret_access_key) || given(t->secret_access_key_file) || given(t->credentials_file) ||
+    return t->secret_access_key || given(t->secret_access_key_file) || given(t->credentials_file) ||
            given(t->credential_process);
 }
 
 /* a file of the directory; 1: there is none */
-static int read_beside(const char *dir, const char *prefix, const char *name, char **ret, struct err *e)
+static int read_beside(const char *dir, const char *prefix, const char *name, struct secret **ret, struct err *e)
 {
     cleanup_free char *path = util_printf("%s/%s%s", dir, prefix, name);
     if (access(path, F_OK) < 0)
@@ -180,8 +167,10 @@ static int from_credential_dir(const struct conf_target *t, struct cred *ret, st
         int r = read_beside(dir, prefix[i], "secret-access-key", &c.secret, e);
         if (r > 0)
             continue;
-        r = r < 0 ? r : read_beside(dir, prefix[i], "access-key-id", &c.key_id, e);
+        cleanup_secret struct secret *id = NULL;
+        r = r < 0 ? r : read_beside(dir, prefix[i], "access-key-id", &id, e);
         r = r < 0 ? r : read_beside(dir, prefix[i], "session-token", &c.token, e);
+        c.key_id = util_strdup(secret_reveal(id));
         if (r < 0) {
             cred_done(&c);
             return r;
@@ -197,7 +186,7 @@ static int from_credential_dir(const struct conf_target *t, struct cred *ret, st
 
 static const char *const env_prefix[] = {"WALSUP", "LITESTREAM", "AWS"};
 static const char *const env_name[] = {"SECRET_ACCESS_KEY", "SESSION_TOKEN"};
-static char *env_kept[ARRAY_LEN(env_prefix)][ARRAY_LEN(env_name)];
+static struct secret *env_kept[ARRAY_LEN(env_prefix)][ARRAY_LEN(env_name)];
 
 void cred_take_environment(void)
 {
@@ -208,35 +197,33 @@ void cred_take_environment(void)
             char *v = getenv(name);
             if (!given(v))
                 continue;
-            cred_wipe(env_kept[i][k]);
-            env_kept[i][k] = util_strdup(v);
+            secret_free(env_kept[i][k]);
+            env_kept[i][k] = secret_text(v);
             explicit_bzero(v, strlen(v));
             (void)unsetenv(name);
         }
     }
 }
 
-static const char *env_secret(size_t prefix, size_t which)
+static struct secret *env_secret(size_t prefix, size_t which)
 {
     char name[64];
     (void)snprintf(name, sizeof name, "%s_%s", env_prefix[prefix], env_name[which]);
     const char *v = getenv(name);
-    return given(v) ? v : env_kept[prefix][which];
+    return given(v) ? secret_text(v) : secret_dup(env_kept[prefix][which]);
 }
 
 static int from_env(const struct conf_target *t, size_t prefix, struct cred *ret)
 {
     char name[64], source[64];
     struct cred c = {0};
-    const char *v = env_secret(prefix, 0);
-    if (!given(v))
+    c.secret = env_secret(prefix, 0);
+    if (!c.secret)
         return 0;
-    c.secret = util_strdup(v);
     (void)snprintf(name, sizeof name, "%s_ACCESS_KEY_ID", env_prefix[prefix]);
-    if ((v = getenv(name)))
-        c.key_id = util_strdup(v);
-    if ((v = env_secret(prefix, 1)))
-        c.token = util_strdup(v);
+    const char *id = getenv(name);
+    c.key_id = id ? util_strdup(id) : NULL;
+    c.token = env_secret(prefix, 1);
     (void)snprintf(source, sizeof source, "the environment (%s_*)", env_prefix[prefix]);
     return adopt(t, &c, source, ret);
 }
@@ -248,22 +235,27 @@ static void take_line(struct cred *c, const char *line, size_t n)
     if (!eq)
         return;
     cleanup_free char *name = trimmed(line, (size_t)(eq - line));
-    char **to = !strcmp(name, "aws_access_key_id")       ? &c->key_id
-                : !strcmp(name, "aws_secret_access_key") ? &c->secret
-                : !strcmp(name, "aws_session_token")     ? &c->token
-                : !strcmp(name, "credential_process")    ? &c->command
-                                                         : NULL;
-    if (!to)
-        return;
-    cred_wipe(*to);
-    *to = trimmed(eq + 1, n - (size_t)(eq + 1 - line));
+    char **to = !strcmp(name, "aws_access_key_id") ? &c->key_id : !strcmp(name, "credential_process") ? &c->command : NULL;
+    struct secret **secret = !strcmp(name, "aws_secret_access_key") ? &c->secret
+                             : !strcmp(name, "aws_session_token")   ? &c->token
+                                                                    : NULL;
+    char *value = trimmed(eq + 1, n - (size_t)(eq + 1 - line));
+    if (to) {
+        free(*to);
+        *to = value;
+    } else if (secret) {
+        secret_free(*secret);
+        *secret = secret_take(value);
+    } else {
+        secret_wipe(value);
+    }
 }
 
 static void to_fetch(enum cred_kind kind, const char *command, struct cred *ret)
 {
     static const char *const source[] = {[CRED_PROCESS] = "credential-process", [CRED_CONTAINER] = "the container's role",
                                          [CRED_INSTANCE] = "the instance's role"};
-    *ret = (struct cred){.key_id = util_strdup("(not fetched yet)"), .secret = util_strdup(""),
+    *ret = (struct cred){.key_id = util_strdup("(not fetched yet)"), .secret = NULL,
                          .source = util_strdup(source[kind]), .kind = kind,
                          .command = command ? util_strdup(command) : NULL, .expires_ms = 1};
 }
@@ -295,7 +287,7 @@ static int from_shared(const struct conf_target *t, const char *path, bool requi
         }
         p += n + (nl ? 1 : 0);
     }
-    if (!given(c.secret) && given(c.command)) {
+    if (!c.secret && given(c.command)) {
         to_fetch(CRED_PROCESS, c.command, ret);
         cred_done(&c);
         return 1;

@@ -10,7 +10,8 @@
 enum cred_kind { CRED_STATIC, CRED_PROCESS, CRED_CONTAINER, CRED_INSTANCE };
 
 struct cred {
-    char *key_id, *secret, *token; /* token may be NULL */
+    char *key_id;
+    struct secret *secret, *token; /* token may be NULL */
     char *source;                  /* "the configuration", "the environment (AWS_*)", a file's name */
     enum cred_kind kind;
     char *command;      /* CRED_PROCESS */
@@ -28,12 +29,10 @@ struct cred {
 int cred_load(const struct conf_target *t, struct cred *ret, struct err *e);
 /** cred_done(c): wipe and free. */
 void cred_done(struct cred *c);
-/** cred_wipe(p): wipe and free one string; NULL is fine. */
-void cred_wipe(char *p);
 
 /** cred_read_secret(path, strict, ret, e): a file that holds one secret; strict: nobody but its owner and root may have
  * access, but the group walsup may read what is root's. */
-int cred_read_secret(const char *path, bool strict, char **ret, struct err *e);
+int cred_read_secret(const char *path, bool strict, struct secret **ret, struct err *e);
 /** cred_take_environment(): secrets of the environment are kept here, and overwritten there, where others see them
  * (/proc/PID/environ). Once, at the start of a program, before there are threads. */
 void cred_take_environment(void);

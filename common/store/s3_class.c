@@ -146,8 +146,8 @@ static bool learn_keys(struct s3_target *t)
         cred_done(&fresh);
         return false;
     }
-    if (same(fresh.key_id, t->cred.key_id) && same(fresh.secret, t->cred.secret) &&
-        same(fresh.token, t->cred.token)) {
+    if (same(fresh.key_id, t->cred.key_id) && secret_same(fresh.secret, t->cred.secret) &&
+        secret_same(fresh.token, t->cred.token)) {
         cred_done(&fresh);
         return false;
     }

@@ -19,7 +19,7 @@ struct s3_private {
     bool in_ended, added;
     CURLcode option_rc, result;
     struct s3_reply reply;
-    uint64_t last_state, last_change_ms;
+    uint64_t last_state, last_change_ms, sent_ms;
     char error[CURL_ERROR_SIZE];
 };
 

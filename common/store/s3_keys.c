@@ -34,16 +34,27 @@ static char *member(const json_t *j, const char *name)
     return s && *s ? util_strdup(s) : NULL;
 }
 
+/* jansson frees its strings as they are */
+static struct secret *take_member(json_t *j, const char *name)
+{
+    json_t *v = json_object_get(j, name);
+    const char *text = json_string_value(v);
+    struct secret *s = secret_text(text);
+    if (text)
+        explicit_bzero((void *)(uintptr_t)text, json_string_length(v));
+    return s;
+}
+
 static int parse(const struct buf *b, struct cred *ret, struct err *e)
 {
     struct cred c = {0};
     json_t *j = json_loadb((const char *)b->p, b->len, JSON_REJECT_DUPLICATES, NULL);
     const char *end = json_string_value(json_object_get(j, "Expiration"));
     c.key_id = member(j, "AccessKeyId");
-    c.secret = member(j, "SecretAccessKey");
-    c.token = member(j, "SessionToken");
+    c.secret = take_member(j, "SecretAccessKey");
+    c.token = take_member(j, "SessionToken");
     if (!c.token)
-        c.token = member(j, "Token");
+        c.token = take_member(j, "Token");
     bool good = c.key_id && c.secret && (!end || store_rfc3339(end, &c.expires_ms));
     json_decref(j);
     if (!good) {
@@ -240,12 +251,11 @@ static int container_token(char **ret, struct err *e)
         *ret = value && *value ? util_printf("Authorization: %s", value) : NULL;
         return 0;
     }
-    cleanup_free char *text = NULL;
+    cleanup_secret struct secret *text = NULL;
     int r = cred_read_secret(file, false, &text, e);
     if (r < 0)
         return r;
-    *ret = util_printf("Authorization: %s", text);
-    explicit_bzero(text, strlen(text));
+    *ret = util_printf("Authorization: %s", secret_reveal(text)); /* the caller wipes it */
     return 0;
 }
 
@@ -262,7 +272,7 @@ static int from_container(struct cred *ret, struct err *e)
     int r = container_token(&header, e);
     if (r == 0)
         r = ask(url, "GET", header, &out, e);
-    cred_wipe(header);
+    secret_wipe(header);
     return r < 0 ? r : parse(&out, ret, e);
 }
 
@@ -291,7 +301,7 @@ static int from_instance(struct cred *ret, struct err *e)
         cleanup_free char *url = util_printf("%s%s%s", base, path, name);
         r = ask(url, "GET", header, &out, e);
     }
-    cred_wipe(header);
+    secret_wipe(header);
     return r < 0 ? r : parse(&out, ret, e);
 }
 

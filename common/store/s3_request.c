@@ -140,7 +140,7 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
     sign_also(&p, "x-amz-content-sha256", hash);
     sign_also(&p, "x-amz-date", p.date);
     if (t->cred.token)
-        sign_also(&p, "x-amz-security-token", t->cred.token);
+        sign_also(&p, "x-amz-security-token", secret_reveal(t->cred.token));
     if (x->verb == S3_GET && (x->off || x->len != UINT64_MAX))
         range_header(&p, x);
     if (t->provider->header)
@@ -160,7 +160,7 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
 
     struct sigv4_request s = {method[x->verb], buf_str(&path), p.query, p.n_query, p.header,
                               p.n_headers, hash, p.date, t->region, "s3"};
-    sigv4_authorization(&auth, &s, t->cred.key_id, t->cred.secret);
+    sigv4_authorization(&auth, &s, t->cred.key_id, secret_reveal(t->cred.secret));
     sigv4_query(&query, p.query, p.n_query);
     r->url = util_printf("%s://%s%s%s%s", t->https ? "https" : "http", t->host, buf_str(&path),
                          p.n_query ? "?" : "", buf_str(&query));
@@ -174,7 +174,7 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
 void s3_request_done(struct s3_request *r)
 {
     for (size_t i = 0; i < r->n_headers; i++)
-        cred_wipe(r->header[i]); /* one of them is the session token */
+        secret_wipe(r->header[i]); /* one of them is the session token */
     free(r->url);
     *r = (struct s3_request){0};
 }

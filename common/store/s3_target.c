@@ -77,9 +77,9 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
     t->keys_from = (struct conf_target){
         .name = util_strdup(t->name),
         .access_key_id = copy_if_given(c->access_key_id),
-        .secret_access_key = copy_if_given(c->secret_access_key),
+        .secret_access_key = secret_dup(c->secret_access_key),
         .secret_access_key_file = copy_if_given(c->secret_access_key_file),
-        .session_token = copy_if_given(c->session_token),
+        .session_token = secret_dup(c->session_token),
         .credentials_file = copy_if_given(c->credentials_file),
         .profile = copy_if_given(c->profile),
         .credential_process = copy_if_given(c->credential_process),
@@ -112,9 +112,9 @@ void s3_target_done(struct s3_target *t)
     free(t->doubts);
     free(t->keys_from.name);
     free(t->keys_from.access_key_id);
-    cred_wipe(t->keys_from.secret_access_key);
+    secret_free(t->keys_from.secret_access_key);
     free(t->keys_from.secret_access_key_file);
-    cred_wipe(t->keys_from.session_token);
+    secret_free(t->keys_from.session_token);
     free(t->keys_from.credentials_file);
     free(t->keys_from.profile);
     free(t->keys_from.credential_process);

@@ -13,6 +13,7 @@
 
 #include "common/base/clk.h"
 #include "common/store/s3_easy.h"
+#include "common/store/s3_log.h"
 #include "common/store/s3_peer.h"
 #include "common/store/s3_wrap.h"
 
@@ -108,6 +109,7 @@ static void finish(struct s3_xfer *x)
     struct s3_private *p = x->priv;
     x->answer.curl = p->result;
     (void)snprintf(x->answer.curl_text, sizeof x->answer.curl_text, "%s", p->error);
+    s3_log_request(p->tr->target, x->verb, x->key, &x->answer, clk_mono_ms() - p->sent_ms);
     s3_reply_verdict(&p->reply, x, p->tr->target);
     x->priv = NULL;
     s3_easy_done(p);
@@ -525,7 +527,7 @@ CURLMcode __wrap_curl_multi_add_handle(CURLM *m, CURL *easy)
         return rc;
     }
     p->added = true;
-    p->last_change_ms = clk_mono_ms();
+    p->sent_ms = p->last_change_ms = clk_mono_ms();
     p->next_active = tr->active;
     if (p->next_active)
         p->next_active->priv->prev_active = x;

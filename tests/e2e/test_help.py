@@ -57,7 +57,7 @@ def test_bash_completes_verbs_options_databases_and_targets(world, bash):
     world.configure(world.file_target("local"), world.file_target("other", path=world.path / "o"),
                     world.db("apple"), world.db("avocado"), world.db("plum"))
     assert set(verbs()) < set(bash("walsupctl "))
-    assert bash("walsupctl re") == ["reconcile", "reload", "restore"]
+    assert bash("walsupctl re") == ["reconcile", "reload", "remove", "restore", "resume"]
     assert bash("walsupctl restore a") == ["apple", "avocado"]
     assert bash("walsupctl -c x restore p") == ["plum"]
     for v in verbs():

@@ -57,6 +57,17 @@ walsupctl sync --wait >/dev/null
 holds "and nothing is lost" restored_has hung
 systemctl stop walsupd
 
+holds "the socket alone starts" systemctl start walsupd.socket
+holds "with group and mode" test "$(stat -c %G:%a /run/walsup/walsup.sock)" = walsup:660
+holds "and walsupd does not" test "$(prop ActiveState)" = inactive
+holds "the first call starts walsupd and is answered" quietly walsupctl status
+holds "on that socket" quietly walsupctl sync --wait
+inode=$(stat -c %i /run/walsup/walsup.sock)
+holds "a restart keeps the socket" systemctl restart walsupd
+holds "and it still answers" test "$(stat -c %i /run/walsup/walsup.sock)" = "$inode" -a -n "$(walsupctl status)"
+systemctl stop walsupd.socket walsupd 2>/dev/null
+holds "the end of the socket unit removes it" test ! -e /run/walsup/walsup.sock
+
 refused=$(grep -ci 'not permitted\|denied\|not locked' /run/work/walsupd.log)
 [ "$refused" = 0 ] || grep -i 'not permitted\|denied\|not locked' /run/work/walsupd.log
 holds "nothing was refused by a sandbox until the end" test "$refused" = 0

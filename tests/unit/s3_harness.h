@@ -179,6 +179,12 @@ static void set(char **field, const char *v)
     *field = v ? text(v) : NULL;
 }
 
+static inline void set_secret(struct secret **field, const char *v)
+{
+    secret_free(*field);
+    *field = secret_text(v);
+}
+
 static void on_closed(void *arg)
 {
     struct fix *f = arg;
@@ -213,7 +219,7 @@ static int setup(void **state)
     f->t = (struct conf_target){.name = text("lab"), .type = CONF_S3, .endpoint = text(f->endpoint),
                                 .bucket = text("bkt"), .path = text("p/q"),
                                 .region = text("us-east-1"), .access_key_id = text(KEY_ID),
-                                .secret_access_key = text(SECRET), .max_connections = 8};
+                                .secret_access_key = secret_text(SECRET), .max_connections = 8};
     assert_int_equal(uv_loop_init(&f->loop), 0);
     faults("[]");
     reopen(f);
@@ -237,10 +243,12 @@ static int teardown(void **state)
     assert_int_equal(uv_loop_close(&f->loop), 0);
     char **const texts[] = {&f->t.name,   &f->t.endpoint,      &f->t.bucket,
                             &f->t.path,   &f->t.region,        &f->t.access_key_id,
-                            &f->t.ca_file, &f->t.secret_access_key, &f->t.session_token,
+                            &f->t.ca_file,
                             &f->t.secret_access_key_file, &f->t.credentials_file, &f->t.profile};
     for (size_t i = 0; i < ARRAY_LEN(texts); i++)
         free(*texts[i]);
+    secret_free(f->t.secret_access_key);
+    secret_free(f->t.session_token);
     forget_listed(f);
     buf_free(&f->got);
     free(f);

@@ -70,7 +70,7 @@ static void the_example_of_the_manual(void **state)
     assert_string_equal(t->endpoint, "https://s3.example.com");
     assert_string_equal(t->path, "backups");
     assert_string_equal(t->region, "us-east-1");
-    assert_string_equal(t->secret_access_key, "s;x");
+    assert_string_equal(secret_reveal(t->secret_access_key), "s;x");
     assert_int_equal(t->addressing, CONF_ADDR_PATH);
     assert_int_equal(t->max_connections, 8);
     assert_int_equal(t->bandwidth_limit_bytes, 10 << 20);

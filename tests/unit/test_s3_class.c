@@ -145,7 +145,7 @@ static void new_keys_are_used_without_a_restart(void **state)
 {
     struct fix *f = *state;
     cleanup_free char *file = util_printf("%s/secret", dir);
-    set(&f->t.secret_access_key, NULL);
+    set_secret(&f->t.secret_access_key, NULL);
     set(&f->t.secret_access_key_file, file);
     assert_int_equal(fsx_publish(file, "first", 5, 0600, FSX_REPLACE, NULL), 0);
     reopen(f);

@@ -130,10 +130,10 @@ static void a_session_token_is_sent(void **state)
 {
     struct fix *f = *state;
     set(&f->t.access_key_id, TOKEN_KEY_ID);
-    set(&f->t.session_token, TOKEN);
+    set_secret(&f->t.session_token, TOKEN);
     reopen(f);
     ok(put(f, "k", "x", 0));
-    set(&f->t.session_token, "stale");
+    set_secret(&f->t.session_token, "stale");
     reopen(f);
     failed(put(f, "k", "x", 0), ERR_AUTH, "InvalidToken", "session token");
 }
@@ -291,7 +291,7 @@ static void keys_come_from_where_they_are_put(void **state)
     struct cred c;
     struct err e = {0};
     cleanup_free char *file = util_printf("%s/secret", dir);
-    set(&f->t.secret_access_key, NULL);
+    set_secret(&f->t.secret_access_key, NULL);
     set(&f->t.secret_access_key_file, file);
     assert_int_equal(fsx_publish(file, SECRET "\n", strlen(SECRET) + 1, 0640, FSX_REPLACE, NULL),
                      0);
@@ -310,7 +310,7 @@ static void keys_come_from_where_they_are_put(void **state)
     (void)setenv("WALSUP_SECRET_ACCESS_KEY", SECRET, 1);
     assert_int_equal(cred_load(&f->t, &c, &e), 0);
     assert_string_equal(c.key_id, KEY_ID);
-    assert_string_equal(c.secret, SECRET);
+    assert_string_equal(secret_reveal(c.secret), SECRET);
     cred_done(&c);
     (void)unsetenv("WALSUP_SECRET_ACCESS_KEY");
     set(&f->t.access_key_id, NULL);
@@ -325,8 +325,8 @@ static void keys_come_from_where_they_are_put(void **state)
     set(&f->t.profile, "lab");
     assert_int_equal(cred_load(&f->t, &c, &e), 0);
     assert_string_equal(c.key_id, "c");
-    assert_string_equal(c.secret, "d=e");
-    assert_string_equal(c.token, "f");
+    assert_string_equal(secret_reveal(c.secret), "d=e");
+    assert_string_equal(secret_reveal(c.token), "f");
     cred_done(&c);
     set(&f->t.profile, "nobody");
     assert_int_equal(cred_load(&f->t, &c, &e), -ERR_CONFIG);
@@ -338,7 +338,7 @@ static void keys_come_from_where_they_are_put(void **state)
     assert_int_equal(fsx_publish(secret, "dirsecret", 9, 0440, FSX_REPLACE, NULL), 0);
     assert_int_equal(cred_load(&f->t, &c, &e), 0);
     assert_string_equal(c.key_id, "dirid");
-    assert_string_equal(c.secret, "dirsecret");
+    assert_string_equal(secret_reveal(c.secret), "dirsecret");
     cred_done(&c);
     (void)unsetenv("CREDENTIALS_DIRECTORY");
     (void)unsetenv("AWS_ACCESS_KEY_ID");

@@ -10,11 +10,11 @@
 static void refusals_say_what_to_change(void **state)
 {
     struct fix *f = *state;
-    set(&f->t.secret_access_key, "wrong");
+    set_secret(&f->t.secret_access_key, "wrong");
     reopen(f);
     failed(put(f, "k", "x", 0), ERR_AUTH, "SignatureDoesNotMatch", "secret access key");
     failed(list(f, "", ""), ERR_AUTH, "SignatureDoesNotMatch", "secret access key");
-    set(&f->t.secret_access_key, SECRET);
+    set_secret(&f->t.secret_access_key, SECRET);
     set(&f->t.access_key_id, "AKIDWHO");
     reopen(f);
     failed(put(f, "k", "x", 0), ERR_AUTH, "InvalidAccessKeyId", "AKIDWHO");
