@@ -73,6 +73,7 @@ void ctl_print_reload(const json_t *reply);
 
 int cmd_status(struct ctl *c);
 int cmd_list(struct ctl *c);
+int cmd_metrics(struct ctl *c);
 int cmd_sync(struct ctl *c);
 int cmd_reload(struct ctl *c);
 int cmd_snapshot(struct ctl *c);

@@ -159,6 +159,7 @@ static void on_deadline(uv_timer_t *t)
 enum reply_kind {
     REPLY,
     REPLY_CONTINUES, /* of a stream */
+    REPLY_PIECE,     /* of a message; ctl_stream_next() sends the next one */
     REPLY_LAST,      /* close after it: the client broke the protocol, or has no business here */
 };
 
@@ -167,6 +168,7 @@ struct reply {
     struct client *client;
     struct buf b;
     enum reply_kind kind;
+    struct ctl_stream *stream; /* of a piece */
 };
 
 static void take_calls(struct client *cl);
@@ -183,10 +185,13 @@ static void on_written(uv_write_t *req, int status)
     struct reply *r = req->data;
     struct client *cl = r->client;
     enum reply_kind kind = r->kind;
+    struct ctl_stream *stream = r->stream;
     if (status < 0 || kind == REPLY_LAST)
         client_close(cl);
     reply_free(r);
-    if (!cl->closing && kind == REPLY_CONTINUES) {
+    if (kind == REPLY_PIECE) {
+        ctl_stream_next(stream, !cl->closing);
+    } else if (!cl->closing && kind == REPLY_CONTINUES) {
         wait_for(cl, WAIT_NEXT, cl->again_ms);
     } else if (!cl->closing) {
         cl->busy = false;
@@ -207,6 +212,25 @@ static void too_much(struct buf *b)
     proto_add(b, proto_make_error(&e));
 }
 
+static void send_off(struct client *cl, struct reply *r)
+{
+    r->client = cl;
+    r->req.data = r;
+    cl->server->queued += r->b.len;
+    uv_buf_t b = uv_buf_init((char *)r->b.p, (unsigned)r->b.len);
+    cl->refs++;
+    if (uv_write(&r->req, (uv_stream_t *)&cl->pipe, &b, 1, on_written) == 0) {
+        wait_for(cl, WAIT_READER, READ_MS);
+        return;
+    }
+    struct ctl_stream *stream = r->stream;
+    reply_free(r);
+    client_close(cl);
+    if (stream)
+        ctl_stream_next(stream, false);
+    client_unref(cl);
+}
+
 static void reply(struct client *cl, json_t *msg, enum reply_kind kind)
 {
     struct ctlserver *c = cl->server;
@@ -215,24 +239,23 @@ static void reply(struct client *cl, json_t *msg, enum reply_kind kind)
         return;
     }
     struct reply *r = util_zalloc(sizeof *r);
-    r->client = cl;
     r->kind = kind;
-    r->req.data = r;
     proto_add(&r->b, msg);
     if (c->queued && c->queued + r->b.len > MAX_QUEUED) {
         too_much(&r->b);
         r->kind = kind == REPLY_CONTINUES ? REPLY : kind;
     }
-    c->queued += r->b.len;
-    uv_buf_t b = uv_buf_init((char *)r->b.p, (unsigned)r->b.len);
-    cl->refs++;
-    if (uv_write(&r->req, (uv_stream_t *)&cl->pipe, &b, 1, on_written) < 0) {
-        reply_free(r);
-        client_close(cl);
-        client_unref(cl);
-        return;
-    }
-    wait_for(cl, WAIT_READER, READ_MS);
+    send_off(cl, r);
+}
+
+void ctl_piece(struct client *cl, struct buf *b, struct ctl_stream *next)
+{
+    struct reply *r = util_zalloc(sizeof *r);
+    r->kind = next ? REPLY_PIECE : cl->again_p ? REPLY_CONTINUES : REPLY;
+    r->stream = next;
+    r->b = *b;
+    *b = (struct buf)BUF_INIT;
+    send_off(cl, r);
 }
 
 void ctl_reply(struct client *cl, json_t *msg)
@@ -263,15 +286,13 @@ bool ctl_wants_more(const struct client *cl)
     return cl->more;
 }
 
-void ctl_reply_more(struct client *cl, json_t *parameters, uint64_t next_ms, void (*again)(struct client *cl, json_t *p),
-                    json_t *p)
+void ctl_again(struct client *cl, uint64_t next_ms, void (*again)(struct client *cl, json_t *p), json_t *p)
 {
     json_t *old = cl->again_p; /* maybe p itself */
     cl->again = again;
     cl->again_ms = next_ms;
     cl->again_p = json_incref(p);
     json_decref(old);
-    reply(cl, proto_make_reply(parameters, true), REPLY_CONTINUES);
 }
 
 /* ---- methods ----------------------------------------------------------------------------------- */

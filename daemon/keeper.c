@@ -171,8 +171,8 @@ static void not_deleted(struct keeper *k)
 
 static void deleted(struct keeper *k)
 {
-    log_line(LOG_INFO, "%s -> %s: %zu files deleted that are older than the retention", k->h->db->name, k->u->target,
-             k->ask.n);
+    log_line(LOG_INFO, "%s -> %s: %zu file%s older than the retention deleted", k->h->db->name, k->u->target,
+             k->ask.n, PLURAL(k->ask.n));
     k->u->deleted += k->ask.n;
     k->may_not_delete = false;
     deletes_again(k);
