@@ -6,6 +6,7 @@
 
 #include "common/base/clk.h"
 #include "common/store/retry.h"
+#include "common/store/s3_provider.h"
 #include "common/store/store.h"
 
 #define STEP_TIMEOUT_MS 30000
@@ -164,13 +165,15 @@ static void line_keys(struct trip *t, const struct store_peer *p)
 static void line_bucket(struct trip *t, const struct store_peer *p)
 {
     cleanup_free char *text = util_printf("%s in region %s", t->target->bucket, p->region);
-    if (!t->target->region || !strcmp(t->target->region, p->region)) {
+    const struct s3_provider *provider = s3_provider_find(t->target->provider, t->target->endpoint);
+    cleanup_free char *asked = s3_provider_region(provider, strstr(t->target->endpoint, "://") + 3, t->target->region);
+    if (!strcmp(asked, p->region)) {
         check_step(t->k, "bucket", OK, text, "");
         return;
     }
     cleanup_free char *hint = util_printf("each start costs a refused request: write region = %s in [target %s]",
                                           p->region, t->target->name);
-    cleanup_free char *wrong = util_printf("%s, not %s", text, t->target->region);
+    cleanup_free char *wrong = util_printf("%s, not %s", text, asked);
     check_step(t->k, "bucket", WARNING, wrong, hint);
 }
 
@@ -317,6 +320,17 @@ static void list(struct trip *t)
         step_took(t, "list");
 }
 
+static void no_condition(struct trip *t, bool ignored)
+{
+    const struct s3_provider *p = s3_provider_find(t->target->provider, t->target->endpoint);
+    cleanup_free char *text = util_printf("the store %s If-None-Match: *, so two writers at one path would not notice "
+                                          "each other", ignored ? "ignores" : "does not know");
+    cleanup_free char *hint = util_printf("make sure that only one walsupd replicates to this path; status shows "
+                                          "fencing: off%s%s%s", p->condition ? ". " : "", p->condition ? p->title : "",
+                                          p->condition ? " is said to know it: is a proxy in between?" : "");
+    check_step(t->k, "condition", WARNING, text, hint);
+}
+
 /* the object exists: a second writer must be refused */
 static void condition(struct trip *t, const struct store_body *body)
 {
@@ -326,14 +340,22 @@ static void condition(struct trip *t, const struct store_body *body)
     if (code == ERR_CONFLICT)
         check_step(t->k, "condition", OK, "a second writer is refused", "");
     else if (code == ERR_OK || t->req.err.retry == RETRY_BUG || code == ERR_UNSUPPORTED)
-        check_step(t->k, "condition", WARNING,
-                   code == ERR_OK ? "the store ignores If-None-Match: *, so two writers at one path would not notice "
-                                    "each other"
-                                  : "the store does not know If-None-Match: *, so two writers at one path would not "
-                                    "notice each other",
-                   "make sure that only one walsupd replicates to this path; status shows fencing: off");
+        no_condition(t, code == ERR_OK);
     else
         check_step_err(t->k, "condition", &t->req.err);
+}
+
+/* Uploads in parts work without it: they are given up rarely. */
+static void end_of_abort(struct trip *t)
+{
+    if (trip_run(t) == ERR_OK)
+        step_took(t, "multipart");
+    else if (t->req.err.retry == RETRY_BUG)
+        check_step(t->k, "multipart", WARNING, t->req.err.msg,
+                   "parts of interrupted uploads stay, and may cost money, until the store removes them by itself (a "
+                   "rule of the bucket's life cycle)");
+    else
+        check_step_err(t->k, "multipart", &t->req.err);
 }
 
 static void big(struct trip *t)
@@ -347,7 +369,7 @@ static void big(struct trip *t)
     } else {
         trip_begin(t);
         store_upload_abort(u, &t->req);
-        (void)trip_end(t, "multipart");
+        end_of_abort(t);
     }
     store_upload_free(u);
 }
@@ -365,6 +387,20 @@ static void cleanup_object(struct trip *t)
     (void)trip_end(t, "delete");
 }
 
+static void line_provider(struct trip *t)
+{
+    const struct s3_provider *p = s3_provider_find(t->target->provider, t->target->endpoint);
+    cleanup_buf struct buf doubts = BUF_INIT;
+    if (!s3_provider_doubts(p, t->target, &doubts)) {
+        if (p != s3_provider_find(CONF_PROVIDER_GENERIC, NULL))
+            check_step(t->k, "provider", OK, p->title, "");
+        return;
+    }
+    cleanup_free char *hint = util_printf("if the steps below are ok it has it all the same; else take it out of "
+                                          "[target %s]", t->target->name);
+    check_step(t->k, "provider", WARNING, buf_str(&doubts), hint);
+}
+
 static void round_trip(struct trip *t)
 {
     uint8_t random[8];
@@ -374,8 +410,11 @@ static void round_trip(struct trip *t)
     (void)snprintf(t->key, sizeof t->key, ".walsup-check-%s", hex);
     t->n = (size_t)snprintf(t->sent, sizeof t->sent, "walsup check %s\n", hex);
     struct store_body body = {.p = t->sent, .size = t->n};
-    if (t->target->type == CONF_S3 && !reach_bucket(t))
-        return;
+    if (t->target->type == CONF_S3) {
+        line_provider(t);
+        if (!reach_bucket(t))
+            return;
+    }
     trip_begin(t);
     store_put(t->s, &t->req, t->key, &body, NULL, 0);
     if (trip_end(t, "write") < 0)

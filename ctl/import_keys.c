@@ -3,7 +3,7 @@
 
 #define OF_DB "walsup has one for each database, in [db NAME], and not for each replica"
 #define OTHER_STORE "another kind of store: walsup has s3 and file"
-#define SSE_C "objects under a key of the customer (SSE-C): walsup cannot read or write them"
+#define SSE_C "write sse = C and sse-customer-key-file = FILE into the target, with the key in a file of its own"
 
 #define TOP(name, act, why) {IMPORT_TOP, name, IMPORT_##act, why}
 #define DB(name, act, why) {IMPORT_DB, name, IMPORT_##act, why}
@@ -87,7 +87,7 @@ static const struct import_key key[] = {
     REPLICA("sse-customer-algorithm", DROP, SSE_C),
     REPLICA("sse-customer-key", DROP, SSE_C),
     REPLICA("sse-customer-key-path", DROP, SSE_C),
-    REPLICA("sse-kms-key-id", NOTE, "walsup asks for no key: make it the bucket's default encryption"),
+    REPLICA("sse-kms-key-id", NOTE, "write sse = aws:kms and sse-kms-key-id into the target"),
     REPLICA("storage-class", READ, ""),
     REPLICA("sync-interval", READ, ""),
     REPLICA("timeout", NOTE, OTHER_STORE),

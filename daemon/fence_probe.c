@@ -10,7 +10,7 @@ struct probe {
     const char *keys[1];
     struct store_body body;
     struct store_req req;
-    enum { FIRST, SECOND, REMOVE, SWEEP } step;
+    enum { FIRST, SECOND, PLAIN, REMOVE, SWEEP } step;
     bool append_only; /* nothing may be deleted: one object that stays, and is there the next time */
 };
 
@@ -42,6 +42,11 @@ static void decide(struct probe *p, enum store_fencing f)
     next(p);
 }
 
+static bool refuses(const struct err *e)
+{
+    return e->retry == RETRY_BUG || e->code == ERR_UNSUPPORTED;
+}
+
 static void on_done(struct store_req *req)
 {
     struct probe *p = req->data;
@@ -51,9 +56,14 @@ static void on_done(struct store_req *req)
         next(p);
     } else if (p->step == FIRST && code == ERR_CONFLICT && p->append_only) {
         decide(p, STORE_FENCING_ON);
+    } else if (p->step == FIRST && refuses(&req->err)) {
+        p->step = PLAIN; /* the header, or every object? */
+        next(p);
+    } else if (p->step == PLAIN && code == ERR_OK) {
+        decide(p, STORE_FENCING_OFF);
     } else if (p->step == SECOND && (code == ERR_OK || code == ERR_CONFLICT)) {
         decide(p, code == ERR_OK ? STORE_FENCING_OFF : STORE_FENCING_ON);
-    } else if (p->step == SECOND && (req->err.retry == RETRY_BUG || code == ERR_UNSUPPORTED)) {
+    } else if (p->step == SECOND && refuses(&req->err)) {
         decide(p, STORE_FENCING_OFF); /* it does not even know the header */
     } else if (p->step == REMOVE) {
         p->step = SWEEP;
@@ -73,7 +83,7 @@ static void next(struct probe *p)
     else if (p->step == REMOVE)
         store_delete(p->store, &p->req, p->keys, 1);
     else
-        store_put(p->store, &p->req, p->key, &p->body, NULL, STORE_IF_ABSENT);
+        store_put(p->store, &p->req, p->key, &p->body, NULL, p->step == PLAIN ? 0 : STORE_IF_ABSENT);
 }
 
 void fence_probe(struct store *store, const char *target, bool may_delete)

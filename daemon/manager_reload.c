@@ -24,7 +24,9 @@ static const char *or_empty(const char *s)
 /* Two targets with one identity are the same store; a change of any of this needs a new one. */
 static struct secret *target_identity(const struct conf_target *t)
 {
-    return secret_take(util_printf("%d|%d|%s|%s|%s|%s|%s|%d|%s|%s|%s|%s|%s|%s|%s|%d|%d|%s|%s|%s|%s|%s|%u|%llu", (int)t->type, (int)t->sse, or_empty(t->sse_kms_key_id),
+    return secret_take(util_printf("%d|%d|%d|%s|%s|%s|%s|%s|%s|%d|%s|%s|%s|%s|%s|%s|%s|%d|%d|%s|%s|%s|%s|%s|%u|%llu",
+                       (int)t->type,
+                       (int)t->provider, (int)t->sse, or_empty(t->sse_customer_key_file), or_empty(t->sse_kms_key_id),
                        or_empty(t->endpoint), or_empty(t->bucket), or_empty(t->path),
                        or_empty(t->region), (int)t->addressing, or_empty(t->access_key_id),
                        secret_reveal(t->secret_access_key), or_empty(t->secret_access_key_file),

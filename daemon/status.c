@@ -142,6 +142,7 @@ static json_t *replica_json(const struct uploader *u)
     json_object_set_new(r, "state", json_string(replica_state(u)));
     json_object_set_new(r, "fencing", json_string(fencing_text(u->store)));
     const struct store_peer *peer = store_peer(u->store);
+    json_object_set_new(r, "provider", peer ? json_string(peer->provider) : json_null());
     json_object_set_new(r, "skip_verify", json_boolean(peer && peer->skip_verify));
     json_object_set_new(r, "txid", txid_json(u->acked));
     json_object_set_new(r, "lag_bytes", json_integer((json_int_t)(bytes + u->db->seen.pending_bytes)));

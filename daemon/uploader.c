@@ -399,6 +399,8 @@ static void failed(struct uploader *u, const struct uploader_flight *f)
         u->err = util_alloc(sizeof *u->err);
     *u->err = *e;
     u->retry_at_ms = clk_mono_ms() + wait;
+    if (e->retry == RETRY_BUG) /* does it refuse the condition? */
+        fence_probe(u->store, u->target, u->may_delete);
     if (news) {
         char dur[32];
         log_about(LOG_NOT_UPLOADED, u->db->name, u->target, "error");

@@ -2,7 +2,7 @@
 
 DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
 	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev
-DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest python3-pytest-xdist openssl strace spin \
+DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest python3-pytest-xdist openssl curl strace spin \
 	xfsprogs mandoc systemd clang-tidy cppcheck
 DEPS_DEB := dpkg-dev debhelper fakeroot lintian rpm
 
@@ -37,6 +37,8 @@ deps:
 deps-test: deps deps-deb
 	$(Q)$(call apt_install,$(DEPS_TEST))
 	$(Q)tests/tools/get_litestream_v3.sh
+	$(Q)tests/tools/get_s3rver.sh
+	$(Q)tests/tools/get_ceph.sh
 deps-deb: deps
 	$(Q)$(call apt_install,$(DEPS_DEB))
 

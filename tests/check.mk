@@ -44,6 +44,7 @@ help:
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
 #:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress, 1000 copied machines,
 #:                   big; an hour
+#:   stores          s3rver and Ceph's gateway, and any other server: WALSUP_S3_ENDPOINT, _KEY_ID, _SECRET
 #:   big             a database of 6 GiB up and back, a PUT beyond 5 GiB; WALSUP_BIG_GIB=6
 #:   fuzz            look for more; FUZZ_SECONDS=20
 #:   bench           cost for a writer, lag, memory, restore; bench-format: the formats alone

@@ -91,6 +91,12 @@ OUTAGE ?= 60
 bench-outage: programs $(OUT)/helpers/s3fault
 	$(Q)WALSUP_OUT=$(abspath $(OUT)) OUTAGE=$(OUTAGE) $(PYTHON) tests/bench/bench_outage.py
 
+# The life of a replica on the servers of others (they are in e2e as well), and on any other that is given by
+# WALSUP_S3_ENDPOINT, WALSUP_S3_KEY_ID and WALSUP_S3_SECRET (WALSUP_S3_FENCING=off: it ignores If-None-Match).
+.PHONY: stores
+stores: programs
+	$(Q)WALSUP_OUT=$(abspath $(OUT)) $(PYTHON) -m pytest -q -s -rs -p no:cacheprovider tests/e2e/test_real_stores.py
+
 # Beyond the 5 GiB that one PUT may have: the store's client with a sparse file, then a database through walsupd and
 # back, both in bounded memory. BIG_DIR=DIR needs three times the size.
 .PHONY: big

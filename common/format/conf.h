@@ -12,7 +12,24 @@
 #include "common/format/ltx.h"
 
 enum conf_target_type { CONF_S3, CONF_FILE };
-enum conf_sse { CONF_SSE_OFF, CONF_SSE_AES256, CONF_SSE_KMS };
+enum conf_sse { CONF_SSE_OFF, CONF_SSE_AES256, CONF_SSE_KMS, CONF_SSE_C };
+/* what speaks S3 there: the rows of store/s3_provider.c */
+enum conf_provider {
+    CONF_PROVIDER_AUTO, /* by the endpoint's host */
+    CONF_PROVIDER_GENERIC,
+    CONF_PROVIDER_AWS,
+    CONF_PROVIDER_MINIO,
+    CONF_PROVIDER_CEPH,
+    CONF_PROVIDER_R2,
+    CONF_PROVIDER_B2,
+    CONF_PROVIDER_HETZNER,
+    CONF_PROVIDER_SCALEWAY,
+    CONF_PROVIDER_DIGITALOCEAN,
+    CONF_PROVIDER_TIGRIS,
+    CONF_PROVIDER_GCS,
+    CONF_PROVIDER_SUPABASE,
+};
+#define CONF_SUPABASE_BASE "/storage/v1/s3" /* the one path that an endpoint may have */
 enum conf_addressing { CONF_ADDR_AUTO, CONF_ADDR_PATH, CONF_ADDR_VIRTUAL };
 
 /* where a value came from, for `walsupctl config` and error messages */
@@ -25,6 +42,7 @@ struct conf_target {
     char *name;
     struct conf_origin origin;
     enum conf_target_type type;
+    enum conf_provider provider;
     char *endpoint; /* S3: scheme://host[:port], normalised; "https://s3.<region>.amazonaws.com"
                        when unset */
     char *bucket;
@@ -41,7 +59,7 @@ struct conf_target {
     char *ca_file, *ca_path, *client_certificate, *client_key;
     char *storage_class;
     enum conf_sse sse;
-    char *sse_kms_key_id;
+    char *sse_kms_key_id, *sse_customer_key_file;
     uint32_t max_connections;
     uint64_t bandwidth_limit_bytes; /* a second; 0 = no limit */
     enum ltx_encoding ltx_encoding;

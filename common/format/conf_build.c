@@ -259,6 +259,22 @@ static bool bucket_in_endpoint(const char *endpoint, const char *bucket)
     return !strncmp(host, bucket, n) && !strncmp(host + n, ".s3", 3);
 }
 
+/* The key goes with every request: so never in the clear, unless it stays on this machine. */
+static void build_customer_key(struct conf_ctx *x, const struct conf_section *s, struct conf_target *t)
+{
+    t->sse_customer_key_file = dup_of(s, CONF_TARGET_sse_customer_key_file);
+    if (t->sse_customer_key_file && t->sse != CONF_SSE_C)
+        conf_problem(x, origin_of(s, CONF_TARGET_sse_customer_key_file), "add sse = C",
+                     "sse-customer-key-file is given without sse = C");
+    if (t->sse != CONF_SSE_C)
+        return;
+    if (!t->sse_customer_key_file)
+        conf_problem(x, origin_of(s, CONF_TARGET_sse), "add sse-customer-key-file = FILE", "sse = C has no key");
+    if (t->endpoint && !strncmp(t->endpoint, "http://", 7) && !conf_host_is_local(t->endpoint + 7))
+        conf_problem(x, origin_of(s, CONF_TARGET_sse), "write endpoint = https://...",
+                     "sse = C over plain http would show the key to everybody in between");
+}
+
 static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
                             struct conf_target *t, struct conf_url *u)
 {
@@ -333,6 +349,8 @@ static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
     if (t->sse_kms_key_id && t->sse != CONF_SSE_KMS)
         conf_problem(x, origin_of(s, CONF_TARGET_sse_kms_key_id), "add sse = aws:kms",
                      "sse-kms-key-id is given without sse = aws:kms");
+    build_customer_key(x, s, t);
+    t->provider = (enum conf_provider)num_of(s, CONF_TARGET_provider);
     t->storage_class = dup_of(s, CONF_TARGET_storage_class);
     t->bandwidth_limit_bytes = num_of(s, CONF_TARGET_bandwidth_limit);
     check_keys(x, s);

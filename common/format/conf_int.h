@@ -116,6 +116,8 @@ void conf_url_done(struct conf_url *u);
 /** conf_endpoint_clean(text, e): scheme://host[:port], malloc'ed; NULL with e filled. */
 char *conf_endpoint_clean(const char *text, struct err *e);
 char *conf_endpoint_aws(const char *region);
+/** conf_host_is_local(host): a host[:port][/path] that is this machine. */
+bool conf_host_is_local(const char *host);
 /** conf_bucket_check(bucket, path, region, endpoint_set, from_url, e): the name's letters, and the
  * host-name-for-bucket confusion. */
 int conf_bucket_check(const char *bucket, const char *path, const char *region, bool endpoint_set,

@@ -156,6 +156,17 @@ void conf_defaults(struct buf *out)
     }
 }
 
+/* the length of what comes next and is not broken: a word, or of one that is longer than a line a part that ends with | */
+static size_t unbroken(const char *p)
+{
+    size_t n = strcspn(p, " ");
+    if (n < 79)
+        return n;
+    for (n = 78; n > 1 && p[n - 1] != '|';)
+        n--;
+    return n;
+}
+
 /* text as comment lines of at most 80 columns, then the key itself, commented out */
 static void sample_key(const struct conf_key *k, struct buf *out)
 {
@@ -167,7 +178,7 @@ static void sample_key(const struct conf_key *k, struct buf *out)
     size_t column = 1;
     buf_add_str(out, "\n;");
     for (const char *p = text; *p;) {
-        size_t n = strcspn(p, " ");
+        size_t n = unbroken(p);
         if (column + 1 + n > 80) {
             buf_add_str(out, "\n;");
             column = 1;

@@ -184,7 +184,8 @@ char *conf_endpoint_clean(const char *text, struct err *e)
     cleanup_free char *h = strndup(host, n);
     for (char *c = h; c && *c; c++)
         *c = (char)tolower((unsigned char)*c);
-    if (host[n]) {
+    const char *base = host[n] && !strcmp(host + n, CONF_SUPABASE_BASE) ? CONF_SUPABASE_BASE : "";
+    if (host[n] && !*base) {
         const char *path = host + n + strspn(host + n, "/");
         (void)err_set(e, ERR_CONFIG, "endpoint = %.200s has %s after the host", text,
                       *path ? "a path" : "a slash");
@@ -206,7 +207,7 @@ char *conf_endpoint_clean(const char *text, struct err *e)
     }
     if (port && !strcmp(port + 1, *scheme == 'h' && scheme[4] ? "443" : "80"))
         *port = '\0';
-    return util_printf("%s://%s", scheme, h);
+    return util_printf("%s://%s%s", scheme, h, base);
 }
 
 /* labels that end host names and hardly ever bucket names; two letters are countries */
@@ -238,9 +239,11 @@ static bool looks_like_host(const char *bucket)
     return tld_like(last + 1) || bucket[strspn(bucket, "0123456789.")] == '\0';
 }
 
-static bool host_is_local(const char *host)
+bool conf_host_is_local(const char *host)
 {
-    return !strncmp(host, "localhost", 9) || !strncmp(host, "127.", 4);
+    size_t n = *host == '[' ? strcspn(host, "]") + 1 : strcspn(host, ":/");
+    return (n == 9 && !strncmp(host, "localhost", n)) || (n == 5 && !strncmp(host, "[::1]", n)) ||
+           (!strncmp(host, "127.", 4) && strspn(host, "0123456789.") == n);
 }
 
 static bool bucket_letters(const char *b)
@@ -254,7 +257,7 @@ int conf_bucket_check(const char *bucket, const char *path, const char *region, 
                       bool from_url, struct err *e)
 {
     if (!endpoint_set && looks_like_host(bucket)) {
-        bool local = host_is_local(bucket);
+        bool local = conf_host_is_local(bucket);
         cleanup_free char *aws = conf_endpoint_aws(region);
         const char *p = path + strspn(path, "/");
         size_t n = strcspn(p, "/");
@@ -317,7 +320,7 @@ static int target_of(struct conf_url *u, struct conf_target *t, struct err *e)
     int rc = conf_bucket_check(u->bucket, u->path, t->region, u->endpoint != NULL, true, e);
     if (rc < 0 && !u->endpoint && looks_like_host(u->bucket))
         return err_hint(e, "write s3://%.150s?endpoint=%s://%.80s", u->path + strspn(u->path, "/"),
-                        host_is_local(u->bucket) ? "http" : "https", u->bucket);
+                        conf_host_is_local(u->bucket) ? "http" : "https", u->bucket);
     if (rc < 0)
         return rc;
     if (!u->endpoint)
@@ -376,6 +379,7 @@ void conf_target_done(struct conf_target *t)
     free(t->ca_file);
     free(t->ca_path);
     free(t->sse_kms_key_id);
+    free(t->sse_customer_key_file);
     free(t->credential_process);
     free(t->client_certificate);
     free(t->client_key);

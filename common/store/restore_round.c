@@ -60,11 +60,13 @@ void restore_round_fail(struct restore_round *r, const struct err *e)
     }
 }
 
-/* What another try may mend: the network, the store's mood, an answer cut short. */
-static bool may_retry(enum err_code code)
+/* What another try may mend: the network, the store's mood, an answer cut short. A request that is wrong stays so. */
+static bool may_retry(const struct err *e)
 {
-    return code == ERR_NET || code == ERR_TIMEOUT || code == ERR_STORE || code == ERR_CORRUPT ||
-           code == ERR_BUSY;
+    enum err_code code = e->code;
+    return e->retry != RETRY_BUG &&
+           (code == ERR_NET || code == ERR_TIMEOUT || code == ERR_STORE || code == ERR_CORRUPT ||
+            code == ERR_BUSY);
 }
 
 void restore_slot_begin(struct restore_slot *s, char *key, store_done_fn done)
@@ -85,7 +87,7 @@ void restore_slot_end(struct store_req *req)
     s->in_flight = false;
     if (!r->failed && req->err.code != ERR_OK) {
         uint64_t wait_ms = retry_after(&s->retry, &req->err);
-        if (may_retry(req->err.code) && s->retry.failures < TRIES) {
+        if (may_retry(&req->err) && s->retry.failures < TRIES) {
             (void)uv_timer_start(&s->pause, on_pause_over, wait_ms, 0);
             return;
         }

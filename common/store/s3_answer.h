@@ -5,6 +5,8 @@
 
 #include "common/base/buf.h"
 #include "common/store/cred.h"
+#include "common/store/s3_provider.h"
+#include "common/store/s3_sse.h"
 
 enum s3_verb {
     S3_PUT,
@@ -12,6 +14,7 @@ enum s3_verb {
     S3_LIST,
     S3_DELETE,
     S3_HEAD,
+    S3_DELETES, /* many keys at a time */
     S3_CREATE,   /* the five of multipart uploads: begin one, */
     S3_PART,     /* send a part of it, */
     S3_COMPLETE, /* make an object of its parts, */
@@ -22,12 +25,16 @@ enum s3_verb {
 /* a target, taken apart once; never changes while the store is open */
 struct s3_target {
     char *name;     /* of the section, for hints */
+    const struct s3_provider *provider;
     char *endpoint; /* scheme://host[:port] as configured */
+    const char *base; /* in front of the bucket in a path, "" as a rule */
     char *host;     /* host[:port] as it stands in the Host header, with the bucket in front of it
                        when addressing is by virtual host */
     char *bucket, *region, *ca_file, *ca_path, *client_cert, *client_key, *storage_class;
     const char *sse; /* NULL: none */
     char *sse_kms_key_id;
+    struct s3_customer_key customer_key;
+    char *doubts; /* what is asked for that the provider is not known to have; NULL: nothing */
     bool https, virtual_host, aws, skip_verify;
     struct cred cred;
     struct conf_target keys_from; /* of a target only what cred_load looks at, to look again */
@@ -36,7 +43,7 @@ struct s3_target {
     uint64_t bandwidth_limit_bytes; /* 0 = none */
     uint64_t connect_ms, idle_ms;
     uint64_t put_bytes, part_bytes; /* in one piece up to the first, then in parts of the second */
-    unsigned parallel_parts;
+    unsigned parallel_parts, max_parts;
 };
 
 /** s3_target_fill(c, t, e): t from a configuration's target; of the disk only its key files are
@@ -69,6 +76,9 @@ void s3_answer_reset(struct s3_answer *a);
  * For S3_LIST key is the prefix. */
 int s3_error(const struct s3_target *t, enum s3_verb verb, const char *key,
              const struct s3_answer *a, struct err *e);
+/** s3_error_of_key(t, key, code, message, e): the same for one key of S3_DELETES that the store refused to delete.
+ * code NULL: it said nothing about it. */
+int s3_error_of_key(const struct s3_target *t, const char *key, const char *code, const char *message, struct err *e);
 /** s3_error_where(t, verb, key, e): put operation and place in front of an error. */
 int s3_error_where(const struct s3_target *t, enum s3_verb verb, const char *key, struct err *e);
 

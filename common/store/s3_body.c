@@ -188,6 +188,8 @@ static void load_next(struct s3_body *b)
 
 bool s3_body_hash(struct s3_body *b)
 {
+    if (b->sha256[0])
+        return true;
     if (!b->what.path && b->what.size <= HASH_AT_ONCE_BYTES) {
         sigv4_hash(b->sha256, b->what.p, (size_t)b->what.size);
         return true;

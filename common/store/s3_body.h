@@ -17,7 +17,7 @@ enum { S3_BODY_WAIT = -1, S3_BODY_FAILED = -2 };
  * again. */
 struct s3_body *s3_body_new(uv_loop_t *loop, const struct store_body *what,
                             void (*event)(void *arg), void *arg);
-/** s3_body_hash(b): start hashing; true: it was little and is done, no event follows. */
+/** s3_body_hash(b): start hashing; true: it was little, or hashed before, and is done; no event follows. */
 bool s3_body_hash(struct s3_body *b);
 /** s3_body_sha256(b): hex; valid once hashed. */
 const char *s3_body_sha256(const struct s3_body *b);

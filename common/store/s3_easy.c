@@ -182,6 +182,7 @@ int s3_easy_prepare(struct s3_xfer *x, const struct s3_target *t)
     set_callbacks(x);
     switch (x->verb) {
     case S3_COMPLETE:
+    case S3_DELETES:
         set_text(p, CURLOPT_CUSTOMREQUEST, "POST");
         __attribute__((fallthrough));
     case S3_PUT:

@@ -11,12 +11,14 @@
 
 static const char *const verb_name[] = {
     [S3_PUT] = "PUT", [S3_GET] = "GET", [S3_LIST] = "LIST", [S3_DELETE] = "DELETE",
-    [S3_HEAD] = "HEAD", [S3_CREATE] = "begin the upload of", [S3_PART] = "PUT a part of",
+    [S3_HEAD] = "HEAD", [S3_DELETES] = "DELETE several beginning with",
+    [S3_CREATE] = "begin the upload of", [S3_PART] = "PUT a part of",
     [S3_COMPLETE] = "complete the upload of", [S3_ABORT] = "abort the upload of",
     [S3_UPLOADS] = "LIST the uploads below"};
 static const char *const permission[] = {
     [S3_PUT] = "s3:PutObject", [S3_GET] = "s3:GetObject", [S3_LIST] = "s3:ListBucket",
-    [S3_DELETE] = "s3:DeleteObject", [S3_HEAD] = "s3:GetObject", [S3_CREATE] = "s3:PutObject",
+    [S3_DELETE] = "s3:DeleteObject", [S3_HEAD] = "s3:GetObject", [S3_DELETES] = "s3:DeleteObject",
+    [S3_CREATE] = "s3:PutObject",
     [S3_PART] = "s3:PutObject", [S3_COMPLETE] = "s3:PutObject",
     [S3_ABORT] = "s3:AbortMultipartUpload", [S3_UPLOADS] = "s3:ListBucketMultipartUploads"};
 
@@ -268,6 +270,11 @@ static void add_hint(const struct s3_target *t, enum s3_verb verb, const struct 
         (void)err_hint(e, "another writer may be replicating to this path");
     else if (e->code == ERR_NOSPC)
         (void)err_hint(e, "free space in bucket %s or raise its quota", t->bucket);
+    else if (a->status == 400 && strstr(e->msg, "Server Side Encryption"))
+        (void)err_hint(e, "if a key of one's own was used for it, write sse = C and sse-customer-key-file = FILE in "
+                          "[target %s]", t->name);
+    else if ((a->status == 400 || a->status == 501) && t->doubts && (verb == S3_PUT || verb == S3_CREATE))
+        (void)err_hint(e, "%s: take it out of [target %s]", t->doubts, t->name);
     else if (!t->https && a->status == 400 && strstr(e->msg, "HTTPS"))
         (void)err_hint(e, "write endpoint = https://... in [target %s]", t->name);
     else if (e->code == ERR_NOTFOUND && !strcmp(code, "NoSuchBucket"))
@@ -340,4 +347,37 @@ int s3_error(const struct s3_target *t, enum s3_verb verb, const char *key,
     e->retry = (uint8_t)s3_class(a, a->code);
     e->after_ms = (uint32_t)a->retry_after_ms;
     return s3_error_where(t, verb, key, e);
+}
+
+/* The status of the answer was 200: what would it have been for this key alone? */
+static long status_of_key(const char *code)
+{
+    static const struct {
+        const char *code;
+        long status;
+    } known[] = {
+        {"AccessDenied", 403}, {"InternalError", 500}, {"SlowDown", 503}, {"ServiceUnavailable", 503},
+        {"MethodNotAllowed", 405}, {"NotImplemented", 501}, {"ObjectLocked", 403},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        if (!strcmp(known[i].code, code))
+            return known[i].status;
+    }
+    return 500;
+}
+
+int s3_error_of_key(const struct s3_target *t, const char *key, const char *code, const char *message, struct err *e)
+{
+    struct s3_answer a = {.content_length = -1};
+    if (!code) {
+        (void)err_set(e, ERR_STORE, "the answer does not say whether it was deleted");
+        e->retry = RETRY_BACKOFF;
+        return s3_error_where(t, S3_DELETE, key, e);
+    }
+    a.status = status_of_key(code);
+    (void)snprintf(a.code, sizeof a.code, "%s", code);
+    s3_xml_refusal(&a.body, code, message ? message : "");
+    (void)s3_error(t, S3_DELETE, key, &a, e);
+    buf_free(&a.body);
+    return -(int)e->code;
 }

@@ -187,11 +187,11 @@ int s3_reply_data(struct s3_reply *r, struct s3_xfer *x, const void *p, size_t n
             (void)err_set(&x->err, (enum err_code)-rc, "refused by the receiver");
         return rc < 0 ? -1 : 0;
     }
-    if ((x->verb != S3_LIST && x->verb != S3_UPLOADS) || a->status != 200)
+    if ((x->verb != S3_LIST && x->verb != S3_UPLOADS && x->verb != S3_DELETES) || a->status != 200)
         return keep(a, p, n, S3_ERROR_MAX_BYTES);
     if (keep(a, p, n, S3_PAGE_MAX_BYTES) < 0)
-        return lie(x, ERR_STORE, "a page of the listing is larger than %zu bytes",
-                   S3_PAGE_MAX_BYTES);
+        return lie(x, ERR_STORE, "a page of the %s is larger than %zu bytes",
+                   x->verb == S3_DELETES ? "answer" : "listing", S3_PAGE_MAX_BYTES);
     return 0;
 }
 
@@ -319,6 +319,14 @@ static int verdict_uploads(struct s3_xfer *x)
     return 0;
 }
 
+/* a page to sign in at says 200 as well */
+static int verdict_gone(struct s3_xfer *x)
+{
+    if (x->answer.status == 200 && x->answer.body.len)
+        return lie(x, ERR_STORE, "status 200 with a text, which is no answer of S3 to a deletion");
+    return 0;
+}
+
 static bool status_fits(const struct s3_xfer *x)
 {
     long status = x->answer.status;
@@ -330,6 +338,7 @@ static bool status_fits(const struct s3_xfer *x)
     case S3_PART:
     case S3_COMPLETE:
     case S3_UPLOADS:
+    case S3_DELETES:
         return status == 200;
     case S3_GET:
         return status == 200 || status == 206;
@@ -358,9 +367,11 @@ static int verdict(struct s3_reply *r, struct s3_xfer *x)
         return verdict_complete(x);
     case S3_UPLOADS:
         return verdict_uploads(x);
+    case S3_DELETES:
+        return s3_xml_deleted(x->answer.body.p, x->answer.body.len, &x->page, &x->err);
     case S3_DELETE:
     case S3_ABORT:
-        break;
+        return verdict_gone(x);
     }
     return 0;
 }
@@ -376,7 +387,7 @@ static int judge(struct s3_reply *r, struct s3_xfer *x, const struct s3_target *
         return 0;
     if (a->curl != CURLE_OK || !status_fits(x))
         return s3_error(t, x->verb, x->key, a, &x->err);
-    if (x->verb == S3_COMPLETE && s3_xml_error(a->body.p, a->body.len, &doc))
+    if ((x->verb == S3_COMPLETE || x->verb == S3_DELETES) && s3_xml_error(a->body.p, a->body.len, &doc))
         return s3_error(t, x->verb, x->key, a, &x->err); /* found after its 200 had been sent */
     return verdict(r, x) < 0 ? s3_error_where(t, x->verb, x->key, &x->err) : 0;
 }

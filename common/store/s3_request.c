@@ -4,7 +4,7 @@
 
 #include "common/format/sigv4.h"
 
-#define SIGNED_MAX 14
+#define SIGNED_MAX 20
 
 /* the headers to sign, with the texts they point to */
 struct parts {
@@ -39,6 +39,19 @@ static void put_headers(struct parts *p, const struct s3_xfer *x, const struct s
         (void)snprintf(p->name[i], sizeof p->name[i], "x-amz-meta-%s", p->meta[i].name);
         sign_also(p, p->name[i], p->meta[i].value);
     }
+}
+
+/* what reads an object or writes bytes of one */
+static bool of_object(const struct s3_xfer *x)
+{
+    return x->verb == S3_PUT || x->verb == S3_GET || x->verb == S3_HEAD || x->verb == S3_CREATE || x->verb == S3_PART;
+}
+
+static void customer_key(struct parts *p, const struct s3_target *t)
+{
+    sign_also(p, "x-amz-server-side-encryption-customer-algorithm", "AES256");
+    sign_also(p, "x-amz-server-side-encryption-customer-key", t->customer_key.key);
+    sign_also(p, "x-amz-server-side-encryption-customer-key-md5", t->customer_key.md5);
 }
 
 static void range_header(struct parts *p, const struct s3_xfer *x)
@@ -81,9 +94,19 @@ static void upload_query(struct parts *p, const struct s3_xfer *x)
     ask(p, "uploadId", x->upload_id);
 }
 
+static void deletes_parts(struct parts *p, const struct s3_xfer *x, const struct s3_target *t)
+{
+    ask(p, "delete", "");
+    if (t->provider->digest == S3_DIGEST_MD5 && x->md5[0])
+        sign_also(p, "content-md5", x->md5);
+    else
+        sign_also(p, "x-amz-checksum-sha256", x->sha256);
+    sign_also(p, "content-type", "application/xml");
+}
+
 static bool of_bucket(const struct s3_xfer *x)
 {
-    return x->verb == S3_LIST || x->verb == S3_UPLOADS;
+    return x->verb == S3_LIST || x->verb == S3_UPLOADS || x->verb == S3_DELETES;
 }
 
 static void add_line(struct s3_request *r, const char *name, const char *value)
@@ -96,7 +119,7 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
                         int64_t now_ms)
 {
     static const char *const method[] = {[S3_PUT] = "PUT", [S3_GET] = "GET", [S3_LIST] = "GET",
-                                         [S3_DELETE] = "DELETE", [S3_HEAD] = "HEAD",
+                                         [S3_DELETE] = "DELETE", [S3_HEAD] = "HEAD", [S3_DELETES] = "POST",
                                          [S3_CREATE] = "POST", [S3_PART] = "PUT",
                                          [S3_COMPLETE] = "POST", [S3_ABORT] = "DELETE",
                                          [S3_UPLOADS] = "GET"};
@@ -104,6 +127,7 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
     cleanup_buf struct buf path = BUF_INIT, query = BUF_INIT, auth = BUF_INIT;
     const char *hash = x->body ? s3_body_sha256(x->body) : SIGV4_EMPTY_HASH;
 
+    buf_add_str(&path, t->base);
     if (!t->virtual_host)
         buf_printf(&path, "/%s", t->bucket);
     if (!of_bucket(x) || !path.len)
@@ -119,11 +143,17 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
         sign_also(&p, "x-amz-security-token", secret_reveal(t->cred.token));
     if (x->verb == S3_GET && (x->off || x->len != UINT64_MAX))
         range_header(&p, x);
+    if (t->provider->header)
+        sign_also(&p, t->provider->header, t->provider->header_value);
+    if (t->customer_key.key[0] && of_object(x))
+        customer_key(&p, t);
     if (x->verb == S3_PUT || x->verb == S3_CREATE)
         put_headers(&p, x, t);
     if (x->if_absent) /* signed, so that a proxy that drops it is noticed */
         sign_also(&p, "if-none-match", "*");
-    if (of_bucket(x))
+    if (x->verb == S3_DELETES)
+        deletes_parts(&p, x, t);
+    else if (of_bucket(x))
         list_query(&p, x);
     else if (x->verb >= S3_CREATE)
         upload_query(&p, x);

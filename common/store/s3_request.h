@@ -4,7 +4,7 @@
 
 #include "common/store/s3_transport.h"
 
-#define S3_REQUEST_HEADERS 18
+#define S3_REQUEST_HEADERS 24
 
 struct s3_request {
     char *url;

@@ -8,6 +8,7 @@
 #define DEFAULT_PART_BYTES ((uint64_t)16 << 20)
 #define DEFAULT_PUT_BYTES ((uint64_t)64 << 20) /* up to this an object goes up in one piece */
 #define PARALLEL_PARTS 4
+#define MAX_PARTS 10000
 
 static char *copy_if_given(const char *s)
 {
@@ -23,12 +24,15 @@ static uint64_t from_env(const char *name, uint64_t otherwise)
 
 int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err *e)
 {
-    static const char *const sse[] = {NULL, "AES256", "aws:kms"};
+    static const char *const sse[] = {NULL, "AES256", "aws:kms", NULL};
     const char *sep = c->endpoint ? strstr(c->endpoint, "://") : NULL;
     t->name = util_strdup(c->name ? c->name : "");
     t->https = sep && !strncmp(c->endpoint, "https://", 8);
-    if (!sep || (!t->https && strncmp(c->endpoint, "http://", 7)) || !sep[3] ||
-        strpbrk(sep + 3, "/?#@ \t")) {
+    t->provider = s3_provider_find(c->provider, c->endpoint);
+    t->base = t->provider->base ? t->provider->base : "";
+    const char *path = sep ? sep + 3 + strcspn(sep + 3, "/") : "";
+    if (!sep || (!t->https && strncmp(c->endpoint, "http://", 7)) || !sep[3] || path == sep + 3 ||
+        (*path && strcmp(path, t->base)) || strpbrk(sep + 3, "?#@ \t")) {
         (void)err_set(e, ERR_CONFIG, "target %s: endpoint \"%s\" is not scheme://host[:port]",
                       t->name, c->endpoint ? c->endpoint : "");
         return err_hint(e, "write endpoint = https://host in [target %s]; bucket and path have "
@@ -39,10 +43,10 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
                       c->bucket ? c->bucket : "");
         return err_hint(e, "write bucket = NAME in [target %s]", t->name);
     }
-    const char *host = sep + 3;
-    t->aws = strstr(host, ".amazonaws.com") != NULL;
+    cleanup_free char *host = util_printf("%.*s", (int)(path - sep - 3), sep + 3);
+    t->aws = t->provider == s3_provider_find(CONF_PROVIDER_AWS, NULL);
     t->virtual_host = c->addressing == CONF_ADDR_VIRTUAL ||
-                      (c->addressing == CONF_ADDR_AUTO && t->aws);
+                      (c->addressing == CONF_ADDR_AUTO && t->provider->virtual_host);
     /* a dot in the bucket's name is one too many for the wildcard of Amazon's certificate */
     if (c->addressing == CONF_ADDR_AUTO && t->https && strchr(c->bucket, '.'))
         t->virtual_host = false;
@@ -52,7 +56,7 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
         t->host[n - port] = '\0'; /* as curl and every server writes it */
     t->endpoint = util_strdup(c->endpoint);
     t->bucket = util_strdup(c->bucket);
-    t->region = util_strdup(c->region && *c->region ? c->region : "us-east-1");
+    t->region = s3_provider_region(t->provider, host, c->region);
     t->ca_file = copy_if_given(c->ca_file);
     t->ca_path = copy_if_given(c->ca_path);
     t->client_cert = copy_if_given(c->client_certificate);
@@ -67,9 +71,9 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
     t->idle_ms = from_env("WALSUP_TEST_S3_IDLE_MS", DEFAULT_IDLE_MS);
     t->part_bytes = from_env("WALSUP_TEST_S3_PART_BYTES", DEFAULT_PART_BYTES);
     t->put_bytes = MIN(t->part_bytes * 4, DEFAULT_PUT_BYTES);
-    /* R2 refuses more than two parts of one upload at a time */
-    t->parallel_parts = MIN(strstr(host, ".r2.cloudflarestorage.com") ? 2u : PARALLEL_PARTS,
+    t->parallel_parts = MIN(t->provider->parallel_parts ? t->provider->parallel_parts : (unsigned)PARALLEL_PARTS,
                             t->max_connections);
+    t->max_parts = t->provider->max_parts ? t->provider->max_parts : MAX_PARTS;
     t->keys_from = (struct conf_target){
         .name = util_strdup(t->name),
         .access_key_id = copy_if_given(c->access_key_id),
@@ -81,6 +85,14 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
         .credential_process = copy_if_given(c->credential_process),
         .instance_role = c->instance_role,
     };
+    cleanup_buf struct buf doubts = BUF_INIT;
+    if (s3_provider_doubts(t->provider, c, &doubts))
+        t->doubts = util_strdup(buf_str(&doubts));
+    if (c->sse == CONF_SSE_C) {
+        int r = s3_sse_load(c->sse_customer_key_file, &t->customer_key, e);
+        if (r < 0)
+            return r;
+    }
     return cred_load(c, &t->cred, e);
 }
 
@@ -97,6 +109,7 @@ void s3_target_done(struct s3_target *t)
     free(t->client_cert);
     free(t->client_key);
     free(t->storage_class);
+    free(t->doubts);
     free(t->keys_from.name);
     free(t->keys_from.access_key_id);
     secret_free(t->keys_from.secret_access_key);
@@ -105,5 +118,6 @@ void s3_target_done(struct s3_target *t)
     free(t->keys_from.credentials_file);
     free(t->keys_from.profile);
     free(t->keys_from.credential_process);
+    explicit_bzero(&t->customer_key, sizeof t->customer_key);
     cred_done(&t->cred);
 }

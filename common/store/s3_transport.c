@@ -271,10 +271,10 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
 
 /* ---- idle transfers ------------------------------------------------------------------------ */
 
-/* putting an object together from its parts takes a server time, in which it says nothing */
+/* putting an object together from its parts, or deleting a thousand, takes a server time, in which it says nothing */
 static uint64_t idle_ms(const struct s3_xfer *x, const struct s3_target *t)
 {
-    return x->verb == S3_COMPLETE ? t->idle_ms * 8 : t->idle_ms;
+    return x->verb == S3_COMPLETE || x->verb == S3_DELETES ? t->idle_ms * 8 : t->idle_ms;
 }
 
 static void on_tick(uv_timer_t *h)
@@ -381,6 +381,7 @@ void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
     case S3_CREATE:
     case S3_COMPLETE:
     case S3_ABORT:
+    case S3_DELETES:
     case S3_UPLOADS: /* libs3 knows none of them: a request of its own is the envelope */
     case S3_DELETE:
         S3_delete_object(&b, x->key, tr->context, &plain, x);

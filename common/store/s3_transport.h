@@ -10,6 +10,7 @@
 #include "common/store/store_impl.h"
 
 #define S3_LIST_MAX_KEYS 1000
+#define S3_DELETE_MAX_KEYS 1000
 
 struct s3_transport;
 struct s3_private;
@@ -20,7 +21,8 @@ struct s3_xfer {
     enum s3_verb verb;
     const char *key;    /* whole key, target's path included; the prefix for S3_LIST */
     const char *marker; /* S3_LIST, S3_UPLOADS: "" at the beginning */
-    struct s3_body *body; /* S3_PUT, S3_PART, S3_COMPLETE: hashed */
+    struct s3_body *body; /* S3_PUT, S3_PART, S3_COMPLETE, S3_DELETES: hashed */
+    char md5[28], sha256[48]; /* S3_DELETES: of the body, in base64; md5 "": not known */
     bool if_absent;
     bool fresh; /* not over a connection that was kept, nor to an address that was remembered */
     struct store_meta meta; /* S3_PUT, S3_CREATE: to send; otherwise what came */
@@ -36,7 +38,7 @@ struct s3_xfer {
     void *data;
     /* the outcome */
     struct err err;
-    struct s3_page page; /* S3_LIST, S3_UPLOADS; the caller frees it with s3_page_done */
+    struct s3_page page; /* S3_LIST, S3_UPLOADS, S3_DELETES; the caller frees it with s3_page_done */
     char *new_id;        /* S3_CREATE: of the upload; the caller frees it */
     struct s3_answer answer; /* gone when done() returns */
     struct s3_private *priv;

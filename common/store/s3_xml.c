@@ -90,6 +90,8 @@ void s3_page_done(struct s3_page *page)
     for (size_t i = 0; i < page->n; i++) {
         free(page->item[i].key);
         free(page->item[i].upload_id);
+        free(page->item[i].code);
+        free(page->item[i].message);
     }
     free(page->item);
     free(page->next_marker);
@@ -104,7 +106,6 @@ static bool read_upload(const xmlNode *node, struct s3_page_item *ret)
     cleanup_free char *when = text_of(node, "Initiated");
     if (!key || !*key || !id || !*id || !when || !store_rfc3339(when, &ret->mtime_ms))
         return false;
-    ret->size = 0;
     ret->key = TAKE_PTR(key);
     ret->upload_id = TAKE_PTR(id);
     return true;
@@ -122,11 +123,9 @@ static bool read_item(const xmlNode *node, struct s3_page_item *ret)
     ret->size = strtoull(size, &end, 10);
     if (errno || *end)
         return false;
-    ret->mtime_ms = 0;
     if (when && !store_rfc3339(when, &ret->mtime_ms))
         return false;
     ret->key = TAKE_PTR(key);
-    ret->upload_id = NULL;
     return true;
 }
 
@@ -134,7 +133,7 @@ static int read_items(const xmlNode *root, const char *name,
                       bool (*read)(const xmlNode *node, struct s3_page_item *ret),
                       struct s3_page *page, struct err *e)
 {
-    size_t cap = 0;
+    size_t cap = page->n;
     for (const xmlNode *c = root->children; c; c = c->next) {
         if (!named(c, name))
             continue;
@@ -147,6 +146,7 @@ static int read_items(const xmlNode *root, const char *name,
                 return err_set(e, ERR_NOMEM, "no memory for a listing of %zu keys", cap);
             page->item = more;
         }
+        page->item[page->n] = (struct s3_page_item){0};
         if (!read(c, &page->item[page->n]))
             return err_set(e, ERR_STORE, "entry %zu of the listing has no usable key, size or time",
                            page->n + 1);
@@ -193,6 +193,42 @@ int s3_xml_uploads(const void *p, size_t n, struct s3_page *ret, struct err *e)
                      ret, e);
 }
 
+static bool read_deleted(const xmlNode *node, struct s3_page_item *ret)
+{
+    ret->key = text_of(node, "Key");
+    return ret->key != NULL;
+}
+
+static bool read_refused(const xmlNode *node, struct s3_page_item *ret)
+{
+    char code[64], message[256];
+    copy_text(code, sizeof code, node, "Code");
+    copy_text(message, sizeof message, node, "Message");
+    if (!read_deleted(node, ret))
+        return false;
+    ret->code = util_strdup(code);
+    ret->message = util_strdup(message);
+    return true;
+}
+
+int s3_xml_deleted(const void *p, size_t n, struct s3_page *ret, struct err *e)
+{
+    cleanup(free_doc) xmlDoc *d = parse(p, n);
+    if (!d)
+        return err_set(e, ERR_STORE, "the answer is %s", n ? "no complete XML document" : "empty");
+    const xmlNode *root = xmlDocGetRootElement(d);
+    if (!named(root, "DeleteResult"))
+        return err_set(e, ERR_STORE, "the answer is <%.40s> and no <DeleteResult>", (const char *)root->name);
+    struct s3_page page = {0};
+    int r = read_items(root, "Deleted", read_deleted, &page, e);
+    r = r < 0 ? r : read_items(root, "Error", read_refused, &page, e);
+    if (r < 0)
+        s3_page_done(&page);
+    else
+        *ret = page;
+    return r;
+}
+
 char *s3_xml_created(const void *p, size_t n)
 {
     cleanup(free_doc) xmlDoc *d = parse(p, n);
@@ -208,7 +244,7 @@ bool s3_xml_completed(const void *p, size_t n)
     return d && named(xmlDocGetRootElement(d), "CompleteMultipartUploadResult");
 }
 
-/* ETags come from the server: whatever they are, they stay inside their element */
+/* whatever it is, it stays inside its element */
 static void add_escaped(struct buf *out, const char *s)
 {
     for (; *s; s++) {
@@ -231,4 +267,25 @@ void s3_xml_complete(struct buf *out, char *const *etag, size_t n)
         buf_add_str(out, "</ETag></Part>");
     }
     buf_add_str(out, "</CompleteMultipartUpload>");
+}
+
+void s3_xml_delete(struct buf *out, const char *path, const char *const *key, size_t n)
+{
+    buf_add_str(out, "<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+    for (size_t i = 0; i < n; i++) {
+        buf_add_str(out, "<Object><Key>");
+        add_escaped(out, path);
+        add_escaped(out, key[i]);
+        buf_add_str(out, "</Key></Object>");
+    }
+    buf_add_str(out, "</Delete>");
+}
+
+void s3_xml_refusal(struct buf *out, const char *code, const char *message)
+{
+    buf_add_str(out, "<Error><Code>");
+    add_escaped(out, code);
+    buf_add_str(out, "</Code><Message>");
+    add_escaped(out, message);
+    buf_add_str(out, "</Message></Error>");
 }

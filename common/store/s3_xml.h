@@ -13,6 +13,7 @@ struct s3_error_doc {
 struct s3_page_item {
     char *key;
     char *upload_id; /* NULL but in a listing of uploads */
+    char *code, *message; /* NULL but for what could not be deleted */
     uint64_t size;
     int64_t mtime_ms;
 };
@@ -34,6 +35,13 @@ int s3_xml_page(const void *p, size_t n, struct s3_page *ret, struct err *e);
 /** s3_xml_uploads(p, n, ret, e): the same for a ListMultipartUploadsResult; mtime_ms is when the
  * upload was begun. */
 int s3_xml_uploads(const void *p, size_t n, struct s3_page *ret, struct err *e);
+/** s3_xml_deleted(p, n, ret, e): the same for a DeleteResult: an item for each key, with a code if it could not be
+ * deleted. */
+int s3_xml_deleted(const void *p, size_t n, struct s3_page *ret, struct err *e);
+/** s3_xml_delete(out, path, key, n): the document that asks for it, with `path` in front of each key. */
+void s3_xml_delete(struct buf *out, const char *path, const char *const *key, size_t n);
+/** s3_xml_refusal(out, code, message): an <Error> document, which s3_xml_error reads. */
+void s3_xml_refusal(struct buf *out, const char *code, const char *message);
 /** s3_xml_created(p, n): the UploadId of an InitiateMultipartUploadResult, or NULL. */
 char *s3_xml_created(const void *p, size_t n);
 /** s3_xml_completed(p, n): it is a whole CompleteMultipartUploadResult. */

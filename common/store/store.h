@@ -114,6 +114,7 @@ struct store_peer {
     char address[64];       /* "192.0.2.1:443" */
     uint64_t resolve_ms, connect_ms, tls_ms;
     bool skip_verify;   /* whatever certificate the server shows */
+    const char *provider; /* whose peculiarities are minded, for people */
     char tls[16];       /* "TLSv1.3", "" without */
     char issuer[128];   /* of the server's certificate */
     int64_t expires_ms; /* 0: not known */

@@ -1,5 +1,5 @@
 /* An S3 bucket as a store: a queue of requests in front of the transport. Each request becomes one
- * transfer (PUT, GET, HEAD) or several in a row (pages of a LIST, keys of a DELETE). */
+ * transfer (PUT, GET, HEAD) or several in a row (pages of a LIST). */
 #include "common/store/store_s3_int.h"
 
 #include <assert.h>
@@ -8,7 +8,6 @@
 #include "common/store/s3_class.h"
 
 #define OP_MAGIC 0x53090b1eu
-#define MAX_PARTS 10000
 
 /* ---- the queue ----------------------------------------------------------------------------- */
 
@@ -96,6 +95,13 @@ static void op_send(struct s3_op *op)
         s3_transport_cancel(&op->x);
 }
 
+/* what a body has been hashed for once it need not be again */
+static void op_hash_and_send(struct s3_op *op)
+{
+    if (!op->body || s3_body_hash(op->body))
+        op_send(op); /* otherwise on_body does */
+}
+
 static void op_canceled(struct s3_op *op)
 {
     (void)err_set(&op->req->err, ERR_CANCELED, "canceled");
@@ -156,8 +162,8 @@ static void op_start(struct s3_op *op)
         op_fail(op, no_keys);
     else if (is_parked(op))
         op_fail_parked(op);
-    else if (!op->body || s3_body_hash(op->body))
-        op_send(op);
+    else
+        op_hash_and_send(op);
 }
 
 static void on_timer(uv_timer_t *t)
@@ -236,29 +242,12 @@ static int deliver(struct s3_op *op, struct err *e)
     return 1;
 }
 
-static void next_key(struct s3_op *op)
-{
-    free(op->key);
-    op->key = util_printf("%s%s", op->store->path, op->keys[op->at_key]);
-    op->x.key = op->key;
-}
-
 static int on_page(struct s3_op *op, struct err *e)
 {
     if (e->code)
         return -(int)e->code;
     int more = deliver(op, e);
     return more < 0 ? s3_error_where(&op->store->target, op->x.verb, op->x.key, e) : more;
-}
-
-static int on_deleted(struct s3_op *op, struct err *e)
-{
-    if (e->code)
-        return -(int)e->code;
-    if (++op->at_key == op->n_keys)
-        return 0;
-    next_key(op);
-    return 1;
 }
 
 static void park(struct store_s3 *s, const struct err *e)
@@ -329,7 +318,7 @@ static void on_xfer(struct s3_xfer *x)
     if (more < 0)
         op_fail(op, &e);
     else if (more > 0)
-        op_send(op);
+        op_hash_and_send(op);
     else
         op_end(op);
 }
@@ -370,12 +359,17 @@ void s3_op_body(struct s3_op *op, const struct store_body *body)
     op->x.body = op->body;
 }
 
+bool s3_asks_condition(const struct store *s, unsigned flags)
+{
+    return (flags & STORE_IF_ABSENT) && s->fencing != STORE_FENCING_OFF;
+}
+
 static void s3_put(struct store *s, struct store_req *req, const char *key,
                    const struct store_body *body, const struct store_meta *meta, unsigned flags)
 {
     struct s3_op *op = s3_op_new(s, req, S3_PUT, key, NULL);
     s3_op_body(op, body);
-    op->x.if_absent = flags & STORE_IF_ABSENT;
+    op->x.if_absent = s3_asks_condition(s, flags);
     if (meta)
         op->x.meta = *meta;
 }
@@ -401,13 +395,6 @@ static void s3_list(struct store *s, struct store_req *req, const char *prefix, 
         op->marker = util_printf("%s%s", op->store->path, after);
         op->x.marker = op->marker;
     }
-}
-
-static void s3_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n)
-{
-    struct s3_op *op = s3_op_new(s, req, S3_DELETE, keys[0], on_deleted);
-    op->keys = keys;
-    op->n_keys = n;
 }
 
 static void s3_head(struct store *s, struct store_req *req, const char *key,
@@ -474,12 +461,14 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     s->base.connections = s->target.max_connections;
     s->base.peer = &s->peer;
     s->peer.skip_verify = s->target.skip_verify;
+    s->peer.provider = s->target.provider->title;
     (void)uv_timer_init(loop, &s->timer);
     s->timer.data = s;
     s3_pace_init(&s->pace, s->base.connections, clk_mono_ms());
     s->base.put_bytes = s->target.put_bytes;
     s->base.part_bytes = s->target.part_bytes;
-    s->base.max_parts = MAX_PARTS;
+    s->base.max_parts = s->target.max_parts;
+    s->deletes_singly = s->target.provider->deletes_singly;
     s->base.parallel_parts = s->target.parallel_parts;
     const struct cred *keys = &s->target.cred; /* fetched ones change */
     s->base.describe = util_printf("%s/%s%s%s %s %s", s->target.endpoint, s->target.bucket,

@@ -1,5 +1,4 @@
-/* store_s3_int.h - the queue of requests of an S3 store, for store_s3.c and store_s3_upload.c. Loop
- * thread. */
+/* store_s3_int.h - the queue of requests of an S3 store, for the store_s3*.c files. Loop thread. */
 #ifndef WALSUP_STORE_S3_INT_H
 #define WALSUP_STORE_S3_INT_H
 
@@ -27,7 +26,7 @@ struct s3_op {
 
     store_item_fn item; /* LIST */
     void *item_arg;
-    const char *const *keys; /* DELETE */
+    const char *const *keys; /* DELETE, one or many at a time */
     size_t n_keys, at_key;
 
     struct store_upload *upload; /* multipart */
@@ -62,6 +61,7 @@ struct store_s3 {
     struct s3_op *first, *last;
     unsigned started;
     struct s3_pace pace;
+    bool deletes_singly; /* it was found not to have DeleteObjects */
     bool fresh; /* the last transfer found no way to the server */
     uv_timer_t timer; /* until the next request may start */
     bool canceled; /* one that has not started: look for it */
@@ -80,6 +80,10 @@ struct s3_op *s3_op_new(struct store *s, struct store_req *req, enum s3_verb ver
 /** s3_op_body(op, body): what it sends. `body` is copied, not what it points to. */
 void s3_op_body(struct s3_op *op, const struct store_body *body);
 
+/** s3_asks_condition(s, flags): whether If-None-Match is sent. Not to a store that was found not to obey it: it may
+ * refuse every request that has it. */
+bool s3_asks_condition(const struct store *s, unsigned flags);
+
 /** s3_poke(s), s3_poke_in(s, ms): look at the queue, soon; later. */
 void s3_poke(struct store_s3 *s);
 void s3_poke_in(struct store_s3 *s, uint64_t ms);
@@ -89,6 +93,7 @@ bool s3_keys_ready(struct store_s3 *s);
 const struct err *s3_keys_error(const struct store_s3 *s);
 
 /* of struct store_ops */
+void s3_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n);
 void s3_upload_begin(struct store_upload *u, struct store_req *req);
 void s3_upload_add(struct store_upload *u, struct store_req *req, unsigned n,
                    const struct store_body *body);

@@ -196,7 +196,7 @@ void s3_upload_finish(struct store_upload *u, struct store_req *req, uint64_t to
     op->upload = u;
     op->total = total;
     op->x.upload_id = u->id;
-    op->x.if_absent = u->flags & STORE_IF_ABSENT;
+    op->x.if_absent = s3_asks_condition(u->store, u->flags);
     s3_xml_complete(&op->document, u->etag, n);
     struct store_body body = {.p = op->document.p, .size = op->document.len};
     s3_op_body(op, &body);

@@ -4,11 +4,14 @@ import json
 import os
 import signal
 import sqlite3
+import ssl
 import time
+import urllib.request
 
 import pytest
 
-from conftest import make_db
+from conftest import S3Fault, make_db
+from test_tls import Authority
 
 # WALSUP_FAULTS_LONG=1: with the waits that everybody else has (make torture)
 PARK = {} if os.environ.get("WALSUP_FAULTS_LONG") else {"WALSUP_TEST_PARK_MS": "1500"}
@@ -93,6 +96,121 @@ def test_the_matrix_of_faults(world, s3fault):
     print(f"\nfault matrix: {rules} rules, {acked} acknowledgements, {phantom} not in the ledger, {lost} commits lost, "
           f"{restores} restores equal, {refused} refused")
     assert restores > 20
+
+
+# as hours and days, some thousand times faster: something is to be deleted all the time
+EPHEMERAL = {"sync_interval": "10ms", "level1_interval": "150ms", "level2_interval": "400ms", "level3_interval": "1s",
+             "snapshot_interval": "400ms", "retention": "400ms", "delete_delay": "0s"}
+# not 404 and 412: to a deletion they say nothing
+DELETIONS = [r for r in TRANSPORT if r.get("when") != "upload"] + [
+    r for r in ANSWERS if r["status"] not in (404, 412) and r.get("code") != "AccessDenied"] + [
+    {"action": a} for a in ("big-header", "big-body", "bomb")]
+
+
+def fired(s3fault):
+    return json.loads(s3fault.control("/_faults"))[0]["fired"]
+
+
+def deleted(world):
+    return world.status("a")["replicas"][0]["deleted_files"]
+
+
+def until(what, con, fn, seconds=60):
+    """commits go on, and with them there is something to merge and to delete"""
+    end = time.monotonic() + seconds
+    while not fn():
+        assert time.monotonic() < end, what
+        commit(con)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("verb", ["DELETES", "DELETE"])
+def test_the_matrix_of_faults_of_deletions(world, s3fault, verb):
+    """nothing is deleted that is needed, nothing stays behind, and the inventory knows what is there"""
+    world.configure(s3fault.target("x"), world.db("a", target="x", **EPHEMERAL))
+    con = make_db(world.path / "a.db")
+    rules = DELETIONS + [{"action": "delete-errors"}, {"action": "error-200"}] if verb == "DELETES" else DELETIONS[::4]
+    env = {**IDLE, "WALSUP_TEST_PARK_MS": "200"}
+    # a store that has no DeleteObjects, for the other row
+    lacks = [{"verb": "DELETES", "action": "status", "status": 501}] if verb == "DELETE" else []
+    s3fault.faults(*lacks)
+    world.start(**env)
+    for rule in rules:
+        said = len(world.log.read_text())
+        s3fault.faults({"verb": verb, "count": 1, **rule}, *lacks)
+        until(f"{rule} was never met", con, lambda: fired(s3fault))
+        if (rule.get("status") == 403 and "Skewed" not in rule.get("code", "")) or rule["action"] == "delete-errors":
+            # keys without that right are left in peace for an hour
+            until("it is said", con, lambda: "does not let old files be deleted" in world.log.read_text()[said:])
+            world.stop(signal.SIGKILL)
+            world.start(**env)
+        before = deleted(world)
+        until(f"nothing is deleted any more after {rule}", con, lambda: deleted(world) > before)
+    gone = deleted(world)
+    s3fault.faults(*lacks)
+    world.sync("a")
+    assert count(world, world.restore("a", "x")) == count(world, world.path / "a.db")
+    world.stop()
+    world.configure(s3fault.target("x"), world.db("a", target="x", **{**EPHEMERAL, "retention": "0s"}))
+    world.start(**env)
+    world.poll("the inventory is what the bucket has",
+               lambda: "as expected" in world.ctl("reconcile", "a", check=False).stdout)
+    got = s3fault.counts()
+    print(f"\nfault matrix of {verb}: {len(rules)} rules, {gone} files deleted since the last restart; {got.get(verb)}")
+    assert len(rules) > (20 if verb == "DELETES" else 5)
+    assert ("DELETE" if verb == "DELETE" else "DELETES") in got
+
+
+HEADS = [r for r in TRANSPORT if r.get("when") != "upload"] + [r for r in ANSWERS if r.get("status") not in (404, 412)]
+
+
+def test_the_matrix_of_faults_of_looking_for_an_object(world, s3fault):
+    """a listing leaves out what is there, and the HEAD that would say so fails: nothing is taken for lost"""
+    calm = {"snapshot_interval": "0s", "retention": "0s", "sync_interval": "10ms"}
+    world.configure(s3fault.target("x"), world.db("a", target="x", **calm))
+    con = make_db(world.path / "a.db")
+    world.start(**IDLE, WALSUP_TEST_PARK_MS="200")
+    for _ in range(6):
+        commit(con)
+        world.sync("a")
+    for rule in HEADS:
+        s3fault.faults({"verb": "HEAD", "count": 1, **rule},
+                       {"verb": "LIST", "key_regex": "/0000", "count": 1, "action": "incomplete-listing", "every": 3})
+        world.ctl("reconcile", "a", check=False, timeout=60)
+        assert fired(s3fault), f"{rule} was never met"
+        s3fault.faults()
+        out = world.ctl("reconcile", "a").stdout
+        assert "as expected" in out, f"{rule}: {out}"
+    assert "missing" not in world.log.read_text().replace("0 missing", "")
+    assert not any("/0009/" in k for k in s3fault.objects()), "a snapshot was made for nothing"
+    print(f"\nfault matrix of HEAD: {len(HEADS)} rules")
+
+
+def test_the_matrix_of_faults_over_tls(world, tmp_path):
+    pair = Authority(tmp_path, "ours")
+    s3fault = S3Fault(tmp_path / "tls", *pair.sign("good"))
+    s3fault.control = lambda path, body=None, c=ssl.create_default_context(cafile=pair.ca): urllib.request.urlopen(
+        urllib.request.Request(s3fault.endpoint + path, data=None if body is None else json.dumps(body).encode()),
+        timeout=10, context=c).read().decode()
+    try:
+        world.configure(s3fault.target("x", ca_file=pair.ca), world.db("a", target="x", sync_interval="20ms"))
+        con = make_db(world.path / "a.db")
+        world.start(**IDLE)
+        world.sync("a")
+        rules = TRANSPORT + [{"action": "stall", "when": "before"}, {"verb": "CONNECT", "action": "plain"},
+                             {"verb": "CONNECT", "action": "stall"}, {"verb": "CONNECT", "action": "reset-before"}]
+        for rule in rules:
+            s3fault.faults({"verb": "PUT", "count": 1, **rule},
+                           *([{"verb": "PUT", "count": 1, "action": "reset-before"}] if "verb" in rule else []))
+            commit(con)
+            r = world.sync("a", "--timeout", "30s")
+            txid = int(r.stdout.split("TXID ")[1].split()[0], 16)
+            assert not set(range(2, txid + 1)) - stored(s3fault), f"{rule}: acknowledged, and not in the store"
+            assert fired(s3fault), f"{rule} was never met"
+        assert count(world, world.restore("a", "x")) == count(world, world.path / "a.db")
+        print(f"\nfault matrix over TLS: {len(rules)} rules")
+    finally:
+        s3fault.close()
 
 
 def test_requests_in_a_storm_are_no_more_than_in_calm(world, s3fault):

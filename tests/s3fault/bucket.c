@@ -13,7 +13,8 @@ char **headers_copy(const struct request *r, size_t *ret_n)
     size_t n = 0;
     for (size_t i = 0; i < r->n_headers; i++) {
         const struct pair *p = &r->header[i];
-        if (!strncasecmp(p->name, "x-amz-meta-", 11) || !strcasecmp(p->name, "x-amz-storage-class"))
+        if (!strncasecmp(p->name, "x-amz-meta-", 11) || !strcasecmp(p->name, "x-amz-storage-class") ||
+            !strcasecmp(p->name, "x-amz-server-side-encryption") || !strcasecmp(p->name, CUSTOMER_KEY_MD5))
             h[n++] = util_printf("%s: %s", p->name, p->value);
     }
     *ret_n = n;

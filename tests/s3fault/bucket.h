@@ -3,6 +3,8 @@
 #ifndef S3FAULT_BUCKET_H
 #define S3FAULT_BUCKET_H
 
+#define CUSTOMER_KEY_MD5 "x-amz-server-side-encryption-customer-key-md5"
+
 #include "tests/s3fault/http.h"
 
 struct bucket *bucket_new(const char *name);

@@ -34,9 +34,10 @@ static json_t *uploads(void)
 
 static json_t *stats(void)
 {
-    return json_pack("{s:I, s:I, s:I, s:I}", "connections", (json_int_t)server.connections,
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "connections", (json_int_t)server.connections,
                      "tls_failures", (json_int_t)server.tls_failures, "requests",
-                     (json_int_t)server.requests, "peak", (json_int_t)server.peak);
+                     (json_int_t)server.requests, "peak", (json_int_t)server.peak,
+                     "parts_peak", (json_int_t)server.parts_peak);
 }
 
 /* how many requests of each verb had which outcome: {"PUT": {"200": 3, "503": 1}} */
@@ -82,6 +83,16 @@ static json_t *keys(json_t *list)
 static json_t *set_clock(const json_t *in)
 {
     server.clock_offset_ms = (int64_t)json_integer_value(json_object_get(in, "offset_ms"));
+    return json_object();
+}
+
+static json_t *set_profile(json_t *in)
+{
+    json_decref(server.profile);
+    server.profile = json_incref(in);
+    const char *region = json_string_value(json_object_get(in, "region"));
+    if (region)
+        server.region = region;
     return json_object();
 }
 
@@ -131,6 +142,8 @@ void control(struct exchange *x)
         out = counts();
     else if (!strcmp(what, "/_keys") && in)
         out = keys(in);
+    else if (!strcmp(what, "/_profile"))
+        out = set_profile(in);
     else if (!strcmp(what, "/_clock"))
         out = set_clock(in);
     else

@@ -71,6 +71,15 @@ void fault_after(struct exchange *x);
 const char *rule_text(const struct exchange *x, const char *name, const char *otherwise);
 long long rule_int(const struct exchange *x, const char *name, long long otherwise);
 
+/** profile_refuses(x): the provider that is played does not have this: x has its answer. */
+bool profile_refuses(struct exchange *x);
+/** profile_enter_part(x), profile_leave_part(x): a part begins to come in, and is over; false: one too many. */
+bool profile_enter_part(struct exchange *x);
+void profile_leave_part(const struct exchange *x);
+/** profile_base(): in front of the bucket in a path. profile_misses_missing(): 404 to the deletion of what is not
+ * there. With the lock held. */
+const char *profile_base(void);
+bool profile_misses_missing(void);
 /** control(x): what tests ask for. */
 void control(struct exchange *x);
 

@@ -156,6 +156,9 @@ static void locate(struct exchange *x)
     cleanup_free char *path = util_strdup(x->r.path[0] == '/' ? x->r.path + 1 : x->r.path);
     http_decode(path);
     server_lock();
+    size_t base = strlen(profile_base());
+    if (base && !strncmp(path, profile_base() + 1, base - 1) && path[base - 1] == '/')
+        memmove(path, path + base, strlen(path + base) + 1);
     for (const struct bucket *b = server.buckets; b; b = b->next) {
         size_t n = strlen(b->name);
         if (host && !strncmp(host, b->name, n) && host[n] == '.')
@@ -216,11 +219,15 @@ static void serve(struct exchange *x)
     x->action = rule_text(x, "action", "");
     if (x->rule && fault_before(x))
         return;
-    if (!request_body(x->c, &x->r, UINT64_MAX)) {
+    bool room = profile_enter_part(x), whole = request_body(x->c, &x->r, UINT64_MAX);
+    profile_leave_part(x);
+    if (!whole) {
         x->c->closing = true;
         return;
     }
-    if (allowed(x) && !(x->rule && fault_instead(x)))
+    if (!room)
+        answer_error(x, 503, "ServiceUnavailable", "Reduce your concurrent request rate for the same object.", "");
+    else if (allowed(x) && !profile_refuses(x) && !(x->rule && fault_instead(x)))
         op_run(x);
     if (x->rule)
         fault_after(x);

@@ -103,6 +103,30 @@ static struct object *find(struct exchange *x)
     return o;
 }
 
+/* An object, or an upload, of a customer's key is nobody's without it. */
+static bool has_key(struct exchange *x, char **header, size_t n)
+{
+    const char *given = request_header(&x->r, CUSTOMER_KEY_MD5), *want = "";
+    for (size_t i = 0; i < n; i++) {
+        if (!strncasecmp(header[i], CUSTOMER_KEY_MD5 ": ", strlen(CUSTOMER_KEY_MD5) + 2))
+            want = header[i] + strlen(CUSTOMER_KEY_MD5) + 2;
+    }
+    if (!strcmp(given ? given : "", want))
+        return true;
+    answer_error(x, *want && given ? 403 : 400, *want && given ? "AccessDenied" : "InvalidRequest",
+                 "The object was stored using a form of Server Side Encryption. The correct parameters must be "
+                 "provided to retrieve the object.", "");
+    return false;
+}
+
+static void drop_object(struct exchange *x)
+{
+    server_lock();
+    object_unref(x->object);
+    server_unlock();
+    x->object = NULL;
+}
+
 static void get(struct exchange *x)
 {
     unsigned long long first = 0, last = 0;
@@ -112,6 +136,10 @@ static void get(struct exchange *x)
         return;
     }
     const struct object *o = x->object;
+    if (!has_key(x, o->header, o->n_headers)) {
+        drop_object(x);
+        return;
+    }
     describe(x, o);
     x->status = 200;
     x->len = o->size;
@@ -121,10 +149,7 @@ static void get(struct exchange *x)
     int n = sscanf(range, "bytes=%llu-%llu", &first, &last);
     if (n < 1 || first >= o->size) {
         buf_free(&x->headers);
-        server_lock();
-        object_unref(x->object);
-        server_unlock();
-        x->object = NULL;
+        drop_object(x);
         answer_error(x, 416, "InvalidRange", "The requested range is not satisfiable", "");
         return;
     }
@@ -143,10 +168,12 @@ static void get(struct exchange *x)
 static void delete_one(struct exchange *x)
 {
     server_lock();
-    (void)bucket_delete(bucket_find(x->bucket), x->key);
+    bool there = bucket_delete(bucket_find(x->bucket), x->key), missed = !there && profile_misses_missing();
     server_unlock();
     x->stored = true;
     x->status = 204;
+    if (missed)
+        no_such_key(x);
 }
 
 /* the text of the next <tag> in [*p, end), decoded; NULL: there is none */
@@ -183,7 +210,7 @@ static char *body_text(const struct exchange *x)
 
 static void delete_many(struct exchange *x)
 {
-    if (!request_header(&x->r, "content-md5")) {
+    if (!request_header(&x->r, "content-md5") && !request_header(&x->r, "x-amz-checksum-sha256")) {
         answer_error(x, 400, "InvalidRequest", "Missing required header for this request: "
                      "Content-MD5", "");
         return;
@@ -342,13 +369,16 @@ static void part(struct exchange *x)
     unsigned long n = strtoul(asked(x, "partNumber"), NULL, 10);
     server_lock();
     struct upload *u = upload_find(bucket_find(x->bucket), x->key, asked(x, "uploadId"));
-    if (u && n >= 1 && n <= 10000)
+    bool key = !u || has_key(x, u->header, u->n_headers);
+    if (u && key && n >= 1 && n <= 10000)
         upload_part(u, (unsigned)n, x->r.body);
     server_unlock();
     if (!u) {
         no_such_upload(x);
         return;
     }
+    if (!key)
+        return;
     if (n < 1 || n > 10000) {
         answer_error(x, 400, "InvalidArgument", "Part number must be between 1 and 10000", "");
         return;

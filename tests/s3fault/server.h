@@ -50,6 +50,7 @@ struct upload {
     size_t n_headers;
     struct segment *part; /* in the order of their numbers */
     size_t n_parts;
+    long long under_way; /* parts that are coming in */
 };
 
 struct bucket {
@@ -83,10 +84,12 @@ struct server {
     size_t n_keys;
     struct bucket *buckets;
     struct rule *rules;
+    json_t *profile; /* NULL: everything is as at AWS */
     json_t *ledger;
     int ledger_fd;
     int64_t clock_offset_ms; /* of its clock, against this machine's */
     unsigned long long connections, tls_failures, requests, active, peak, orphans;
+    long long parts_peak; /* of one upload at the same time */
 };
 
 extern struct server server;

@@ -188,6 +188,17 @@ bool sign_check(const struct request *r, struct refusal *ret)
     return true;
 }
 
+/* base64 and hex of the same? */
+static bool same_sum(const char *base64, const char *hex)
+{
+    unsigned char raw[48];
+    char text[HEX_SHA256];
+    if (strlen(base64) != 44 || EVP_DecodeBlock(raw, (const unsigned char *)base64, 44) < 32)
+        return false;
+    util_hex(text, raw, 32);
+    return !strcmp(text, hex);
+}
+
 bool sign_check_body(const struct request *r, struct refusal *ret)
 {
     const char *hash = request_header(r, "x-amz-content-sha256");
@@ -198,5 +209,8 @@ bool sign_check_body(const struct request *r, struct refusal *ret)
     (void)EVP_EncodeBlock((uint8_t *)want, r->body->md5, 16);
     if (md5 && strcmp(md5, want))
         return refuse(ret, 400, "BadDigest", "the body is not that of Content-MD5");
+    const char *sum = request_header(r, "x-amz-checksum-sha256");
+    if (sum && !same_sum(sum, r->body->sha256))
+        return refuse(ret, 400, "BadDigest", "the body is not that of x-amz-checksum-sha256");
     return true;
 }
