@@ -240,7 +240,10 @@ static int carry_out(struct job *j)
         (void)fprintf(stderr, "walsupctl: nothing was changed\n");
         return status;
     }
+    bool restart = ctl_reload_restart(reply, &e);
     json_decref(reply);
+    if (restart)
+        return say(j, "not replicated", &e);
     if (j->glob)
         return say(j, "stands for databases that are replicated to", NULL);
     return await(j, &e) < 0 ? say(j, "not replicated", &e) : say(j, "is replicated to", NULL);

@@ -125,6 +125,16 @@ static bool print_changes(const json_t *reply)
     return i > 0;
 }
 
+bool ctl_reload_restart(const json_t *reply, struct err *e)
+{
+    const json_t *list = json_object_get(reply, "restart");
+    size_t n = json_array_size(list);
+    if (!n)
+        return false;
+    (void)err_set(e, ERR_PERM, "%s", json_string_value(json_array_get(list, 0)));
+    return err_hint(e, "systemctl restart walsupd%s", n > 1 ? "; walsupctl reload --json lists all that needs it" : "") < 0;
+}
+
 void ctl_print_reload(const json_t *reply)
 {
     bool any = print_changes(reply);
@@ -174,6 +184,9 @@ int cmd_reload(struct ctl *c)
     if (c->json)
         return out_json(reply);
     ctl_print_reload(reply);
+    struct err e;
+    if (ctl_reload_restart(reply, &e))
+        out_warning(&e);
     json_decref(reply);
     return 0;
 }

@@ -45,6 +45,18 @@ static json_t *changes_json(const struct manager_diff *d)
     return a;
 }
 
+/* its lines */
+static json_t *lines_json(struct buf *b)
+{
+    json_t *a = json_array();
+    const char *line = buf_str(b);
+    for (size_t n; (n = strcspn(line, "\n")) > 0; line += n + 1) {
+        cleanup_free char *text = strndup(line, n);
+        json_array_append_new(a, proto_text(text ? text : ""));
+    }
+    return a;
+}
+
 static void call_reload(struct client *cl, json_t *p)
 {
     struct err e;
@@ -55,7 +67,8 @@ static void call_reload(struct client *cl, json_t *p)
     struct manager_diff d;
     cleanup_buf struct buf errors = BUF_INIT;
     if (manager_reload(ctl_manager(cl), &d, &errors, &e) == 0) {
-        ctl_reply_ok(cl, json_pack("{s:o, s:o, s:o, s:o, s:i}", "changes", changes_json(&d), "added", names_json(&d.added), "removed",
+        ctl_reply_ok(cl, json_pack("{s:o, s:o, s:o, s:o, s:o, s:i}", "changes", changes_json(&d), "restart",
+                                   lines_json(&d.restart), "added", names_json(&d.added), "removed",
                                names_json(&d.removed), "changed", names_json(&d.changed),
                                "unchanged", (int)d.unchanged));
     } else {
@@ -146,7 +159,7 @@ static const struct ctl_method methods[] = {
      ctl_call_resume},
     {PROTO_INTERFACE ".Reload", true,
      "# read the configuration again\n"
-     "method Reload() -> (changes: []object, added: []string, removed: []string, changed: []string, unchanged: int)\n",
+     "method Reload() -> (changes: []object, restart: []string, added: []string, removed: []string, changed: []string, unchanged: int)\n",
      call_reload},
     {SERVICE ".GetInfo", false, NULL, call_info},
     {SERVICE ".GetInterfaceDescription", false, NULL, call_description},

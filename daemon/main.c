@@ -12,6 +12,7 @@
 #include "common/base/fsx.h"
 #include "common/base/log.h"
 #include "common/store/cred.h"
+#include "daemon/confine.h"
 #include "daemon/dblock.h"
 #include "common/store/s3_log.h"
 #include "daemon/manager.h"
@@ -92,6 +93,8 @@ static int run(const char *conf_path, struct conf *conf)
     struct err le;
     if (r == 0 && dblock_setup(&le) < 0)
         log_err(LOG_WARN, &le, "databases are not locked");
+    if (r == 0)
+        confine_apply(conf, conf_path);
     uv_loop_t loop;
     if (r == 0 && uv_loop_init(&loop) < 0)
         r = err_set(&e, ERR_INTERNAL, "uv_loop_init failed");

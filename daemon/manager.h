@@ -98,6 +98,7 @@ struct manager_diff {
     unsigned unchanged;
     struct conf_change *change; /* as it is written */
     size_t n_changes;
+    struct buf restart; /* a line for each thing that needs one */
 };
 void manager_diff_done(struct manager_diff *d);
 

@@ -3,12 +3,14 @@
 
 #include "common/base/log.h"
 #include "common/store/s3_log.h"
+#include "daemon/confine.h"
 
 void manager_diff_done(struct manager_diff *d)
 {
     buf_free(&d->added);
     buf_free(&d->removed);
     buf_free(&d->changed);
+    buf_free(&d->restart);
     conf_diff_free(d->change, d->n_changes);
 }
 
@@ -165,8 +167,11 @@ static void apply(struct manager *m, struct conf *conf, struct manager_target **
         manager_close_old(m);
 }
 
-static void say_changes(const struct manager_diff *d)
+static void say_changes(struct manager_diff *d)
 {
+    const char *line = buf_str(&d->restart);
+    for (size_t n; (n = strcspn(line, "\n")) > 0; line += n + 1)
+        log_line(LOG_WARN, "reload: %.*s", (int)n, line);
     for (size_t i = 0; i < d->n_changes; i++) {
         const struct conf_change *c = &d->change[i];
         if (!c->key)
@@ -180,7 +185,7 @@ static void say_changes(const struct manager_diff *d)
 
 int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *errors, struct err *e)
 {
-    *ret = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0, NULL, 0};
+    *ret = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0, NULL, 0, BUF_INIT};
     if (m->stopping)
         return err_set(e, ERR_BUSY, "walsupd is stopping");
     notify_reloading(m->notify);
@@ -200,6 +205,7 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
         return r;
     }
     conf_diff(m->conf, conf, &ret->change, &ret->n_changes);
+    confine_missing(conf, m->conf_path, &ret->restart);
     say_changes(ret);
     berths_resize(m->berths, conf->max_open);
     apply(m, conf, target, ret);

@@ -92,6 +92,7 @@ for f in daemon/*.c; do
 		daemon/main.c:*open\(path,\ O_RDWR\ \|\ O_CREAT*) ;; # the lock of the state directory
 		daemon/dblock.c:*open\(path,*) ;; # the file that stands for databases
 		daemon/hook.c:*/dev/null*) ;;
+		daemon/confine.c:*O_PATH*) ;; # before anything else is open
 		# a thread with descriptors of its own, whose closing drops nobody's locks
 		daemon/scan.c:*openat\(dir,\ name,* | daemon/scan.c:*O_DIRECTORY*) ;;
 		daemon/capture.c:* | daemon/pagemap.c:* | daemon/source_copymap.c:* | daemon/spool*.c:* | daemon/compact.c:* | daemon/uploader.c:*) ;; # files of the spool

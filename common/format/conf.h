@@ -95,7 +95,7 @@ struct conf_db {
 
 struct conf {
     char *state_dir, *socket, *log_level;
-    bool log_requests;
+    bool log_requests, landlock;
     char *include; /* as it was written; NULL: none */
     uint32_t workers;
     uint64_t scan_interval_ms;

@@ -120,6 +120,7 @@ static void build_daemon(struct conf_ctx *x)
     const struct conf_section *s = conf_section_find(c->raw, CONF_WALSUP, "");
     c->state_dir = dup_of(s, CONF_WALSUP_state_dir);
     c->socket = dup_of(s, CONF_WALSUP_socket);
+    c->landlock = num_of(s, CONF_WALSUP_landlock) == 0;
     c->log_requests = num_of(s, CONF_WALSUP_log_requests) != 0;
     c->include = dup_of(s, CONF_WALSUP_include);
     c->log_level = dup_of(s, CONF_WALSUP_log_level);

@@ -39,6 +39,13 @@ def running(world):
     return found
 
 
+def alive(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_it_is_told_what_changed_and_that_all_is_well_again(world, s3):
     con = make_db(world.path / "a.db")
     world.configure(s3.target(), world.db("a", target="s3"), world.db("b", target="s3"), retention="0s",
@@ -106,13 +113,15 @@ def test_one_that_hangs_holds_nobody_up_and_ends_with_the_daemon(world):
 
 
 def test_it_is_killed_after_a_while_and_the_next_one_runs(world):
-    body = TELL.format(world.path) + "sleep 1000 & sleep 1000\n"
+    body = TELL.format(world.path) + f"sleep 1000 & echo $! >> {world.path}/started; sleep 1000\n"
     world.configure(world.file_target(), world.db("x"), world.db("y"), on_state_change=hook(world, body),
                     on_state_change_timeout="300ms")
     world.start()
     world.poll("both were told", lambda: sorted(x[0] for x in told(world)) == ["x", "y"])
     world.poll("it is said", lambda: "on-state-change: killed, because it ran for more than 300 ms" in world.log.read_text())
     world.poll("nothing is left", lambda: not running(world))
+    started = [int(x) for x in (world.path / "started").read_text().split()]
+    world.poll("nor what it had started", lambda: len(started) == 2 and not any(map(alive, started)))
     assert world.log.read_text().count("killed, because") == 1
 
 

@@ -1,0 +1,323 @@
+#include "daemon/confine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+
+#include "common/base/fsx.h"
+#include "common/base/log.h"
+
+/* linux/landlock.h, of which old headers have only a part */
+#ifndef __NR_landlock_create_ruleset
+#define __NR_landlock_create_ruleset 444
+#define __NR_landlock_add_rule 445
+#define __NR_landlock_restrict_self 446
+#endif
+enum {
+    FS_EXECUTE = 1 << 0,
+    FS_WRITE_FILE = 1 << 1,
+    FS_READ_FILE = 1 << 2,
+    FS_READ_DIR = 1 << 3,
+    FS_ALL_OF_ABI_2 = (1 << 14) - 1,
+    FS_TRUNCATE = 1 << 14, /* ABI 3 */
+    FS_READ = FS_EXECUTE | FS_READ_FILE | FS_READ_DIR,
+    FS_OF_FILES = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE, /* what a file that is no directory can have */
+    NET_CONNECT_TCP = 1 << 1,
+    RULE_PATH = 1,
+    RULE_PORT = 2,
+    VERSION = 1, /* flag */
+};
+struct ruleset {
+    uint64_t fs, net;
+};
+struct __attribute__((packed)) path_rule {
+    uint64_t access;
+    int32_t fd;
+};
+struct port_rule {
+    uint64_t access, port;
+};
+
+#define KEYS_BYTES (1u << 20)
+#define ABI_MIN 2  /* before it nothing can be renamed from one directory to another */
+#define ABI_PORTS 4
+
+static const char *const system_read[] = {"/usr",  "/lib",  "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys",
+                                          "/dev/urandom", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
+                                          "/run/nscd", "/run/systemd/userdb"};
+static const char *const system_write[] = {"/run/lock", "/dev/null"};
+
+/* What is needed, or was granted. */
+struct need {
+    char *path;
+    bool write;
+    const char *what; /* "db" and so on, and its name, for messages; NULL: the system's */
+    const char *name;
+};
+struct needs {
+    struct need *item;
+    size_t n;
+    uint64_t port[64];
+    size_t n_ports;
+    bool any_port;
+};
+
+static struct needs granted;
+static bool confined, ports_confined;
+
+/* ---- what is needed ---------------------------------------------------------------------------- */
+
+static void add(struct needs *l, const char *path, bool write, const char *what, const char *name)
+{
+    if (!path || *path != '/')
+        return;
+    l->item = util_realloc(l->item, (l->n + 1) * sizeof *l->item);
+    l->item[l->n++] = (struct need){util_strdup(path), write, what, name};
+}
+
+/* The directory of a file, since the file may be replaced by renaming; and that of what it is a link to. */
+static void add_parent(struct needs *l, const char *path, bool write, const char *what, const char *name)
+{
+    char real[PATH_MAX];
+    const char *const each[] = {path, path && realpath(path, real) ? real : NULL};
+    for (size_t i = 0; i < ARRAY_LEN(each); i++) {
+        if (!each[i] || *each[i] != '/')
+            continue;
+        cleanup_free char *dir = util_strdup(each[i]);
+        *strrchr(dir, '/') = '\0';
+        add(l, *dir ? dir : "/", write, what, name);
+    }
+}
+
+static void add_port(struct needs *l, uint64_t port)
+{
+    if (l->n_ports == ARRAY_LEN(l->port))
+        l->any_port = true;
+    else
+        l->port[l->n_ports++] = port;
+}
+
+static void add_endpoint(struct needs *l, const char *endpoint)
+{
+    const char *host = endpoint ? strstr(endpoint, "://") : NULL, *colon = host ? strrchr(host + 3, ':') : NULL;
+    if (!host)
+        return;
+    if (colon && colon[1] && strspn(colon + 1, "0123456789") == strlen(colon + 1))
+        add_port(l, strtoull(colon + 1, NULL, 10));
+    else
+        add_port(l, strncmp(endpoint, "http:", 5) ? 443 : 80);
+}
+
+static void add_target(struct needs *l, const struct conf_target *t)
+{
+    const char *const file[] = {t->secret_access_key_file, t->credentials_file, t->ca_file, t->client_certificate,
+                                t->client_key};
+    if (t->type == CONF_FILE) {
+        add(l, t->path, true, "target", t->name);
+        return;
+    }
+    for (size_t i = 0; i < ARRAY_LEN(file); i++)
+        add_parent(l, file[i], false, "target", t->name);
+    add(l, t->ca_path, false, "target", t->name);
+    add_endpoint(l, t->endpoint);
+    if (t->instance_role)
+        add_port(l, 80);
+}
+
+/* What the environment adds to the keys of targets. */
+static void add_environment(struct needs *l)
+{
+    static const char *const file[] = {"AWS_SHARED_CREDENTIALS_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "SSL_CERT_FILE"};
+    static const char *const host[] = {"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+                                       "AWS_EC2_METADATA_SERVICE_ENDPOINT"};
+    for (size_t i = 0; i < ARRAY_LEN(file); i++)
+        add_parent(l, getenv(file[i]), false, NULL, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(host); i++)
+        l->any_port = l->any_port || getenv(host[i]);
+    add(l, getenv("CREDENTIALS_DIRECTORY"), false, NULL, NULL);
+    add(l, getenv("SSL_CERT_DIR"), false, NULL, NULL);
+    const char *home = getenv("HOME");
+    cleanup_free char *aws = home && *home == '/' ? util_printf("%s/.aws", home) : NULL;
+    if (aws && access(aws, F_OK) == 0)
+        add(l, aws, false, NULL, NULL);
+}
+
+static void collect(const struct conf *conf, const char *conf_path, struct needs *l)
+{
+    char exe[PATH_MAX];
+    cleanup_free char *absolute = realpath(conf_path, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(system_read); i++)
+        add(l, system_read[i], false, NULL, NULL);
+    for (size_t i = 0; i < ARRAY_LEN(system_write); i++)
+        add(l, system_write[i], true, NULL, NULL);
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
+    exe[MAX(n, (ssize_t)0)] = '\0';
+    add_parent(l, exe, false, NULL, NULL); /* walsupctl lies beside it */
+    add(l, conf->state_dir, true, "state-dir", "");
+    add_parent(l, conf->socket, true, "socket", "");
+    add_parent(l, absolute, false, "configuration", "");
+    add_parent(l, conf->include, false, "include", "");
+    for (size_t i = 0; i < conf->n_targets; i++)
+        add_target(l, &conf->target[i]);
+    for (size_t i = 0; i < conf->n_dbs; i++) {
+        const struct conf_db *d = &conf->db[i];
+        if (d->glob)
+            add(l, glob_base(d->glob), true, "db", d->name);
+        else
+            add_parent(l, d->path, true, "db", d->name);
+    }
+    add_port(l, 53); /* long answers of a name server */
+    add_environment(l);
+}
+
+static void needs_done(struct needs *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        free(l->item[i].path);
+    free(l->item);
+    *l = (struct needs){.item = NULL};
+}
+
+static bool names_program(const char *path)
+{
+    cleanup_buf struct buf b = BUF_INIT;
+    struct err e;
+    return path && *path == '/' && fsx_read(path, KEYS_BYTES, &b, &e) == 0 && strstr(buf_str(&b), "credential_process");
+}
+
+/* Why it cannot be confined; NULL. What other people's programs need, nobody knows. */
+static const char *runs_programs(const struct conf *conf)
+{
+    static const char in_file[] = "a file of keys names a credential_process, and what that needs is not known";
+    const char *home = getenv("HOME");
+    cleanup_free char *aws = util_printf("%s/.aws/credentials", home ? home : "");
+    if (names_program(getenv("AWS_SHARED_CREDENTIALS_FILE")) || names_program(aws))
+        return in_file;
+    for (size_t i = 0; i < conf->n_targets; i++)
+        if (names_program(conf->target[i].credentials_file))
+            return in_file;
+    for (size_t i = 0; i < conf->n_targets; i++)
+        if (conf->target[i].credential_process)
+            return "a credential-process is configured, and what that needs is not known";
+    return NULL;
+}
+
+/* ---- giving up the rest ------------------------------------------------------------------------ */
+
+/* A directory that is not there yet: the one in which it will be made. Never the root of all. */
+static int open_nearest(char *path)
+{
+    for (;;) {
+        int fd = open(path, O_PATH | O_CLOEXEC);
+        if (fd >= 0 || errno != ENOENT)
+            return fd;
+        char *slash = strrchr(path, '/');
+        if (!slash || slash == path)
+            return -1;
+        *slash = '\0';
+    }
+}
+
+static int grant_path(int ruleset, uint64_t handled, struct need *need)
+{
+    struct stat st;
+    cleanup_close int fd = need->what ? open_nearest(need->path) : open(need->path, O_PATH | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return 0; /* it cannot be used anyway */
+    struct path_rule r = {.access = need->write ? handled : FS_READ, .fd = fd};
+    if (!S_ISDIR(st.st_mode))
+        r.access &= FS_OF_FILES;
+    r.access &= handled;
+    return (int)syscall(__NR_landlock_add_rule, ruleset, RULE_PATH, &r, 0);
+}
+
+static int grant(int ruleset, const struct ruleset *handled, struct needs *l)
+{
+    for (size_t i = 0; i < l->n; i++)
+        if (grant_path(ruleset, handled->fs, &l->item[i]) < 0)
+            return -1;
+    for (size_t i = 0; handled->net && i < l->n_ports; i++) {
+        const struct port_rule r = {.access = NET_CONNECT_TCP, .port = l->port[i]};
+        if (syscall(__NR_landlock_add_rule, ruleset, RULE_PORT, &r, 0) < 0)
+            return -1;
+    }
+    return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || syscall(__NR_landlock_restrict_self, ruleset, 0) < 0 ? -1 : 0;
+}
+
+void confine_apply(const struct conf *conf, const char *conf_path)
+{
+    const char *programs = runs_programs(conf);
+    if (!conf->landlock || programs) {
+        log_line(LOG_INFO, "not confined by Landlock: %s", programs ? programs : "landlock = off");
+        return;
+    }
+    long abi = syscall(__NR_landlock_create_ruleset, NULL, 0, VERSION);
+    if (abi < ABI_MIN) {
+        log_line(LOG_INFO, "not confined by Landlock: the kernel has %s", abi < 0 ? "none" : "one that is too old");
+        return;
+    }
+    collect(conf, conf_path, &granted);
+    struct ruleset handled = {.fs = FS_ALL_OF_ABI_2};
+    if (abi >= 3)
+        handled.fs |= FS_TRUNCATE;
+    if (abi >= ABI_PORTS && !granted.any_port)
+        handled.net = NET_CONNECT_TCP;
+    /* older kernels know the first member only */
+    size_t size = abi >= ABI_PORTS ? sizeof handled : sizeof handled.fs;
+    cleanup_close int ruleset = (int)syscall(__NR_landlock_create_ruleset, &handled, size, 0);
+    if (ruleset < 0 || grant(ruleset, &handled, &granted) < 0) {
+        log_line(LOG_WARN, "not confined by Landlock: %s", strerror(errno));
+        needs_done(&granted);
+        return;
+    }
+    confined = true;
+    ports_confined = handled.net != 0;
+    (void)setenv("SQLITE_TMPDIR", conf->state_dir, 1);
+    log_line(LOG_INFO, "confined by Landlock (ABI %ld) to what the configuration needs%s", abi,
+             ports_confined ? ", and to the ports of its targets" : "");
+}
+
+/* ---- after a reload ---------------------------------------------------------------------------- */
+
+static bool below(const char *path, const char *dir)
+{
+    size_t n = strlen(dir);
+    return !strncmp(path, dir, n) && (!path[n] || path[n] == '/' || (n && dir[n - 1] == '/'));
+}
+
+static bool has(const struct need *need)
+{
+    for (size_t i = 0; i < granted.n; i++)
+        if (below(need->path, granted.item[i].path) && (granted.item[i].write || !need->write))
+            return true;
+    return false;
+}
+
+void confine_missing(const struct conf *conf, const char *conf_path, struct buf *out)
+{
+    struct needs l = {.item = NULL};
+    if (!confined)
+        return;
+    collect(conf, conf_path, &l);
+    for (size_t i = 0; i < l.n; i++)
+        if (l.item[i].what && !has(&l.item[i]))
+            buf_printf(out, "%s%s%s needs %s, which walsupd gave up when it started (landlock): restart it\n", l.item[i].what,
+                       *l.item[i].name ? " " : "", l.item[i].name, l.item[i].path);
+    for (size_t i = 0; ports_confined && i < l.n_ports; i++) {
+        bool known = false;
+        for (size_t k = 0; k < granted.n_ports; k++)
+            known = known || granted.port[k] == l.port[i];
+        if (!known)
+            buf_printf(out, "a target needs port %" PRIu64 ", which walsupd gave up when it started (landlock): restart it\n",
+                       l.port[i]);
+    }
+    const char *programs = runs_programs(conf);
+    if (programs)
+        buf_printf(out, "%s, while walsupd is confined (landlock): restart it\n", programs);
+    needs_done(&l);
+}
