@@ -198,6 +198,8 @@ static const char *runs_programs(const struct conf *conf)
     cleanup_free char *aws = util_printf("%s/.aws/credentials", home ? home : "");
     if (names_program(getenv("AWS_SHARED_CREDENTIALS_FILE")) || names_program(aws))
         return in_file;
+    if (conf->on_state_change)
+        return "on-state-change names a program, and what that needs is not known";
     for (size_t i = 0; i < conf->n_targets; i++)
         if (names_program(conf->target[i].credentials_file))
             return in_file;
