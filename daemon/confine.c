@@ -94,6 +94,20 @@ static void add_parent(struct needs *l, const char *path, bool write, const char
     }
 }
 
+/* Rules are about directories, not about their names: one that is replaced (a release that is switched to, data
+ * that is moved away and restored) would be out of reach. So the one above is granted as well, never "/". */
+static void widen(struct needs *l)
+{
+    for (size_t i = 0, n = l->n; i < n; i++) {
+        const struct need *d = &l->item[i];
+        char *slash = d->what && !strcmp(d->what, "db") ? strrchr(d->path, '/') : NULL;
+        if (!slash || slash == d->path)
+            continue;
+        cleanup_free char *above = strndup(d->path, (size_t)(slash - d->path));
+        add(l, above, true, d->what, d->name);
+    }
+}
+
 static void add_port(struct needs *l, uint64_t port)
 {
     if (l->n_ports == ARRAY_LEN(l->port))
@@ -264,6 +278,7 @@ void confine_apply(const struct conf *conf, const char *conf_path)
         return;
     }
     collect(conf, conf_path, &granted);
+    widen(&granted);
     struct ruleset handled = {.fs = FS_ALL_OF_ABI_2};
     if (abi >= 3)
         handled.fs |= FS_TRUNCATE;
