@@ -13,7 +13,7 @@ VERSION := $(shell cat packaging/VERSION 2>/dev/null || echo 0)
 Q       := $(if $(V),,@)
 say      = $(if $(V),,@printf '  %-7s %s\n' $(1) $(2))
 
-PKGS := sqlite3 libsystemd libuv libcurl libxml-2.0 liblz4 libssl libcrypto jansson inih yaml-0.1
+PKGS := sqlite3 libsystemd libuv libcurl libxml-2.0 liblz4 libssl libcrypto jansson inih yaml-0.1 libmicrohttpd
 PKG_CFLAGS := $(shell pkg-config --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PKGS) 2>/dev/null)
 # libs3 is linked statically, with the seam of common/store/s3_transport.c under it: each of these

@@ -199,8 +199,8 @@ static void check_pattern(struct check *k, const struct conf *conf, const struct
         return;
     }
     walk_dir(&w, base, glob_start(d->glob));
-    (void)snprintf(text, sizeof text, "%zu databases match now, %zu of them in WAL mode", w.databases,
-                   w.wal);
+    (void)snprintf(text, sizeof text, "%zu database%s now, %zu of them in WAL mode", w.databases,
+                   w.databases == 1 ? " matches" : "s match", w.wal);
     check_step(k, "files", w.databases ? OK : WARNING, text, w.databases ? "" : "is the pattern right?");
     if (w.unreadable)
         check_step(k, "access", WARNING, "some files or directories could not be read",

@@ -110,7 +110,7 @@ static void print_comparison(const json_t *r)
 {
     char size[32];
     uint64_t unknown = count_of(r, "not_in_inventory"), missing = count_of(r, "missing"), foreign = count_of(r, "foreign");
-    printf("%llu files, %s", (unsigned long long)count_of(r, "objects"), util_size(size, count_of(r, "bytes")));
+    printf("%llu file%s, %s", (unsigned long long)count_of(r, "objects"), PLURAL(count_of(r, "objects")), util_size(size, count_of(r, "bytes")));
     if (!unknown && !missing)
         printf(", as expected");
     if (unknown)

@@ -3,11 +3,10 @@
 
 #include "ctl/client.h"
 #include "ctl/out.h"
+#include "ctl/status.h"
 
-#define STATUS_TIMEOUT_MS 10000
 #define SHOW_AT_ONCE 50 /* databases; of more, only those that are not fine */
-
-enum exit_status { HEALTHY, DEGRADED, FAILED };
+#define WATCH_MS 2000
 
 static const char *str(const json_t *o, const char *key)
 {
@@ -161,7 +160,7 @@ static int worst_first(const void *pa, const void *pb)
 
 /* The state of one row. A database is "behind" because one of its replicas is; the others are not
  * to be blamed for it. */
-static const char *row_state(const json_t *db, const json_t *replica)
+const char *status_row_state(const json_t *db, const json_t *replica)
 {
     const char *state = str(db, "state"), *replica_state = str(replica, "state");
     if (db_tone(state) != OUT_PLAIN && strcmp(state, "behind") != 0)
@@ -186,11 +185,21 @@ static char *lag_text(const struct line *l)
     return util_printf("%s %s", util_size(size, l->lag_bytes), out_short_duration(time, l->lag_ms));
 }
 
+void status_note(struct buf *b, const json_t *db, const json_t *replica, uint64_t now_ms)
+{
+    if (db) {
+        add_db_error(b, db, now_ms, db_tone(str(db, "state")));
+        add_verify(b, db, now_ms);
+    }
+    if (replica)
+        add_replica_error(b, replica, now_ms);
+}
+
 static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
 {
     struct out_row *row = out_row(t);
     cleanup_buf struct buf note = BUF_INIT;
-    const char *state = row_state(l->db, l->replica);
+    const char *state = status_row_state(l->db, l->replica);
     row->cell[0] = util_strdup(str(l->db, "name"));
     row->cell[1] = util_strdup(*state ? state : "?");
     row->cell[2] = util_strdup(l->replica ? str(l->replica, "target") : "-");
@@ -199,12 +208,7 @@ static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
     row->cell[5] = l->replica ? ago(num(l->replica, "last_success_ms"), now_ms, "never")
                               : util_strdup("-");
     row->tone = l->tone;
-    if (l->first)
-        add_db_error(&note, l->db, now_ms, db_tone(str(l->db, "state")));
-    if (l->first)
-        add_verify(&note, l->db, now_ms);
-    if (l->replica)
-        add_replica_error(&note, l->replica, now_ms);
+    status_note(&note, l->first ? l->db : NULL, l->replica, now_ms);
     if (note.len)
         row->note = util_strdup(buf_str(&note));
 }
@@ -229,7 +233,7 @@ static void print_table(const json_t *reply)
         line = util_realloc(line, (n + rows + 1) * sizeof *line);
         for (j = 0; j < MAX(rows, (size_t)1); j++) {
             r = json_array_get(replicas, j);
-            const char *state = row_state(d, r);
+            const char *state = status_row_state(d, r);
             enum out_tone tone = MAX(db_tone(state), replica_tone(r));
             line[n] = (struct line){d, r, MAX(tone, verify_tone(d)), num(r, "lag_ms"),
                                     num(r, "lag_bytes"), n, j == 0};
@@ -246,10 +250,10 @@ static void print_table(const json_t *reply)
     out_table_done(&t);
 }
 
-static enum exit_status exit_of(const json_t *reply)
+enum status_exit status_exit_of(const json_t *reply)
 {
     const char *state = str(reply, "state");
-    return !strcmp(state, "healthy") ? HEALTHY : !strcmp(state, "degraded") ? DEGRADED : FAILED;
+    return !strcmp(state, "healthy") ? STATUS_HEALTHY : !strcmp(state, "degraded") ? STATUS_DEGRADED : STATUS_FAILED;
 }
 
 /* "9990 replicating, 10 behind" */
@@ -314,7 +318,7 @@ static void print_watch(const json_t *reply)
     out_wrapped(stdout, 0, line);
 }
 
-static void print_status(const json_t *reply, bool one)
+void status_print(const json_t *reply, bool one)
 {
     static const enum out_tone tone[] = {OUT_GOOD, OUT_WARN, OUT_BAD};
     char up[32];
@@ -322,7 +326,7 @@ static void print_status(const json_t *reply, bool one)
     uint64_t now = num(reply, "now_ms"), started = num(reply, "started_ms");
     uint64_t total = one ? n : MAX(num(reply, "total"), (uint64_t)n);
     bool some = n < total;
-    out_tone(stdout, tone[exit_of(reply)]);
+    out_tone(stdout, tone[status_exit_of(reply)]);
     out_text(stdout, str(reply, "state"));
     out_tone(stdout, OUT_PLAIN);
     printf(": %llu database%s, walsupd ", (unsigned long long)total, total == 1 ? "" : "s");
@@ -349,39 +353,66 @@ static void print_status(const json_t *reply, bool one)
     print_watch(reply);
 }
 
+/* what the options say; false: *ret_status is the end of it */
+static bool options(struct ctl *c, struct status_ask *ask, bool *ret_watch, int *ret_status)
+{
+    static const struct option own[] = {{"all", no_argument, NULL, 'a'},
+                                        {"watch", no_argument, NULL, 'w'},
+                                        {"interval", required_argument, NULL, 'i'},
+                                        {NULL, 0, NULL, 0}};
+    int o;
+    ask->interval_ms = WATCH_MS;
+    while ((o = ctl_option(c, own, ret_status)) >= 0)
+        if (o == 'a') {
+            ask->all = true;
+        } else if (o == 'w') {
+            *ret_watch = true;
+        } else if (!conf_duration(optarg, &ask->interval_ms) || ask->interval_ms < 100) {
+            *ret_status = ctl_usage_error(c, "--interval %s is no time of at least 100ms, such as 2s", optarg);
+            return false;
+        }
+    return o != CTL_STOP && ctl_operands(c, 0, 1, ret_status);
+}
+
+json_t *status_parameters(const struct status_ask *ask, bool json)
+{
+    json_t *p = json_object();
+    if (ask->db)
+        (void)json_object_set_new(p, "db", proto_text(ask->db));
+    else if (!ask->all && !json)
+        (void)json_object_set_new(p, "limit", json_integer(SHOW_AT_ONCE));
+    return p;
+}
+
 int cmd_status(struct ctl *c)
 {
-    static const struct option own[] = {{"all", no_argument, NULL, 'a'}, {NULL, 0, NULL, 0}};
-    int status, o;
-    bool all = false;
+    int status;
+    bool watch = false;
     struct err e = {0};
     json_t *reply = NULL;
-    while ((o = ctl_option(c, own, &status)) >= 0)
-        all = true;
-    if (o == CTL_STOP || !ctl_operands(c, 0, 1, &status))
+    struct status_ask ask = {0};
+    if (!options(c, &ask, &watch, &status))
         return status;
-    cleanup_free char *socket = NULL;
+    cleanup_free char *socket = NULL, *name = NULL;
     if (!ctl_socket(c, &socket, &status))
         return status;
-    json_t *parameters = json_object();
-    if (optind < c->argc) {
-        cleanup_free char *name = ctl_db_name(c, c->argv[optind]);
-        (void)json_object_set_new(parameters, "db", proto_text(name));
-    } else if (!all && !c->json) {
-        (void)json_object_set_new(parameters, "limit", json_integer(SHOW_AT_ONCE));
-    }
-    if (client_call(socket, "Status", parameters, STATUS_TIMEOUT_MS, &reply, NULL, &e) < 0) {
-        if (optind < c->argc)
+    ask.socket = socket;
+    if (optind < c->argc)
+        ask.db = name = ctl_db_name(c, c->argv[optind]);
+    if (watch)
+        return status_watch(&ask, c->json);
+    if (client_call(socket, "Status", status_parameters(&ask, c->json), STATUS_TIMEOUT_MS, &reply, NULL, &e) < 0) {
+        if (ask.db)
             ctl_suggest(socket, c->argv[optind], &e);
         status = out_fail(c->json, &e);
-        return e.code == ERR_NET || e.code == ERR_TIMEOUT ? (int)FAILED : status;
+        return e.code == ERR_NET || e.code == ERR_TIMEOUT ? (int)STATUS_FAILED : status;
     }
-    status = (int)exit_of(reply);
+    status = (int)status_exit_of(reply);
     if (c->json) {
         (void)out_json(reply);
         return status;
     }
-    print_status(reply, optind < c->argc);
+    status_print(reply, ask.db != NULL);
     json_decref(reply);
     return status;
 }

@@ -142,7 +142,10 @@ void ctl_print_reload(const json_t *reply)
     any = print_names(reply, "removed") || any;
     any = print_names(reply, "changed") || any;
     json_int_t same = json_integer_value(json_object_get(reply, "unchanged"));
-    printf(any ? "%lld unchanged\n" : "nothing changed (%lld databases)\n", (long long)same);
+    if (any)
+        printf("%lld unchanged\n", (long long)same);
+    else
+        printf("nothing changed (%lld database%s)\n", (long long)same, PLURAL(same));
 }
 
 int ctl_reload(struct ctl *c, const char *socket, json_t **ret, int *ret_status)

@@ -75,6 +75,7 @@ bool ctl_reload_restart(const json_t *reply, struct err *e);
 
 int cmd_status(struct ctl *c);
 int cmd_list(struct ctl *c);
+int cmd_metrics(struct ctl *c);
 int cmd_sync(struct ctl *c);
 int cmd_reload(struct ctl *c);
 int cmd_snapshot(struct ctl *c);

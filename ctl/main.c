@@ -12,9 +12,15 @@ static int cmd_help(struct ctl *c);
 
 static const struct ctl_verb verb[] = {
     {"status", "[DB]", "show what is replicated, how far behind, and what is wrong",
-     "  --all                     every database, also if there are very many\n\n"
+     "  --all                     every database, also if there are very many\n"
+     "  --watch                   again and again; not to a terminal: a line for each\n"
+     "                            change\n"
+     "  --interval TIME           how often --watch looks (2s)\n\n"
      "Exit status: 0 healthy, 1 degraded, 2 failed or not running.\n", cmd_status},
     {"list", "", "list the configured databases, with or without the daemon", "", cmd_list},
+    {"metrics", "", "print what Prometheus would fetch from the daemon",
+     "  --list                    every metric there is, and what it means\n"
+     "  --man                     the same as the table of walsupd(8)\n", cmd_metrics},
     {"restore", "DB [-o FILE]", "bring a database back from a replica, checked",
      "DB is a name or a path from the configuration. A file that exists is not\ntouched.\n\n"
      "  -o, --output FILE         file to create (the database's own path)\n"

@@ -1,6 +1,7 @@
 #include "daemon/ctlserver_int.h"
 
 #include <inttypes.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <grp.h>
@@ -29,6 +30,7 @@ struct client {
     struct buf in;
     struct ucred cred;
     enum role role;
+    enum { COUNTS_NOT, COUNTS_AS_CLIENT, COUNTS_AS_REFUSED } counts;
     bool closing, busy; /* busy: a call is being answered; the next one waits */
     bool more;          /* it asked for a stream of answers */
     void (*again)(struct client *cl, json_t *p); /* of a stream: makes the next one */
@@ -48,7 +50,7 @@ struct ctlserver {
     struct ctl_socket socket;
     gid_t readers; /* the group that may ask for the status; (gid_t)-1: there is none */
     struct client *client;
-    unsigned n_clients;
+    unsigned n_clients, n_refused; /* that are not on their way out */
     size_t queued;
     uint64_t refused_ms; /* when a refusal was logged; since then refused more */
     unsigned refused;
@@ -89,7 +91,6 @@ static void client_unref(struct client *cl)
             *p = cl->next;
             break;
         }
-    c->n_clients--;
     ctl_file(cl, NULL);
     buf_free(&cl->in);
     json_decref(cl->again_p);
@@ -107,6 +108,8 @@ static void client_close(struct client *cl)
     if (cl->closing)
         return;
     cl->closing = true;
+    cl->server->n_clients -= cl->counts == COUNTS_AS_CLIENT;
+    cl->server->n_refused -= cl->counts == COUNTS_AS_REFUSED;
     if (cl->held)
         cl->abandon(cl->held);
     uv_close((uv_handle_t *)&cl->pipe, on_client_handle_closed);
@@ -159,6 +162,7 @@ static void on_deadline(uv_timer_t *t)
 enum reply_kind {
     REPLY,
     REPLY_CONTINUES, /* of a stream */
+    REPLY_PIECE,     /* of a message; ctl_stream_next() sends the next one */
     REPLY_LAST,      /* close after it: the client broke the protocol, or has no business here */
 };
 
@@ -167,6 +171,7 @@ struct reply {
     struct client *client;
     struct buf b;
     enum reply_kind kind;
+    struct ctl_stream *stream; /* of a piece */
 };
 
 static void take_calls(struct client *cl);
@@ -183,10 +188,13 @@ static void on_written(uv_write_t *req, int status)
     struct reply *r = req->data;
     struct client *cl = r->client;
     enum reply_kind kind = r->kind;
+    struct ctl_stream *stream = r->stream;
     if (status < 0 || kind == REPLY_LAST)
         client_close(cl);
     reply_free(r);
-    if (!cl->closing && kind == REPLY_CONTINUES) {
+    if (kind == REPLY_PIECE) {
+        ctl_stream_next(stream, !cl->closing);
+    } else if (!cl->closing && kind == REPLY_CONTINUES) {
         wait_for(cl, WAIT_NEXT, cl->again_ms);
     } else if (!cl->closing) {
         cl->busy = false;
@@ -207,6 +215,25 @@ static void too_much(struct buf *b)
     proto_add(b, proto_make_error(&e));
 }
 
+static void send_off(struct client *cl, struct reply *r)
+{
+    r->client = cl;
+    r->req.data = r;
+    cl->server->queued += r->b.len;
+    uv_buf_t b = uv_buf_init((char *)r->b.p, (unsigned)r->b.len);
+    cl->refs++;
+    if (uv_write(&r->req, (uv_stream_t *)&cl->pipe, &b, 1, on_written) == 0) {
+        wait_for(cl, WAIT_READER, READ_MS);
+        return;
+    }
+    struct ctl_stream *stream = r->stream;
+    reply_free(r);
+    client_close(cl);
+    if (stream)
+        ctl_stream_next(stream, false);
+    client_unref(cl);
+}
+
 static void reply(struct client *cl, json_t *msg, enum reply_kind kind)
 {
     struct ctlserver *c = cl->server;
@@ -215,24 +242,23 @@ static void reply(struct client *cl, json_t *msg, enum reply_kind kind)
         return;
     }
     struct reply *r = util_zalloc(sizeof *r);
-    r->client = cl;
     r->kind = kind;
-    r->req.data = r;
     proto_add(&r->b, msg);
     if (c->queued && c->queued + r->b.len > MAX_QUEUED) {
         too_much(&r->b);
         r->kind = kind == REPLY_CONTINUES ? REPLY : kind;
     }
-    c->queued += r->b.len;
-    uv_buf_t b = uv_buf_init((char *)r->b.p, (unsigned)r->b.len);
-    cl->refs++;
-    if (uv_write(&r->req, (uv_stream_t *)&cl->pipe, &b, 1, on_written) < 0) {
-        reply_free(r);
-        client_close(cl);
-        client_unref(cl);
-        return;
-    }
-    wait_for(cl, WAIT_READER, READ_MS);
+    send_off(cl, r);
+}
+
+void ctl_piece(struct client *cl, struct buf *b, struct ctl_stream *next)
+{
+    struct reply *r = util_zalloc(sizeof *r);
+    r->kind = next ? REPLY_PIECE : cl->again_p ? REPLY_CONTINUES : REPLY;
+    r->stream = next;
+    r->b = *b;
+    *b = (struct buf)BUF_INIT;
+    send_off(cl, r);
 }
 
 void ctl_reply(struct client *cl, json_t *msg)
@@ -263,15 +289,13 @@ bool ctl_wants_more(const struct client *cl)
     return cl->more;
 }
 
-void ctl_reply_more(struct client *cl, json_t *parameters, uint64_t next_ms, void (*again)(struct client *cl, json_t *p),
-                    json_t *p)
+void ctl_again(struct client *cl, uint64_t next_ms, void (*again)(struct client *cl, json_t *p), json_t *p)
 {
     json_t *old = cl->again_p; /* maybe p itself */
     cl->again = again;
     cl->again_ms = next_ms;
     cl->again_p = json_incref(p);
     json_decref(old);
-    reply(cl, proto_make_reply(parameters, true), REPLY_CONTINUES);
 }
 
 /* ---- methods ----------------------------------------------------------------------------------- */
@@ -474,19 +498,35 @@ static bool too_many(const struct client *cl)
     const struct ctlserver *c = cl->server;
     unsigned same = 0;
     if (is_admin(cl))
-        return c->n_clients > MAX_CLIENTS;
+        return c->n_clients >= MAX_CLIENTS;
     for (const struct client *o = c->client; o; o = o->next)
-        same += o->cred.uid == cl->cred.uid;
-    return c->n_clients > MAX_CLIENTS_OTHERS || same > MAX_CLIENTS_PER_UID;
+        same += o->counts == COUNTS_AS_CLIENT && !o->closing && o->cred.uid == cl->cred.uid;
+    return c->n_clients >= MAX_CLIENTS_OTHERS || same >= MAX_CLIENTS_PER_UID;
+}
+
+/* Who has gone makes room, although that was not read yet: many may come and go between two looks. */
+static void forget_gone(struct ctlserver *c)
+{
+    for (struct client *cl = c->client, *next; cl; cl = next) {
+        uv_os_fd_t fd;
+        next = cl->next;
+        struct pollfd p = {-1, 0, 0};
+        if (!cl->closing && uv_fileno((uv_handle_t *)&cl->pipe, &fd) == 0)
+            p.fd = fd;
+        if (poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR)))
+            client_close(cl);
+    }
 }
 
 static void turn_away(struct client *cl)
 {
     struct err e;
-    if (cl->server->n_clients > MAX_CLIENTS + MAX_REFUSALS) {
+    if (cl->server->n_refused >= MAX_REFUSALS) {
         client_close(cl);
         return;
     }
+    cl->counts = COUNTS_AS_REFUSED;
+    cl->server->n_refused++;
     err_set(&e, ERR_BUSY, "too many connections to walsupd");
     err_hint(&e, "try again in a moment");
     cl->busy = true;
@@ -506,12 +546,17 @@ static void on_connection(uv_stream_t *listener, int status)
     cl->refs = 2;
     cl->next = c->client;
     c->client = cl;
-    c->n_clients++;
     if (uv_accept(listener, (uv_stream_t *)&cl->pipe) < 0 || !identify(cl)) {
         client_close(cl);
-    } else if (too_many(cl)) {
+        return;
+    }
+    if (too_many(cl))
+        forget_gone(c);
+    if (too_many(cl)) {
         turn_away(cl);
-    } else {
+    } else if (!cl->closing) {
+        cl->counts = COUNTS_AS_CLIENT;
+        c->n_clients++;
         wait_for_call(cl);
         (void)uv_read_start((uv_stream_t *)&cl->pipe, on_alloc, on_read);
     }

@@ -1,5 +1,7 @@
 /* ctlserver_int.h - what the parts of the control socket share: ctlserver.c (clients), ctlserver_socket.c (the socket),
- * ctlserver_methods.c (the table; status, list, reload), ctlserver_sync.c, ctlserver_pause.c, ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_map.c (page maps). Loop thread only. */
+ * ctlserver_methods.c (the table; list, reload), ctlserver_stream.c (status, metrics), ctlserver_sync.c,
+ * ctlserver_pause.c, ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_map.c (page maps). Loop
+ * thread only. */
 #ifndef WALSUP_CTLSERVER_INT_H
 #define WALSUP_CTLSERVER_INT_H
 
@@ -42,12 +44,15 @@ void ctl_reply_err(struct client *cl, const struct err *e);
  * Varlink's own errors, with our words beside its parameter. */
 void ctl_reply(struct client *cl, json_t *msg);
 void ctl_reply_varlink(struct client *cl, const char *error, const char *key, const char *value, const struct err *e);
-/** ctl_wants_more(cl): whether the call asks for a stream. ctl_reply_more(cl, parameters, next_ms, again, p): one answer
- * of it; again(cl, p) makes the next one, that much after the client has taken this one, and may end it with any of the
- * others. */
+/** ctl_wants_more(cl): whether the call asks for a stream of answers. ctl_again(cl, next_ms, again, p): the next answer
+ * is one of it; again(cl, p) makes the one after, that much after the client has taken this one, and may end the stream
+ * with any other answer. */
 bool ctl_wants_more(const struct client *cl);
-void ctl_reply_more(struct client *cl, json_t *parameters, uint64_t next_ms, void (*again)(struct client *cl, json_t *p),
-                    json_t *p);
+void ctl_again(struct client *cl, uint64_t next_ms, void (*again)(struct client *cl, json_t *p), json_t *p);
+/** ctl_piece(cl, b, s): takes the bytes of b, a part of a message. Once they are written, or cannot be,
+ * ctl_stream_next(s, ok) is called, which sends another or ends; maybe before this returns. s NULL: the end of the message. */
+struct ctl_stream;
+void ctl_piece(struct client *cl, struct buf *b, struct ctl_stream *s);
 /** ctl_unpack(p, e, fmt, ...): as json_unpack; unknown names and wrong types are errors. */
 int ctl_unpack(json_t *p, struct err *e, const char *fmt, ...);
 /** ctl_uid(cl): the peer's, as the kernel says. */
@@ -63,6 +68,12 @@ void ctl_release(struct client *cl);
 /** ctl_file(cl, path): takes the path of a file that is good for as long as the client stays: removed then, or when it
  * is given another one. */
 void ctl_file(struct client *cl, char *path);
+
+/* ctlserver_stream.c */
+/** ctl_stream_next(s, ok): the next piece; not ok: nobody wants it, and s is freed. */
+void ctl_stream_next(struct ctl_stream *s, bool ok);
+void ctl_call_status(struct client *cl, json_t *p);
+void ctl_call_metrics(struct client *cl, json_t *p);
 
 /* ctlserver_sync.c */
 void ctl_call_sync(struct client *cl, json_t *p);

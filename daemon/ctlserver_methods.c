@@ -1,32 +1,7 @@
 /* The methods of the control socket in one table, from which the interface's description is made; and those that need no
- * file of their own: status, list, reload, and what Varlink asks of every service. */
+ * file of their own: list, reload, and what Varlink asks of every service. */
 #include "common/format/proto.h"
 #include "daemon/ctlserver_int.h"
-#include "daemon/status.h"
-
-#define STREAM_MS 1000
-#define STREAM_MIN_MS 100
-#define STREAM_MAX_MS 3600000
-
-/* Called again for each answer of a stream: what was asked for may be gone by then. */
-static void call_status(struct client *cl, json_t *p)
-{
-    const char *name = NULL;
-    struct database *db;
-    struct err e;
-    json_int_t limit = -1, every = STREAM_MS;
-    if (ctl_unpack(p, &e, "{s?:s, s?:I, s?:I}", "db", &name, "limit", &limit, "interval_ms", &every) < 0 ||
-        ctl_find_db(ctl_manager(cl), name, &db, &e) < 0) {
-        ctl_reply_err(cl, &e);
-        return;
-    }
-    json_t *status = status_json(ctl_manager(cl), db, limit < 0 ? SIZE_MAX : (size_t)limit);
-    if (ctl_wants_more(cl))
-        ctl_reply_more(cl, status, (uint64_t)MAX((json_int_t)STREAM_MIN_MS, MIN(every, (json_int_t)STREAM_MAX_MS)),
-                       call_status, p);
-    else
-        ctl_reply_ok(cl, status);
-}
 
 static void call_list(struct client *cl, json_t *p)
 {
@@ -141,11 +116,15 @@ static void call_description(struct client *cl, json_t *p);
 /* text: as in the description; of methods of our own interface */
 static const struct ctl_method methods[] = {
     {PROTO_INTERFACE ".Status", false,
-     "# state of one database or all of them; of more than limit, the worst that are not fine. With more: again and again,\n"
-     "# every interval_ms (1000), until the client goes\n"
-     "method Status(db: ?string, limit: ?int, interval_ms: ?int) -> (version: string, pid: int, started_ms: int, now_ms: "
+     "# state of one database or all of them; of more than limit, the worst that are not fine, 1000 at most. With more:\n"
+     "# again and again, every interval_ms (1000), until the client goes. The fields are in walsupctl(1)\n"
+     "method Status(db: ?string, limit: ?int, interval_ms: ?int) -> (schema: int, version: string, pid: int, started_ms: int, now_ms: "
      "int, sqlite_version: string, state: string, total: int, counts: object, watch: object, databases: []object)\n",
-     call_status},
+     ctl_call_status},
+    {PROTO_INTERFACE ".Metrics", false,
+     "# what Prometheus would fetch\n"
+     "method Metrics() -> (text: string)\n",
+     ctl_call_metrics},
     {PROTO_INTERFACE ".List", false, "method List() -> (databases: []object)\n", call_list},
     {PROTO_INTERFACE ".Sync", false,
      "# capture now; with wait also upload now and answer when every replica has it\n"

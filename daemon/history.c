@@ -615,10 +615,10 @@ bool history_needs_snapshot_file(const struct database *db, uint64_t txid)
 const struct err *history_trouble(const struct database *db, size_t i, int64_t *ret_since_ms)
 {
     const struct keeper *k = db->history && i < db->history->n_keepers ? &db->history->keeper[i] : NULL;
-    if (!k || !k->err)
+    if (!k || (!k->err && !k->delete_err))
         return NULL;
-    *ret_since_ms = k->retry.since_ms;
-    return k->err;
+    *ret_since_ms = k->err ? k->retry.since_ms : k->delete_retry.since_ms;
+    return k->err ? k->err : k->delete_err;
 }
 
 bool history_close(struct database *db)

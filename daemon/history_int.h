@@ -25,7 +25,8 @@ struct keeper {
     bool wants_snapshot; /* due, or asked for */
     struct spool_file snapshot; /* at hand, to be uploaded; txid 0: none */
     bool wants_list;
-    uint64_t no_delete_until_ms; /* the store refused */
+    uint64_t no_delete_until_ms; /* it failed, or these keys may not */
+    bool may_not_delete;         /* which was said */
 
     enum { KEEPER_RESTS, KEEPER_ASKS, KEEPER_SENDS, KEEPER_LOOKS, KEEPER_DELETES, KEEPER_LISTS } doing;
     struct store_req req;
@@ -46,6 +47,9 @@ struct keeper {
     struct retry retry;
     uint64_t retry_at_ms;
     struct err *err; /* of the last failed attempt; NULL: it worked */
+    /* deletions have trouble of their own: neither do they hold up what goes up, nor is it over because that works */
+    struct retry delete_retry;
+    struct err *delete_err;
     bool closing;
 };
 

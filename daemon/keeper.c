@@ -32,7 +32,8 @@ struct inventory_place keeper_place(const struct keeper *k)
 
 bool keeper_is_quiet(const struct keeper *k)
 {
-    return k->doing == KEEPER_RESTS && !k->wants_snapshot && !k->snapshot.txid && !k->wants_list && !k->retry.failures;
+    return k->doing == KEEPER_RESTS && !k->wants_snapshot && !k->snapshot.txid && !k->wants_list && !k->retry.failures &&
+           !k->delete_retry.failures;
 }
 
 /* ---- outcome ----------------------------------------------------------------------------------- */
@@ -124,6 +125,30 @@ static void delete_doomed(struct keeper *k)
     store_delete(k->u->store, &k->req, k->doomed_key, n);
 }
 
+static void deletes_again(struct keeper *k)
+{
+    if (k->delete_err)
+        log_line(LOG_NOTICE, "%s -> %s: deleting old files works again", k->h->db->name, k->u->target);
+    retry_ok(&k->delete_retry);
+    free(TAKE_PTR(k->delete_err));
+    k->no_delete_until_ms = 0;
+}
+
+static void delete_failed(struct keeper *k, const struct err *e)
+{
+    bool news = !k->delete_err || k->delete_err->code != e->code;
+    uint64_t wait = retry_after(&k->delete_retry, e);
+    if (!k->delete_err)
+        k->delete_err = util_alloc(sizeof *k->delete_err);
+    *k->delete_err = *e;
+    k->no_delete_until_ms = clk_mono_ms() + wait;
+    if (news) {
+        char dur[32];
+        log_err(LOG_WARN, e, "%s -> %s: old files not deleted, next try in %s", k->h->db->name, k->u->target,
+                util_duration(dur, wait));
+    }
+}
+
 /* Keys that may write and not delete are a good idea: no reason to complain for ever. */
 static void not_deleted(struct keeper *k)
 {
@@ -131,23 +156,26 @@ static void not_deleted(struct keeper *k)
     forget_doomed(k);
     bool passes = retry_class(e) == RETRY_RESIGN; /* a clock, a token: with others it works again */
     if ((e->code != ERR_AUTH && e->code != ERR_PERM) || passes) {
-        keeper_failed(k, e, "old files not deleted");
+        delete_failed(k, e);
         return;
     }
-    if (!k->no_delete_until_ms)
+    retry_ok(&k->delete_retry);
+    free(TAKE_PTR(k->delete_err));
+    if (!k->may_not_delete)
         log_err(LOG_WARN, e,
                 "%s -> %s: the store does not let old files be deleted; if that is meant to be, set delete = no",
                 k->h->db->name, k->u->target);
+    k->may_not_delete = true;
     k->no_delete_until_ms = clk_mono_ms() + NO_DELETE_MS;
 }
 
 static void deleted(struct keeper *k)
 {
-    log_line(LOG_INFO, "%s -> %s: %zu files deleted that are older than the retention", k->h->db->name, k->u->target,
-             k->ask.n);
+    log_line(LOG_INFO, "%s -> %s: %zu file%s older than the retention deleted", k->h->db->name, k->u->target,
+             k->ask.n, PLURAL(k->ask.n));
     k->u->deleted += k->ask.n;
-    k->no_delete_until_ms = 0;
-    keeper_worked(k);
+    k->may_not_delete = false;
+    deletes_again(k);
     ask(k, INVENTORY_REMOVE);
 }
 
@@ -167,11 +195,14 @@ static void on_asked(struct inventory_req *req)
         k->stale = true;
     } else {
         take_facts(k);
-        keeper_worked(k);
+        if (!k->err) /* a store's trouble is not over because the inventory answered */
+            keeper_worked(k);
         if (req->what == INVENTORY_DOOMED && req->n) {
             delete_doomed(k);
             return;
         }
+        if (req->what == INVENTORY_DOOMED)
+            deletes_again(k); /* or need not */
         forget_doomed(k);
     }
     rest(k);
@@ -423,6 +454,8 @@ uint64_t keeper_poke(struct keeper *k)
     if (snapshot <= now) {
         k->wants_snapshot = true;
         snapshot = HISTORY_NEVER;
+    } else if (k->err) {
+        keeper_worked(k); /* what failed is not needed any more */
     }
     return MIN(retain, snapshot);
 }
@@ -450,5 +483,6 @@ bool keeper_close(struct keeper *k)
     if (k->doing != KEEPER_RESTS)
         return false;
     free(TAKE_PTR(k->err));
+    free(TAKE_PTR(k->delete_err));
     return true;
 }

@@ -105,11 +105,11 @@ static int run(const char *conf_path, struct conf *conf)
         (void)conf_free(conf);
         return fail(&e);
     }
-    log_line(LOG_NOTICE, "walsupd %s, SQLite %s%s, %zu databases", WALSUP_VERSION,
+    log_line(LOG_NOTICE, "walsupd %s, SQLite %s%s, %zu database%s", WALSUP_VERSION,
              sqlite3_libversion(),
              sqlite_affected(sqlite3_libversion_number()) ? " (has the WAL-reset bug; walsup's checkpoints do not trigger it)"
                                                           : "",
-             m->n_dbs);
+             m->n_dbs, PLURAL(m->n_dbs));
     confine_tell();
     (void)uv_run(&loop, UV_RUN_DEFAULT);
     (void)uv_run(&loop, UV_RUN_NOWAIT);
@@ -162,7 +162,8 @@ int main(int argc, char **argv)
         return err_exit_status(ERR_CONFIG);
     }
     if (check) {
-        (void)printf("%s: ok, %zu databases, %zu targets\n", path, conf->n_dbs, conf->n_targets);
+        (void)printf("%s: ok, %zu database%s, %zu target%s\n", path, conf->n_dbs, PLURAL(conf->n_dbs),
+                     conf->n_targets, PLURAL(conf->n_targets));
         (void)conf_free(conf);
         return 0;
     }

@@ -6,6 +6,7 @@
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "daemon/ctlserver.h"
+#include "daemon/metrics.h"
 #include "daemon/status.h"
 
 #define TICK_MS 1000
@@ -149,7 +150,9 @@ static void close_rest(struct manager *m)
     free(m->target);
     m->target = NULL;
     m->n_targets = 0;
-    m->open += 6;
+    m->open += 8;
+    loopmeter_close(&m->meter, on_part_closed, m);
+    metrics_http_close(m->http, on_part_closed, m);
     notify_close(m->notify, on_part_closed, m);
     drill_close(m->drill, on_part_closed, m);
     history_shared_close(m->history, on_part_closed, m);
@@ -211,9 +214,8 @@ static void on_deadline(uv_timer_t *t)
             char size[32];
             if (files)
                 log_line(LOG_WARN,
-                         "%s -> %s: stopped with %llu files (%s) not uploaded; they stay in the "
-                         "spool and go up after the next start",
-                         m->db[i]->name, m->db[i]->up[r]->target, (unsigned long long)files,
+                         "%s -> %s: stopped with %llu file%s (%s) not uploaded, to go from the spool after the next start",
+                         m->db[i]->name, m->db[i]->up[r]->target, (unsigned long long)files, PLURAL(files),
                          util_size(size, bytes));
         }
     m->exit_status = 0;
@@ -282,6 +284,18 @@ static void on_due(void *arg, struct agenda_entry *x)
     history_due(CONTAINER_OF(x, struct database, due));
 }
 
+/* Whoever looks at the metrics will notice; what they are about goes on. */
+static void start_metrics(struct manager *m)
+{
+    struct err e;
+    if (!m->conf->metrics_listen)
+        return;
+    if (metrics_http_new(m, m->conf->metrics_listen, &m->http, &e) < 0)
+        log_err(LOG_ERROR, &e, "no metrics");
+    else
+        log_line(LOG_INFO, "metrics: http://%s/metrics", m->conf->metrics_listen);
+}
+
 int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struct manager **ret,
                 struct err *e)
 {
@@ -310,6 +324,8 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
     m->berths = berths_new(conf->max_open);
     discover_new(loop, m->scanner, m->watch, &manager_discover_calls, m, &m->discover);
     start_timers(m);
+    loopmeter_start(&m->meter, loop);
+    start_metrics(m);
     m->drill = drill_new(m);
     manager_learn_due(m);
     for (size_t i = 0; i < conf->n_dbs; i++)

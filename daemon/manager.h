@@ -10,10 +10,12 @@
 #include "common/store/store.h"
 #include "daemon/database.h"
 #include "daemon/discover.h"
+#include "daemon/loopmeter.h"
 #include "daemon/notify.h"
 #include "daemon/watch.h"
 
 struct ctlserver;
+struct metrics_http;
 
 /* A configured target with its store; shared by the databases that replicate there. */
 struct manager_target {
@@ -69,6 +71,8 @@ struct manager {
     struct history_shared *history;
     struct map due; /* by name of the database: what was due when the last process ended */
     struct ctlserver *ctl;
+    struct metrics_http *http; /* NULL: no metrics-listen */
+    struct loopmeter meter;
     struct notify *notify;
     struct drill *drill;
     uv_timer_t scan, tick, deadline;

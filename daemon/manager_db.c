@@ -493,8 +493,8 @@ static void on_settled(void *owner)
     m->settled = true;
     const struct discover_counters *n = discover_counters(m->discover);
     if (m->conf->n_patterns)
-        log_line(LOG_NOTICE, "patterns: %llu databases in %llu directories",
-                 (unsigned long long)n->files, (unsigned long long)n->directories);
+        log_line(LOG_NOTICE, "patterns: %llu database%s in %llu director%s", (unsigned long long)n->files,
+                 PLURAL(n->files), (unsigned long long)n->directories, n->directories == 1 ? "y" : "ies");
     manager_maybe_ready(m);
 }
 

@@ -214,8 +214,8 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
         log_setup(level);
     s3_log_requests(conf->log_requests);
     log_about(LOG_RELOADED, NULL, NULL, NULL);
-    log_line(LOG_NOTICE, "configuration reloaded: %zu databases, %u of them unchanged", m->n_dbs,
-             ret->unchanged);
+    log_line(LOG_NOTICE, "configuration reloaded: %zu database%s, %u of them unchanged", m->n_dbs,
+             PLURAL(m->n_dbs), ret->unchanged);
     notify_ready(m->notify);
     return 0;
 }

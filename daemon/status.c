@@ -1,7 +1,6 @@
 #include "daemon/status.h"
 
 #include <inttypes.h>
-#include <sqlite3.h>
 
 #include "common/base/clk.h"
 #include "common/format/proto.h"
@@ -56,6 +55,18 @@ const char *status_state(const struct database *db)
         starting = starting || !strcmp(s, "starting");
     }
     return starting ? "starting" : db->state == SOURCE_ASLEEP ? "idle" : "replicating";
+}
+
+const char *const status_state_names[STATUS_STATES] = {"replicating", "idle",   "starting", "waiting",
+                                                       "not-wal",     "behind", "paused",   "failed"};
+
+size_t status_state_index(const struct database *db)
+{
+    const char *state = status_state(db);
+    size_t i = 0;
+    while (strcmp(state, status_state_names[i]) != 0)
+        i++;
+    return i;
 }
 
 enum status_health status_health(const struct database *db)
@@ -227,8 +238,7 @@ static json_t *counters_json(const struct source_counters *c)
     return j;
 }
 
-/* Files that some replica lacks; what waits to be merged only is no concern of anybody's. */
-static size_t waiting_files(const struct database *db)
+size_t status_spool_files(const struct database *db)
 {
     uint64_t most = 0;
     for (size_t i = 0; i < db->n_up; i++) {
@@ -239,7 +249,7 @@ static size_t waiting_files(const struct database *db)
     return (size_t)most;
 }
 
-static json_t *database_json(const struct database *db)
+json_t *status_database_json(const struct database *db)
 {
     const struct database_seen *s = &db->seen;
     const struct manager_db *e = db->owner;
@@ -258,7 +268,7 @@ static json_t *database_json(const struct database *db)
     json_object_set_new(d, "db_bytes", json_integer((json_int_t)s->pages * s->page_size));
     json_object_set_new(d, "wal_bytes", json_integer((json_int_t)s->wal_bytes));
     json_object_set_new(d, "wal_pending_bytes", json_integer((json_int_t)s->pending_bytes));
-    json_object_set_new(d, "spool_files", json_integer((json_int_t)waiting_files(db)));
+    json_object_set_new(d, "spool_files", json_integer((json_int_t)status_spool_files(db)));
     json_object_set_new(d, "spool_bytes", json_integer((json_int_t)db->spool_bytes));
     json_object_set_new(d, "merges", json_integer((json_int_t)db->seen_merges));
     json_object_set_new(d, "last_commit_ms", json_time(db->last_commit_ms));
@@ -271,7 +281,7 @@ static json_t *database_json(const struct database *db)
     return d;
 }
 
-static json_t *watch_json(const struct manager *m)
+json_t *status_watch_json(const struct manager *m)
 {
     const struct watch_counters *w = watch_counters(m->watch);
     const struct discover_counters *d = discover_counters(m->discover);
@@ -279,61 +289,6 @@ static json_t *watch_json(const struct manager *m)
                      "scanned_only", (json_int_t)w->scanned, "events", (json_int_t)w->events,
                      "overflows", (json_int_t)w->overflows, "found", (json_int_t)d->files, "lists",
                      (json_int_t)d->lists);
-}
-
-static json_t *counts_json(const struct manager *m, enum status_health *ret_worst)
-{
-    json_t *counts = json_object();
-    *ret_worst = STATUS_HEALTHY;
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        const char *state = status_state(m->db[i]);
-        json_t *n = json_object_get(counts, state);
-        if (n)
-            json_integer_set(n, json_integer_value(n) + 1);
-        else
-            json_object_set_new(counts, state, json_integer(1));
-        *ret_worst = MAX(*ret_worst, status_health(m->db[i]));
-    }
-    return counts;
-}
-
-/* all of them as they come; or those that need attention, until there are `limit` */
-static json_t *databases_json(const struct manager *m, size_t limit)
-{
-    json_t *list = json_array();
-    for (size_t i = 0; limit >= m->n_dbs && i < m->n_dbs; i++)
-        json_array_append_new(list, database_json(m->db[i]));
-    if (limit < m->n_dbs)
-        for (enum status_health h = STATUS_FAILED; h != STATUS_HEALTHY; h--)
-            for (size_t i = 0; i < m->n_dbs && json_array_size(list) < limit; i++)
-                if (status_health(m->db[i]) == h)
-                    json_array_append_new(list, database_json(m->db[i]));
-    return list;
-}
-
-json_t *status_json(const struct manager *m, const struct database *only, size_t limit)
-{
-    static const char *const health[] = {"healthy", "degraded", "failed"};
-    enum status_health worst;
-    json_t *counts = counts_json(m, &worst), *list;
-    if (only) {
-        worst = status_health(only);
-        list = json_pack("[o]", database_json(only));
-    } else {
-        list = databases_json(m, limit);
-    }
-    json_t *j = json_object();
-    json_object_set_new(j, "version", json_string(WALSUP_VERSION));
-    json_object_set_new(j, "pid", json_integer(getpid()));
-    json_object_set_new(j, "started_ms", json_integer(m->started_ms));
-    json_object_set_new(j, "now_ms", json_integer(clk_real_ms()));
-    json_object_set_new(j, "sqlite_version", json_string(sqlite3_libversion()));
-    json_object_set_new(j, "state", json_string(health[worst]));
-    json_object_set_new(j, "total", json_integer((json_int_t)m->n_dbs));
-    json_object_set_new(j, "counts", counts);
-    json_object_set_new(j, "watch", watch_json(m));
-    json_object_set_new(j, "databases", list);
-    return j;
 }
 
 void status_line(const struct manager *m, char *buf, size_t n)
@@ -350,10 +305,11 @@ void status_line(const struct manager *m, char *buf, size_t n)
     char dur[32];
     /* below a few seconds the figure would change with every commit and say nothing */
     if (worst < LATE_MS)
-        (void)snprintf(buf, n, "%zu databases%s", m->n_dbs,
+        (void)snprintf(buf, n, "%zu database%s%s", m->n_dbs, PLURAL(m->n_dbs),
                        failed || degraded ? "" : ", all replicas up to date");
     else
-        (void)snprintf(buf, n, "%zu databases, worst lag %s", m->n_dbs, util_duration(dur, worst));
+        (void)snprintf(buf, n, "%zu database%s, worst lag %s", m->n_dbs, PLURAL(m->n_dbs),
+                       util_duration(dur, worst));
     size_t used = strlen(buf);
     if (failed || degraded)
         (void)snprintf(buf + used, n - used, ", %u failed, %u degraded (walsupctl status)", failed,

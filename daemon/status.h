@@ -11,12 +11,32 @@ enum status_health { STATUS_HEALTHY, STATUS_DEGRADED, STATUS_FAILED };
 /** status_state(db): one of the words of the manual: waiting, not-wal, starting, replicating, behind,
  * failed. */
 const char *status_state(const struct database *db);
+/* all of these words */
+#define STATUS_STATES 8
+extern const char *const status_state_names[STATUS_STATES];
+size_t status_state_index(const struct database *db);
 enum status_health status_health(const struct database *db);
 /** status_lag_ms(u): age of the oldest commit that this replica lacks; 0 if it has everything. */
 uint64_t status_lag_ms(const struct uploader *u);
-/** status_json(m, db, limit): the reply of io.walsup.Status; db NULL: all of them, or if there are more
- * than `limit`, the worst of those that are not fine. New reference. */
-json_t *status_json(const struct manager *m, const struct database *db, size_t limit);
+/** status_spool_files(db): files that some replica lacks; what waits to be merged only is no concern of
+ * anybody's. */
+size_t status_spool_files(const struct database *db);
+/** status_database_json(db), status_watch_json(m): parts of the reply of io.walsup.Status. New references. */
+json_t *status_database_json(const struct database *db);
+json_t *status_watch_json(const struct manager *m);
+
+/* status_walk.c: that reply, a piece at a time. Its fields are in walsupctl(1); whoever takes one away or gives it
+ * another meaning raises the number. */
+#define STATUS_SCHEMA 1
+#define STATUS_LIMIT 1000
+struct status_walk;
+/** status_walk_new(m, db, limit): db NULL: all of them, or if there are more than `limit`, the worst of those that
+ * are not fine, of which there are at most STATUS_LIMIT.
+ * status_walk_piece(w, out, bytes): append about so many bytes, at least one; false: that was all. Databases may come
+ * and go between the pieces. status_walk_free(w): NULL is fine. */
+struct status_walk *status_walk_new(struct manager *m, const struct database *db, size_t limit);
+bool status_walk_piece(struct status_walk *w, struct buf *out, size_t bytes);
+void status_walk_free(struct status_walk *w);
 /** status_line(m, buf, n): one line for systemd. */
 void status_line(const struct manager *m, char *buf, size_t n);
 

@@ -424,8 +424,8 @@ static void succeeded(struct uploader *u)
     if (u->retry.failures) {
         char dur[32];
         log_about(LOG_UPLOADED_AGAIN, u->db->name, u->target, "ok");
-        log_line(LOG_NOTICE, "%s -> %s: works again after %u failed attempts in %s", u->db->name,
-                 u->target, u->retry.failures,
+        log_line(LOG_NOTICE, "%s -> %s: works again after %u failed attempt%s in %s", u->db->name,
+                 u->target, u->retry.failures, PLURAL(u->retry.failures),
                  util_duration(dur, (uint64_t)MAX(clk_real_ms() - u->retry.since_ms, (int64_t)0)));
     }
     retry_ok(&u->retry);

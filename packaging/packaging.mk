@@ -1,7 +1,8 @@
 # dependencies, installation, the Debian package, and the documents made from conf.def
 
 DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
-	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev
+	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev \
+	libmicrohttpd-dev
 DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest python3-pytest-xdist openssl curl strace spin \
 	xfsprogs mandoc systemd clang-tidy cppcheck
 DEPS_DEB := dpkg-dev debhelper fakeroot lintian rpm
@@ -37,6 +38,7 @@ deps:
 deps-test: deps deps-deb
 	$(Q)$(call apt_install,$(DEPS_TEST))
 	$(Q)tests/tools/get_litestream_v3.sh
+	$(Q)tests/tools/get_promtool.sh
 	$(Q)tests/tools/get_s3rver.sh
 	$(Q)tests/tools/get_ceph.sh
 deps-deb: deps
@@ -53,6 +55,9 @@ install: programs
 	install -m 644 man/walsup-migration.7 man/walsup-recovery.7 $(DESTDIR)$(MANDIR)/man7/
 	install -m 644 man/walsupd.8 $(DESTDIR)$(MANDIR)/man8/
 	install -m 644 etc/walsup.ini $(DESTDIR)$(DOCDIR)/walsup.ini.sample
+	install -d $(DESTDIR)$(DOCDIR)/examples
+	install -m 644 etc/prometheus/walsup.rules.yml $(DESTDIR)$(DOCDIR)/examples/walsup.rules.yml
+	install -m 644 etc/grafana/walsup.json $(DESTDIR)$(DOCDIR)/examples/walsup-grafana.json
 	test -e $(DESTDIR)$(SYSCONFDIR)/walsup.ini || \
 		install -m 644 etc/walsup.ini $(DESTDIR)$(SYSCONFDIR)/walsup.ini
 	for u in walsupd.service walsupd@.service walsupd.socket; do \
@@ -76,6 +81,7 @@ uninstall:
 		$(DESTDIR)$(BASHCOMPDIR)/walsupctl $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl \
 		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish \
 		$(DESTDIR)$(MANDIR)/man8/walsupd.8 $(DESTDIR)$(DOCDIR)/walsup.ini.sample \
+		$(DESTDIR)$(DOCDIR)/examples/walsup.rules.yml $(DESTDIR)$(DOCDIR)/examples/walsup-grafana.json \
 		$(DESTDIR)$(UNITDIR)/walsupd.service $(DESTDIR)$(UNITDIR)/walsupd@.service \
 		$(DESTDIR)$(UNITDIR)/walsupd.socket $(DESTDIR)$(PRESETDIR)/90-walsup.preset $(DESTDIR)$(CATALOGDIR)/walsup.catalog \
 		$(DESTDIR)$(SYSUSERSDIR)/walsup.conf \
@@ -84,6 +90,7 @@ uninstall:
 # ---- documents ------------------------------------------------------------------------------
 
 DOCS_CTL := $(OUT)/walsupctl
+metrics_of = sed -n '/BEGIN METRICS/,/END METRICS/p' $(1) | sed '1d;$$d'
 keys_of = sed -n '/BEGIN KEYS/,/END KEYS/p' $(1) | sed '1d;$$d'
 
 # rewrite what is made from conf.def
@@ -91,6 +98,9 @@ docs: etc/walsup.ini $(DOCS_CTL)
 	$(Q)$(DOCS_CTL) config --man > $(OUT)/keys.5
 	$(Q)sed -e '/BEGIN KEYS/r $(OUT)/keys.5' -e '/BEGIN KEYS/,/END KEYS/{/KEYS/!d}' \
 		man/walsup.ini.5 > $(OUT)/walsup.ini.5 && cp $(OUT)/walsup.ini.5 man/walsup.ini.5
+	$(Q)$(DOCS_CTL) metrics --man > $(OUT)/metrics.8
+	$(Q)sed -e '/BEGIN METRICS/r $(OUT)/metrics.8' -e '/BEGIN METRICS/,/END METRICS/{/METRICS/!d}' \
+		man/walsupd.8 > $(OUT)/walsupd.8 && cp $(OUT)/walsupd.8 man/walsupd.8
 etc/walsup.ini: common/format/conf.def common/format/conf_text.c | $(DOCS_CTL)
 	$(Q)mkdir -p etc
 	$(Q)$(DOCS_CTL) config --sample > $(OUT)/walsup.ini && cp $(OUT)/walsup.ini $@
@@ -101,6 +111,9 @@ check-docs: $(DOCS_CTL)
 	$(Q)$(DOCS_CTL) config --man > $(OUT)/keys.5; test -s $(OUT)/keys.5; \
 		$(call keys_of,man/walsup.ini.5) | diff -u - $(OUT)/keys.5 \
 		|| { echo "check-docs: man/walsup.ini.5 is old: make docs"; exit 1; }
+	$(Q)$(DOCS_CTL) metrics --man > $(OUT)/metrics.8; test -s $(OUT)/metrics.8; \
+		$(call metrics_of,man/walsupd.8) | diff -u - $(OUT)/metrics.8 \
+		|| { echo "check-docs: man/walsupd.8 is old: make docs"; exit 1; }
 	$(Q)$(DOCS_CTL) -c etc/walsup.ini list > $(OUT)/list.txt
 	$(Q)$(PYTHON) tests/tools/check_manual.py $(DOCS_CTL) man/walsupctl.1
 	$(Q)n=0; for m in man/*.[1578]; do n=$$((n+1)); \

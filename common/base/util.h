@@ -15,6 +15,8 @@
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define CONTAINER_OF(p, type, member) ((type *)(void *)((char *)(p)-offsetof(type, member)))
+/* behind a number: 1 database, 2 databases */
+#define PLURAL(n) ((n) == 1 ? "" : "s")
 #define PRINTF_LIKE(fmt, first) __attribute__((format(printf, fmt, first)))
 
 /* Locals that free themselves. TAKE_PTR and TAKE_FD hand a local over to somebody else. */

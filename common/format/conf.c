@@ -66,12 +66,8 @@ static const char *section_title(const struct conf_section *s, char buf[static 1
 
 static void unknown_key(struct lines *l, const char *name)
 {
-    static const char *const later[] = {"metrics-listen"};
     char title[128], hint[256] = "";
-    for (size_t i = 0; i < ARRAY_LEN(later); i++)
-        if (!strcmp(name, later[i]))
-            (void)snprintf(hint, sizeof hint, "not available in this version: remove the line");
-    size_t best = *hint ? 0 : SIZE_MAX;
+    size_t best = SIZE_MAX;
     for (size_t i = 0; i < CONF_KEYS; i++) {
         if (conf_key[i].kind != l->section->kind)
             continue;
@@ -551,6 +547,7 @@ struct conf *conf_free(struct conf *c)
     free(c->file);
     free(c->state_dir);
     free(c->socket);
+    free(c->metrics_listen);
     free(c->log_level);
     free(c->include);
     free(c);

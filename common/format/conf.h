@@ -103,6 +103,7 @@ struct conf {
     uint32_t max_open; /* databases attached at once */
     uint64_t min_free_bytes; /* of state_dir's file system */
     uint64_t shutdown_timeout_ms;
+    char *metrics_listen; /* HOST:PORT; NULL: nowhere */
     struct conf_target *target;
     size_t n_targets;
     struct conf_db *db;

@@ -1,5 +1,6 @@
 #include "common/format/conf_int.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 
 #include "common/format/name.h"
@@ -98,6 +99,21 @@ uint64_t conf_effective(const struct conf_raw *raw, const struct conf_section *r
 
 /* ---- [walsup] ------------------------------------------------------------------------------- */
 
+/* 192.0.2.1:9629 or [2001:db8::1]:9629; a bare port would be open to everybody without saying so */
+static bool is_address(const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    char host[64], *end;
+    struct in6_addr ip;
+    size_t n = colon ? (size_t)(colon - text) : 0;
+    bool six = n > 2 && text[0] == '[' && text[n - 1] == ']';
+    if (n == 0 || n >= sizeof host || colon[1] < '1' || colon[1] > '9')
+        return false;
+    (void)snprintf(host, sizeof host, "%.*s", (int)(six ? n - 2 : n), text + six);
+    unsigned long port = strtoul(colon + 1, &end, 10);
+    return !*end && port <= 65535 && inet_pton(six ? AF_INET6 : AF_INET, host, &ip) == 1;
+}
+
 static void build_daemon(struct conf_ctx *x)
 {
     struct conf *c = x->c;
@@ -114,6 +130,10 @@ static void build_daemon(struct conf_ctx *x)
     c->max_open = (uint32_t)num_of(s, CONF_WALSUP_max_open);
     c->min_free_bytes = num_of(s, CONF_WALSUP_min_free);
     c->shutdown_timeout_ms = num_of(s, CONF_WALSUP_shutdown_timeout);
+    c->metrics_listen = dup_of(s, CONF_WALSUP_metrics_listen);
+    if (c->metrics_listen && !is_address(c->metrics_listen))
+        conf_problem(x, &conf_get(s, CONF_WALSUP_metrics_listen)->origin, "write 127.0.0.1:9629, or [::]:9629 for every address",
+                     "'%.100s' is no address in digits with a port", c->metrics_listen);
     if (strlen(c->socket) > 107)
         conf_problem(x, &conf_get(s, CONF_WALSUP_socket)->origin,
                      "the kernel allows 107: choose a shorter path",

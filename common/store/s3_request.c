@@ -50,7 +50,7 @@ static bool of_object(const struct s3_xfer *x)
 static void customer_key(struct parts *p, const struct s3_target *t)
 {
     sign_also(p, "x-amz-server-side-encryption-customer-algorithm", "AES256");
-    sign_also(p, "x-amz-server-side-encryption-customer-key", t->customer_key.key);
+    sign_also(p, "x-amz-server-side-encryption-customer-key", secret_reveal(t->customer_key.key));
     sign_also(p, "x-amz-server-side-encryption-customer-key-md5", t->customer_key.md5);
 }
 
@@ -145,7 +145,7 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
         range_header(&p, x);
     if (t->provider->header)
         sign_also(&p, t->provider->header, t->provider->header_value);
-    if (t->customer_key.key[0] && of_object(x))
+    if (t->customer_key.key && of_object(x))
         customer_key(&p, t);
     if (x->verb == S3_PUT || x->verb == S3_CREATE)
         put_headers(&p, x, t);

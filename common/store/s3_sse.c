@@ -83,11 +83,17 @@ int s3_sse_load(const char *path, struct s3_customer_key *ret, struct err *e)
         (void)err_set(e, ERR_CONFIG, "sse-customer-key-file %s holds no key of 256 bits", path);
         return err_hint(e, "it has to be 32 bytes, or these in base64 or hex: openssl rand -base64 32 > %s", path);
     }
-    (void)EVP_EncodeBlock((unsigned char *)ret->key, key, KEY_BYTES);
+    char text[48];
+    int n = EVP_EncodeBlock((unsigned char *)text, key, KEY_BYTES);
     bool ok = EVP_Digest(key, KEY_BYTES, md, NULL, EVP_md5(), NULL) == 1;
     explicit_bzero(key, sizeof key);
-    if (!ok)
+    struct secret *s = secret_new(text, (size_t)n);
+    explicit_bzero(text, sizeof text);
+    if (!ok) {
+        secret_free(s);
         return err_set(e, ERR_UNSUPPORTED, "sse = C needs MD5, which is not allowed on this machine");
+    }
+    ret->key = s;
     (void)EVP_EncodeBlock((unsigned char *)ret->md5, md, 16);
     return 0;
 }

@@ -3,9 +3,11 @@
 #define WALSUP_S3_SSE_H
 
 #include "common/base/err.h"
+#include "common/base/secret.h"
 
 struct s3_customer_key {
-    char key[48], md5[28]; /* base64, as headers have it; "": there is none. Never in a message */
+    struct secret *key; /* base64, as headers have it; NULL: there is none. The caller frees it */
+    char md5[28];       /* of the key, base64 */
 };
 
 /** s3_sse_load(path, ret, e): from a file with 32 bytes, or with them in base64 or as 64 hex digits. Refused when

@@ -118,6 +118,6 @@ void s3_target_done(struct s3_target *t)
     free(t->keys_from.credentials_file);
     free(t->keys_from.profile);
     free(t->keys_from.credential_process);
-    explicit_bzero(&t->customer_key, sizeof t->customer_key);
+    secret_free(t->customer_key.key);
     cred_done(&t->cred);
 }

@@ -46,6 +46,7 @@ void store_finish(struct store_req *req)
     struct store *s = req->store;
     assert(s->magic == STORE_MAGIC && s->in_flight);
     req->impl = NULL;
+    store_count(req);
     req->done(req);
     s->in_flight--;
     maybe_closed(s);
@@ -154,12 +155,14 @@ unsigned store_connections(const struct store *s)
     return s->connections;
 }
 
-bool store_submit(struct store *s, struct store_req *req, const char *key)
+bool store_submit(struct store *s, struct store_req *req, enum store_op op, const char *key)
 {
     assert(s->magic == STORE_MAGIC && req->done);
     err_clear(&req->err);
     req->bytes = 0;
     req->store = s;
+    req->op = op;
+    req->in_parts = false;
     req->impl = NULL;
     req->cancel = NULL;
     s->in_flight++;
@@ -174,7 +177,7 @@ bool store_submit(struct store *s, struct store_req *req, const char *key)
 void store_put(struct store *s, struct store_req *req, const char *key,
                const struct store_body *body, const struct store_meta *meta, unsigned flags)
 {
-    if (!store_submit(s, req, key))
+    if (!store_submit(s, req, STORE_PUT, key))
         return;
     if (body->size > s->put_bytes)
         store_big_put(s, req, key, body, meta, flags);
@@ -185,7 +188,7 @@ void store_put(struct store *s, struct store_req *req, const char *key,
 void store_get(struct store *s, struct store_req *req, const char *key, uint64_t off, uint64_t len,
                store_sink_fn sink, void *arg, struct store_info *ret_info)
 {
-    if (!store_submit(s, req, key))
+    if (!store_submit(s, req, STORE_GET, key))
         return;
     if (len && (len == UINT64_MAX || off <= UINT64_MAX - len)) {
         s->ops->get(s, req, key, off, len, sink, arg, ret_info);
@@ -198,13 +201,13 @@ void store_get(struct store *s, struct store_req *req, const char *key, uint64_t
 void store_list(struct store *s, struct store_req *req, const char *prefix, const char *after,
                 store_item_fn item, void *arg)
 {
-    if (store_submit(s, req, NULL))
+    if (store_submit(s, req, STORE_LIST, NULL))
         s->ops->list(s, req, prefix ? prefix : "", after ? after : "", item, arg);
 }
 
 void store_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n)
 {
-    if (!store_submit(s, req, NULL))
+    if (!store_submit(s, req, STORE_DELETE, NULL))
         return;
     for (size_t i = 0; i < n; i++) {
         if (store_key_ok(keys[i], &req->err) < 0) {
@@ -221,7 +224,7 @@ void store_delete(struct store *s, struct store_req *req, const char *const *key
 void store_head(struct store *s, struct store_req *req, const char *key,
                 struct store_info *ret_info)
 {
-    if (store_submit(s, req, key))
+    if (store_submit(s, req, STORE_HEAD, key))
         s->ops->head(s, req, key, ret_info);
 }
 

@@ -67,6 +67,25 @@ enum store_put_flags {
     STORE_IF_ABSENT = 1, /* fail with ERR_CONFLICT if the key exists (If-None-Match: *) */
 };
 
+/* What is counted of each store. An object that goes up in parts is one put without bytes, and what its
+ * parts are. */
+#define STORE_OPS(X)                                                                                     \
+    X(STORE_PUT, "put") X(STORE_GET, "get") X(STORE_LIST, "list") X(STORE_DELETE, "delete")              \
+    X(STORE_HEAD, "head") X(STORE_BEGIN, "begin") X(STORE_PART, "part") X(STORE_FINISH, "finish")        \
+    X(STORE_ABORT, "abort") X(STORE_SWEEP, "sweep")
+/* not-found and conflict are answers, not failures */
+#define STORE_OUTCOMES(X)                                                                                \
+    X(STORE_OK, "ok") X(STORE_NOT_FOUND, "not-found") X(STORE_CONFLICT, "conflict")                      \
+    X(STORE_CANCELED, "canceled") X(STORE_DENIED, "denied") X(STORE_FAILED, "error")
+#define STORE_ENUM(id, name) id,
+enum store_op { STORE_OPS(STORE_ENUM) STORE_N_OPS };
+enum store_outcome { STORE_OUTCOMES(STORE_ENUM) STORE_N_OUTCOMES };
+#undef STORE_ENUM
+struct store_counters {
+    uint64_t requests[STORE_N_OPS][STORE_N_OUTCOMES];
+    uint64_t bytes[STORE_N_OPS];
+};
+
 typedef void (*store_done_fn)(struct store_req *req);
 /** receives consecutive bytes; a negative return ends the request with that code (fill e) */
 typedef int (*store_sink_fn)(void *arg, const void *p, size_t n, struct err *e);
@@ -82,6 +101,8 @@ struct store_req {
     uint64_t bytes; /* body bytes moved so far; may be read at any time on the loop thread */
     /* the store's own */
     struct store *store;
+    enum store_op op;
+    bool in_parts;
     void *impl;
     void (*cancel)(struct store_req *req); /* NULL: impl is of the kind of store */
 };
@@ -126,6 +147,11 @@ struct store_peer {
     const char *region; /* that is signed for: the configured one, or what the server taught */
     const char *key_id, *key_source;
 };
+
+/** store_counters(s): since it was opened. store_op_name(op), store_outcome_name(o): as in metrics. */
+const struct store_counters *store_counters(const struct store *s);
+const char *store_op_name(enum store_op op);
+const char *store_outcome_name(enum store_outcome o);
 
 /** store_peer(s): NULL for a directory. Lives until the next request ends. */
 const struct store_peer *store_peer(const struct store *s);

@@ -255,6 +255,7 @@ void store_big_put(struct store *s, struct store_req *req, const char *key,
     if (b->next)
         b->next->prev = b;
     s->bigs = b;
+    req->in_parts = true;
     req->impl = b;
     req->cancel = cancel;
     (void)uv_timer_init(s->loop, &b->timer);

@@ -67,6 +67,7 @@ struct store {
     bool shared; /* store_share */
     struct store_peer *peer; /* a bucket's */
     enum store_fencing fencing;
+    struct store_counters count;
     struct store_upload *uploads;
     struct store_big *bigs; /* puts that go up in parts */
 
@@ -91,9 +92,11 @@ void store_finish(struct store_req *req);
 void store_finish_later(struct store_req *req);
 void store_impl_closed(struct store *s);
 
-/** store_submit(s, req, key): begin a request; false: it has been refused and its done() is on the
+/** store_submit(s, req, op, key): begin a request; false: it has been refused and its done() is on the
  * way. key NULL: there is none to be looked at. */
-bool store_submit(struct store *s, struct store_req *req, const char *key);
+bool store_submit(struct store *s, struct store_req *req, enum store_op op, const char *key);
+/** store_count(req): it has ended. */
+void store_count(const struct store_req *req);
 /** store_body_fits(b, file_bytes, e): is a file of that size what the body announced? */
 int store_body_fits(const struct store_body *b, uint64_t file_bytes, struct err *e);
 

@@ -41,14 +41,14 @@ unsigned store_upload_parallel(const struct store_upload *u)
 
 void store_upload_begin(struct store_upload *u, struct store_req *req)
 {
-    if (store_submit(u->store, req, u->key))
+    if (store_submit(u->store, req, STORE_BEGIN, u->key))
         u->store->ops->upload_begin(u, req);
 }
 
 void store_upload_add(struct store_upload *u, struct store_req *req, unsigned n,
                       const struct store_body *body)
 {
-    if (!store_submit(u->store, req, NULL))
+    if (!store_submit(u->store, req, STORE_PART, NULL))
         return;
     if (n < u->store->max_parts && body->size && body->size <= u->part_bytes) {
         u->store->ops->upload_add(u, req, n, body);
@@ -61,7 +61,7 @@ void store_upload_add(struct store_upload *u, struct store_req *req, unsigned n,
 
 void store_upload_finish(struct store_upload *u, struct store_req *req, uint64_t total)
 {
-    if (!store_submit(u->store, req, NULL))
+    if (!store_submit(u->store, req, STORE_FINISH, NULL))
         return;
     if (total && (total - 1) / u->part_bytes < u->store->max_parts) {
         u->store->ops->upload_finish(u, req, total);
@@ -74,7 +74,7 @@ void store_upload_finish(struct store_upload *u, struct store_req *req, uint64_t
 
 void store_upload_abort(struct store_upload *u, struct store_req *req)
 {
-    if (store_submit(u->store, req, NULL))
+    if (store_submit(u->store, req, STORE_ABORT, NULL))
         u->store->ops->upload_abort(u, req);
 }
 
@@ -96,6 +96,6 @@ void store_upload_free(struct store_upload *u)
 
 void store_sweep(struct store *s, struct store_req *req, const char *prefix, uint64_t older_ms)
 {
-    if (store_submit(s, req, NULL))
+    if (store_submit(s, req, STORE_SWEEP, NULL))
         s->ops->sweep(s, req, prefix, older_ms);
 }

@@ -103,6 +103,10 @@ class Side(bench.Process):
         with open(self.log, "ab") as log:
             self.proc = subprocess.Popen(args, stdout=log, stderr=log, env={**ENV, **env})
 
+    def asked(self):
+        """what it costs to ask it how it fares; None: it cannot be asked"""
+        return None
+
     def requests(self):
         """how many of each verb so far; None: there are none to count"""
         return None
@@ -169,6 +173,33 @@ class Walsup(Side):
 
     def sync(self):
         self.ctl("sync", "--wait", "--timeout", f"{WAIT}s")
+
+    def call(self, method, **parameters):
+        """milliseconds until the whole reply is here, and its bytes"""
+        with socket.socket(socket.AF_UNIX) as s:
+            t0 = time.monotonic()
+            s.connect(str(self.dir / "walsup.sock"))
+            s.sendall(json.dumps({"method": f"io.walsup.{method}", "parameters": parameters}).encode() + b"\0")
+            size, piece = 0, b""
+            while not piece.endswith(b"\0"):
+                piece = s.recv(1 << 20)
+                if not piece:
+                    raise Failed(f"{method}: cut off after {size} bytes")
+                size += len(piece)
+            return (time.monotonic() - t0) * 1000, size
+
+    def asked(self):
+        """what walsupctl status asks for, everything, and the metrics; how long the loop was busy in one go, at worst,
+        in the minutes with all of that"""
+        r = {}
+        for name, n, method, p in (("status", 300, "Status", {"limit": 50}), ("status_all", 30, "Status", {}),
+                                   ("metrics", 10, "Metrics", {})):
+            took = [self.call(method, **p) for _ in range(n)]
+            ms = [t for t, _ in took]
+            r[name] = {"p50_ms": percentile(ms, .5), "p99_ms": percentile(ms, .99), "bytes": took[-1][1]}
+        text = self.ctl("metrics")
+        r["loop_ms"] = float(re.search(r"^walsup_loop_delay_max_seconds (\S+)", text, re.M)[1]) * 1000
+        return r
 
     def restore(self, i, out):
         """whether it was verified against the source's checksum"""
@@ -400,6 +431,8 @@ def measure(kind, base):
         r["first"]["requests"] = since(side, before)
         step(f"{IDLE:g} s of rest")
         r["idle"] = idle(side)
+        step("how it fares")
+        r["asked"] = side.asked()
         step("restart")
         side.stop()
         before = side.requests()
@@ -425,6 +458,11 @@ def verbs(requests):
     return " ".join(f"{v} {requests[v]}" for v in sorted(requests)) or "0"
 
 
+def asked(r, name):
+    a = r["asked"]
+    return f"{a[name]['p50_ms']:.1f} / {a[name]['p99_ms']:.1f}, {a[name]['bytes'] / 2**20:.1f} MiB" if a else "-"
+
+
 ROWS = [
     ("first start: READY, s", lambda r: f"{r['first']['ready_s']:.2f}"),
     ("  everything in the replica, s", lambda r: f"{r['first']['all_replicated_s']:.1f}"),
@@ -436,6 +474,10 @@ ROWS = [
     ("  RSS, MiB", lambda r: f"{r['idle']['rss_mib']:.1f}"),
     ("  threads / descriptors",
      lambda r: f"{r['idle']['threads']} / {r['idle']['descriptors']}"),
+    ("status: p50 / p99, ms", lambda r: asked(r, "status")),
+    ("  of every database", lambda r: asked(r, "status_all")),
+    ("  metrics", lambda r: asked(r, "metrics")),
+    ("  loop busy in one go at worst, ms", lambda r: f"{r['asked']['loop_ms']:.0f}" if r["asked"] else "-"),
     ("restart, nothing changed: READY, s", lambda r: f"{r['restart']['ready_s']:.2f}"),
     ("  requests", lambda r: verbs(r["restart"]["requests"])),
     ("  at rest: CPU, % of a core", lambda r: f"{r['idle_again']['cpu_percent']:.2f}"),

@@ -173,7 +173,7 @@ def test_a_path_outside_the_sandbox_is_told_with_what_to_do(world, how, word):
 
 def test_reload_prints_what_changed_and_what_needs_a_restart(w):
     con = make_db(w.path / "b.db")
-    assert w.ctl("reload").stdout == "nothing changed (1 databases)\n"
+    assert w.ctl("reload").stdout == "nothing changed (1 database)\n"
     w.configure(w.file_target(), w.db("a", retention="14d"), w.db("b"), include=w.d / "*.ini", workers=8)
     assert w.ctl("reload").stdout.splitlines() == ["[walsup] workers: default -> 8, when walsupd is restarted",
                                                    "[db a] retention: default -> 14d", "[db b] added",

@@ -161,6 +161,26 @@ def test_the_matrix_of_faults_of_deletions(world, s3fault, verb):
     assert ("DELETE" if verb == "DELETE" else "DELETES") in got
 
 
+def test_a_store_that_fails_to_delete_is_asked_less_and_less_often(world, s3fault):
+    world.configure(s3fault.target("x"), world.db("a", target="x", **EPHEMERAL))
+    con = make_db(world.path / "a.db")
+    world.start(**IDLE)
+    until("something is deleted", con, lambda: deleted(world) > 0)
+    s3fault.faults({"verb": "DELETES", "action": "status", "status": 500})
+    until("it fails", con, lambda: fired(s3fault))
+    before, end = fired(s3fault), time.monotonic() + 4
+    until("time passes", con, lambda: time.monotonic() > end)
+    tries = fired(s3fault) - before
+    assert 1 <= tries <= 10, f"{tries} tries in 4 s"
+    assert "works again" not in world.log.read_text()
+    assert "500" in world.status("a")["replicas"][0]["history_error"]["message"]
+    gone = deleted(world)
+    s3fault.faults()
+    until("it is deleted in the end", con, lambda: deleted(world) > gone)
+    assert world.log.read_text().count("deleting old files works again") == 1
+    print(f"\n{tries} tries in 4 s")
+
+
 HEADS = [r for r in TRANSPORT if r.get("when") != "upload"] + [r for r in ANSWERS if r.get("status") not in (404, 412)]
 
 

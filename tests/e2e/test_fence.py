@@ -406,6 +406,48 @@ def test_a_snapshot_of_another_writer_is_not_overwritten(world, tmp_path, size):
         other.stop(signal.SIGKILL)
 
 
+def test_a_merged_file_of_another_writer_is_not_overwritten(world, tmp_path):
+    """level 1: its name is free until the merge, and the other one was quicker"""
+    other = World(tmp_path / "other")
+    other.path.mkdir()
+    settings = {"level2_interval": "0s", "level3_interval": "0s", "snapshot_interval": "0s", "retention": "0s"}
+
+    def configure(w, interval):
+        w.configure(w.file_target("x"), w.db("a", target="x", sync_interval="10ms", level1_interval=interval, **settings))
+
+    def merged(w):
+        return sorted(w.replica.glob("a/ltx/1/*.ltx"))
+
+    try:
+        for w in (world, other):
+            configure(w, "1h")
+            con = make_db(w.path / "a.db")
+            w.start()
+            w.sync("a")
+            for _ in range(4):
+                add(con)
+                w.sync("a")
+        assert not merged(world) and not merged(other), "merged too early"
+        configure(other, "200ms")
+        other.ctl("reload")
+        other.poll("merged", lambda: merged(other))
+        theirs = merged(other)[0]
+        place = world.replica / "a/ltx/1" / theirs.name
+        place.parent.mkdir(exist_ok=True)
+        shutil.copy(theirs, place)
+        configure(world, "200ms")
+        world.ctl("reload")
+        world.poll("fenced", lambda: replica(world)["state"] == "fenced")
+        assert "was written by another writer" in " ".join(world.ctl("status", check=False).stdout.split())
+        assert sha(place) == sha(theirs), "it was overwritten"
+        world.ctl("takeover", "a")
+        world.sync("a")
+        assert image(world.restore("a", "x")) == image(world.path / "a.db")
+        assert sha(place) == sha(theirs)
+    finally:
+        other.stop(signal.SIGKILL)
+
+
 def test_a_second_daemon_on_one_database_is_kept_out(world, tmp_path):
     world.configure(world.file_target("x"), world.db("a", target="x", sync_interval="50ms"))
     con = make_db(world.path / "a.db")

@@ -99,6 +99,7 @@ static void an_empty_file_gives_the_defaults(void **state)
     assert_int_equal(c->n_dbs, 0);
     assert_string_equal(c->log_level, "info");
     assert_int_equal(c->shutdown_timeout_ms, 30000);
+    assert_null(c->metrics_listen); /* nobody is told anything unasked */
     conf_free(c);
     c = good("[walsup]\r\nworkers = 2\r\n"); /* from Windows, no newline lost */
     assert_int_equal(c->workers, 2);
@@ -171,7 +172,7 @@ static void keys_and_sections(void **state)
         "line 2", NULL);
     bad(1, "[walsup]\n[walsup]\n", "x.ini:2: duplicate section [walsup], first at x.ini:1", NULL);
     bad(1, S3 DB "t\n" DB "t\n", "duplicate section [db a], first at x.ini:5", NULL);
-    bad(1, "[walsup]\nmetrics-listen = 1\n", "x.ini:2:", "not available in this version", NULL);
+    bad(1, "[walsup]\nmetrics-listen = 1\n", "x.ini:2:", "'1' is no address in digits with a port", NULL);
     bad(1, "[walsup]\ntarget = x\n", "belongs in a section [db NAME]", NULL);
     bad(1, "[walsup\n", "closing ']' is missing", NULL);
     bad(1, "[walsup] x\n", "text after the section", NULL);
