@@ -552,9 +552,11 @@ static void on_connection(uv_stream_t *listener, int status)
     }
     if (too_many(cl))
         forget_gone(c);
+    if (cl->closing) /* it was one of those */
+        return;
     if (too_many(cl)) {
         turn_away(cl);
-    } else if (!cl->closing) {
+    } else {
         cl->counts = COUNTS_AS_CLIENT;
         c->n_clients++;
         wait_for_call(cl);
