@@ -151,8 +151,8 @@ static int say(struct job *j, const char *what, const struct err *e)
 static char *name_for(const char *path)
 {
     const char *base = strrchr(path, '/') + 1, *dot = strrchr(base, '.');
-    char *name = strndup(base, dot && dot > base ? (size_t)(dot - base) : strlen(base));
-    for (char *p = name; p && *p; p++)
+    char *name = util_printf("%.*s", (int)(dot && dot > base ? (size_t)(dot - base) : strlen(base)), base);
+    for (char *p = name; *p; p++)
         if (!strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-", *p))
             *p = '-';
     return name;

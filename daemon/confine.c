@@ -69,6 +69,7 @@ struct needs {
 
 static struct needs granted;
 static bool confined, ports_confined;
+static char outcome[200];
 
 /* ---- what is needed ---------------------------------------------------------------------------- */
 
@@ -185,7 +186,8 @@ static void collect(const struct conf *conf, const char *conf_path, struct needs
         else
             add_parent(l, d->path, true, "db", d->name);
     }
-    add_port(l, 53); /* long answers of a name server */
+    add_port(l, 53);  /* long answers of a name server */
+    add_port(l, 443); /* what is added later is there most likely */
     add_environment(l);
 }
 
@@ -265,16 +267,21 @@ static int grant(int ruleset, const struct ruleset *handled, struct needs *l)
     return prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || syscall(__NR_landlock_restrict_self, ruleset, 0) < 0 ? -1 : 0;
 }
 
+static void not_confined(const char *why)
+{
+    (void)snprintf(outcome, sizeof outcome, "not confined by Landlock: %s", why);
+}
+
 void confine_apply(const struct conf *conf, const char *conf_path)
 {
     const char *programs = runs_programs(conf);
     if (!conf->landlock || programs) {
-        log_line(LOG_INFO, "not confined by Landlock: %s", programs ? programs : "landlock = off");
+        not_confined(programs ? programs : "landlock = off");
         return;
     }
     long abi = syscall(__NR_landlock_create_ruleset, NULL, 0, VERSION);
     if (abi < ABI_MIN) {
-        log_line(LOG_INFO, "not confined by Landlock: the kernel has %s", abi < 0 ? "none" : "one that is too old");
+        not_confined(abi < 0 ? "the kernel has none, or a filter of system calls forbids it" : "the kernel's is too old");
         return;
     }
     collect(conf, conf_path, &granted);
@@ -288,15 +295,20 @@ void confine_apply(const struct conf *conf, const char *conf_path)
     size_t size = abi >= ABI_PORTS ? sizeof handled : sizeof handled.fs;
     cleanup_close int ruleset = (int)syscall(__NR_landlock_create_ruleset, &handled, size, 0);
     if (ruleset < 0 || grant(ruleset, &handled, &granted) < 0) {
-        log_line(LOG_WARN, "not confined by Landlock: %s", strerror(errno));
+        not_confined(strerror(errno));
         needs_done(&granted);
         return;
     }
     confined = true;
     ports_confined = handled.net != 0;
     (void)setenv("SQLITE_TMPDIR", conf->state_dir, 1);
-    log_line(LOG_INFO, "confined by Landlock (ABI %ld) to what the configuration needs%s", abi,
-             ports_confined ? ", and to the ports of its targets" : "");
+    (void)snprintf(outcome, sizeof outcome, "confined by Landlock (ABI %ld) to what the configuration needs%s", abi,
+                   ports_confined ? ", and to the ports of its targets" : "");
+}
+
+void confine_tell(void)
+{
+    log_line(LOG_INFO, "%s", outcome);
 }
 
 /* ---- after a reload ---------------------------------------------------------------------------- */

@@ -8,9 +8,10 @@
 
 #include "common/format/conf.h"
 
-/** confine_apply(conf, conf_path): once, before there is any other thread. Says in the log what came of it; never
- * fails: it is a second layer. */
+/** confine_apply(conf, conf_path): once, before there is any other thread. Never fails: it is a second layer.
+ * confine_tell(): say in the log what came of it. */
 void confine_apply(const struct conf *conf, const char *conf_path);
+void confine_tell(void);
 /** confine_missing(conf, conf_path, out): a line for each thing that conf needs and this process has given up; none if
  * it is not confined. */
 void confine_missing(const struct conf *conf, const char *conf_path, struct buf *out);

@@ -1,6 +1,7 @@
 #include "daemon/ctlserver_int.h"
 
 #include <inttypes.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <grp.h>
@@ -29,6 +30,7 @@ struct client {
     struct buf in;
     struct ucred cred;
     enum role role;
+    enum { COUNTS_NOT, COUNTS_AS_CLIENT, COUNTS_AS_REFUSED } counts;
     bool closing, busy; /* busy: a call is being answered; the next one waits */
     bool more;          /* it asked for a stream of answers */
     void (*again)(struct client *cl, json_t *p); /* of a stream: makes the next one */
@@ -48,7 +50,7 @@ struct ctlserver {
     struct ctl_socket socket;
     gid_t readers; /* the group that may ask for the status; (gid_t)-1: there is none */
     struct client *client;
-    unsigned n_clients;
+    unsigned n_clients, n_refused; /* that are not on their way out */
     size_t queued;
     uint64_t refused_ms; /* when a refusal was logged; since then refused more */
     unsigned refused;
@@ -89,7 +91,6 @@ static void client_unref(struct client *cl)
             *p = cl->next;
             break;
         }
-    c->n_clients--;
     ctl_file(cl, NULL);
     buf_free(&cl->in);
     json_decref(cl->again_p);
@@ -107,6 +108,8 @@ static void client_close(struct client *cl)
     if (cl->closing)
         return;
     cl->closing = true;
+    cl->server->n_clients -= cl->counts == COUNTS_AS_CLIENT;
+    cl->server->n_refused -= cl->counts == COUNTS_AS_REFUSED;
     if (cl->held)
         cl->abandon(cl->held);
     uv_close((uv_handle_t *)&cl->pipe, on_client_handle_closed);
@@ -495,19 +498,35 @@ static bool too_many(const struct client *cl)
     const struct ctlserver *c = cl->server;
     unsigned same = 0;
     if (is_admin(cl))
-        return c->n_clients > MAX_CLIENTS;
+        return c->n_clients >= MAX_CLIENTS;
     for (const struct client *o = c->client; o; o = o->next)
-        same += o->cred.uid == cl->cred.uid;
-    return c->n_clients > MAX_CLIENTS_OTHERS || same > MAX_CLIENTS_PER_UID;
+        same += o->counts == COUNTS_AS_CLIENT && !o->closing && o->cred.uid == cl->cred.uid;
+    return c->n_clients >= MAX_CLIENTS_OTHERS || same >= MAX_CLIENTS_PER_UID;
+}
+
+/* Who has gone makes room, although that was not read yet: many may come and go between two looks. */
+static void forget_gone(struct ctlserver *c)
+{
+    for (struct client *cl = c->client, *next; cl; cl = next) {
+        uv_os_fd_t fd;
+        next = cl->next;
+        struct pollfd p = {-1, 0, 0};
+        if (!cl->closing && uv_fileno((uv_handle_t *)&cl->pipe, &fd) == 0)
+            p.fd = fd;
+        if (poll(&p, 1, 0) == 1 && (p.revents & (POLLHUP | POLLERR)))
+            client_close(cl);
+    }
 }
 
 static void turn_away(struct client *cl)
 {
     struct err e;
-    if (cl->server->n_clients > MAX_CLIENTS + MAX_REFUSALS) {
+    if (cl->server->n_refused >= MAX_REFUSALS) {
         client_close(cl);
         return;
     }
+    cl->counts = COUNTS_AS_REFUSED;
+    cl->server->n_refused++;
     err_set(&e, ERR_BUSY, "too many connections to walsupd");
     err_hint(&e, "try again in a moment");
     cl->busy = true;
@@ -527,12 +546,19 @@ static void on_connection(uv_stream_t *listener, int status)
     cl->refs = 2;
     cl->next = c->client;
     c->client = cl;
-    c->n_clients++;
     if (uv_accept(listener, (uv_stream_t *)&cl->pipe) < 0 || !identify(cl)) {
         client_close(cl);
-    } else if (too_many(cl)) {
+        return;
+    }
+    if (too_many(cl))
+        forget_gone(c);
+    if (cl->closing) /* it was one of those */
+        return;
+    if (too_many(cl)) {
         turn_away(cl);
     } else {
+        cl->counts = COUNTS_AS_CLIENT;
+        c->n_clients++;
         wait_for_call(cl);
         (void)uv_read_start((uv_stream_t *)&cl->pipe, on_alloc, on_read);
     }

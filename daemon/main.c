@@ -110,6 +110,7 @@ static int run(const char *conf_path, struct conf *conf)
              sqlite_affected(sqlite3_libversion_number()) ? " (has the WAL-reset bug; walsup's checkpoints do not trigger it)"
                                                           : "",
              m->n_dbs, PLURAL(m->n_dbs));
+    confine_tell();
     (void)uv_run(&loop, UV_RUN_DEFAULT);
     (void)uv_run(&loop, UV_RUN_NOWAIT);
     int status = manager_free(m);

@@ -21,7 +21,7 @@ static int journal = -1; /* its socket for messages with fields; -1: it cannot b
 
 static const char *const id_text[] = {
     [LOG_NO_ID] = "",
-#define ID(name, hex) [name] = hex,
+#define ID(name, hex) [name] = (hex),
 #include "common/base/log_ids.def"
 };
 
