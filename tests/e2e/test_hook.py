@@ -142,6 +142,7 @@ def test_that_it_fails_and_works_again_is_said_once(world):
     assert world.log.read_text().count("on-state-change: ended by signal 9") == 1
 
 
+@pytest.mark.outside
 @pytest.mark.parametrize("how", ["group", "others", "directory", "owner", "missing"])
 def test_what_others_may_write_is_not_run(world, how):
     p = hook(world, TELL.format(world.path))
