@@ -70,6 +70,7 @@ static int may_run(const char *path, struct err *e)
 static void fill_environment(char *env[static 8], const struct manager_db *e, const char *from, const char *to)
 {
     const char *target = "", *message = "";
+    char text[STATUS_DETAIL];
     const struct database *db = e->db;
     if (db->err)
         message = db->err->msg;
@@ -78,6 +79,8 @@ static void fill_environment(char *env[static 8], const struct manager_db *e, co
             target = db->up[i]->target;
             message = *message ? message : db->up[i]->err->msg;
         }
+    if (!*message)
+        message = status_detail(db, text);
     env[0] = util_strdup("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     env[1] = util_strdup("LANG=C.UTF-8");
     env[2] = util_printf("WALSUP_DATABASE=%s", db->name);

@@ -7,6 +7,7 @@ import pytest
 
 from conftest import SECRET, make_db
 
+NO_FILE = "no database at this path yet; it is picked up when it appears"
 STATES = ("OLD_STATE", "NEW_STATE", "MESSAGE", "TARGET")
 
 
@@ -52,7 +53,7 @@ def test_it_is_told_what_changed_and_that_all_is_well_again(world, s3):
                     on_state_change=hook(world, TELL.format(world.path)))
     world.start()
     world.sync("a")
-    world.poll("b waits", lambda: told(world) == [["b", "replicating", "waiting", "", ""]])
+    world.poll("b waits", lambda: told(world) == [["b", "replicating", "waiting", "", NO_FILE]])
     s3.faults({"verb": "PUT", "action": "status", "status": 403, "code": "AccessDenied"})
     con.execute("insert into t(b) values(randomblob(300))")
     con.commit()
@@ -99,7 +100,7 @@ def test_one_that_hangs_holds_nobody_up_and_ends_with_the_daemon(world):
     world.configure(world.file_target(), world.db("first"), world.db("a"),
                     on_state_change=hook(world, body))
     world.start()
-    world.poll("it hangs", lambda: told(world) == [["first", "replicating", "waiting", "", ""]])
+    world.poll("it hangs", lambda: told(world) == [["first", "replicating", "waiting", "", NO_FILE]])
     for _ in range(3):
         world.ctl("pause", "a")
         world.poll("seen", lambda: world.status("a")["state"] == "paused")
@@ -183,7 +184,7 @@ def test_a_reload_brings_it_and_takes_it_away(world):
     program = hook(world, TELL.format(world.path))
     world.configure(world.file_target(), world.db("a"), on_state_change=program)
     world.ctl("reload")
-    world.poll("what is wrong is told", lambda: told(world) == [["a", "replicating", "waiting", "", ""]])
+    world.poll("what is wrong is told", lambda: told(world) == [["a", "replicating", "waiting", "", NO_FILE]])
     world.configure(world.file_target(), world.db("a"))
     world.ctl("reload")
     make_db(world.path / "a.db").close()
