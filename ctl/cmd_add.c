@@ -182,7 +182,8 @@ static int plan(struct job *j, const struct conf *conf)
         cleanup_free char *as = conf_name_of(other, j->path);
         (void)err_set(&e, ERR_EXISTS, "%s is replicated already, as %s, by [db %s] of %s:%u", j->path, as, other->name,
                       other->origin.file, other->origin.line);
-        (void)err_hint(&e, "--name NAME gives it a section and a replica of its own");
+        (void)err_hint(&e, other->glob ? "--name NAME gives it a section and a replica of its own"
+                                       : "walsupctl remove %s first, or change that section", other->name);
         return out_fail(j->c->json, &e);
     }
     if (!j->name && j->glob)

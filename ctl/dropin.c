@@ -55,7 +55,8 @@ bool dropin_judge(struct ctl *c, const char *path, const char *text, struct conf
 {
     cleanup_buf struct buf errors = BUF_INIT;
     struct err e = {0};
-    if (conf_load_with(c->config, path, text, ret, &errors, &e) == 0)
+    cleanup_free char *lines = text ? util_printf("\n%s", text) : NULL; /* in place of the mark */
+    if (conf_load_with(c->config, path, lines, ret, &errors, &e) == 0)
         return true;
     if (e.code != ERR_CONFIG) {
         *ret_status = out_fail(c->json, &e);

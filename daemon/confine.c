@@ -122,7 +122,8 @@ static void add_endpoint(struct needs *l, const char *endpoint)
     const char *host = endpoint ? strstr(endpoint, "://") : NULL, *colon = host ? strrchr(host + 3, ':') : NULL;
     if (!host)
         return;
-    if (colon && colon[1] && strspn(colon + 1, "0123456789") == strlen(colon + 1))
+    size_t digits = colon ? strspn(colon + 1, "0123456789") : 0;
+    if (digits && (!colon[1 + digits] || colon[1 + digits] == '/')) /* Supabase's has a path */
         add_port(l, strtoull(colon + 1, NULL, 10));
     else
         add_port(l, strncmp(endpoint, "http:", 5) ? 443 : 80);
@@ -131,7 +132,7 @@ static void add_endpoint(struct needs *l, const char *endpoint)
 static void add_target(struct needs *l, const struct conf_target *t)
 {
     const char *const file[] = {t->secret_access_key_file, t->credentials_file, t->ca_file, t->client_certificate,
-                                t->client_key};
+                                t->client_key, t->sse_customer_key_file};
     if (t->type == CONF_FILE) {
         add(l, t->path, true, "target", t->name);
         return;

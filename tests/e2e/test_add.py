@@ -70,7 +70,7 @@ def test_what_is_wrong_changes_nothing(w):
     make_db(w.path / "x.db").close()
     x = w.path / "x.db"
     assert "unknown key 'retentoin' in [db x] (did you mean retention?)" in refused(w, "add", x, "--set", "retentoin=1d", status=78)
-    assert f"{w.d}/x.ini:3: there is no target" in refused(w, "add", x, "--target", "nowhere", status=78)
+    assert f"{w.d}/x.ini:4: there is no target" in refused(w, "add", x, "--target", "nowhere", status=78)
     assert "control character" in refused(w, "add", x, "--set", "retention=1d\n[db evil]", status=64)
     assert "duplicate key 'path'" in refused(w, "add", x, "--set", "path=/etc/passwd", status=78)
     assert "is replicated already, as a, by [db a] of" in refused(w, "add", w.path / "a.db", status=17)

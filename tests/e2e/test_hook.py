@@ -73,7 +73,7 @@ def test_it_is_told_what_changed_and_that_all_is_well_again(world, s3):
 
 def test_it_gets_nothing_of_the_daemons(world, s3):
     body = (f"exec > {world.path}/told.tmp 2>&1; env; echo pwd=$(pwd); umask; "
-            "ls -l /proc/$$/fd | grep -v -e told.tmp -e total -e changed; grep NoNewPrivs /proc/$$/status; "
+            "ls -l /proc/$$/fd | grep -v -e told.tmp -e total -e changed; grep -e NoNewPrivs -e CapAmb /proc/$$/status; "
             "cut -d' ' -f5,6 /proc/$$/stat; echo pid=$$; grep -i sigblk /proc/$$/status; "
             f"mv {world.path}/told.tmp {world.path}/told\n")
     world.configure(s3.target(), world.db("a", target="s3"), on_state_change=hook(world, body))
@@ -85,6 +85,7 @@ def test_it_gets_nothing_of_the_daemons(world, s3):
     assert {k for k in env if k.startswith("WALSUP_")} == {"WALSUP_DATABASE", *("WALSUP_" + s for s in STATES)}
     assert env["WALSUP_NEW_STATE"] == "waiting" and env["pwd"] == "/" and "0077\n" in text
     assert re.search(r"NoNewPrivs:\s+1$", text, re.M) and re.search(r"SigBlk:\s+0+$", text, re.M)
+    assert re.search(r"CapAmb:\s+0+$", text, re.M)
     links = re.findall(r" -> (.*)$", text, re.M)
     assert links and set(links) <= {"/dev/null"}, links
     group, session = re.search(r"^(\d+) (\d+)$", text, re.M).groups()
@@ -142,6 +143,7 @@ def test_that_it_fails_and_works_again_is_said_once(world):
     assert world.log.read_text().count("on-state-change: ended by signal 9") == 1
 
 
+@pytest.mark.outside
 @pytest.mark.parametrize("how", ["group", "others", "directory", "owner", "missing"])
 def test_what_others_may_write_is_not_run(world, how):
     p = hook(world, TELL.format(world.path))
