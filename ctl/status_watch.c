@@ -127,8 +127,9 @@ static void changes(struct watching *w, const json_t *reply)
         const json_t *replicas = json_object_get(d, "replicas");
         if (!json_array_size(replicas))
             look_at(w, d, NULL, true, now);
-        json_array_foreach(replicas, j, r)
+        json_array_foreach(replicas, j, r) {
             look_at(w, d, r, j == 0, now);
+        }
     }
     look_for_missing(w);
 }
