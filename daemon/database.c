@@ -801,7 +801,13 @@ void database_history_closed(struct database *db)
     database_maybe_closed(db);
 }
 
-uint64_t database_still_ms(struct database *db, enum beat_state *ret_state)
+size_t database_beats(const struct database *db, struct beat *ret[static DATABASE_BEATS])
 {
-    return db->run ? beat_still_ms(&db->run->beat, clk_mono_ms(), ret_state) : 0;
+    struct beat *const all[DATABASE_BEATS] = {db->run ? &db->run->beat : NULL, history_beat(db),
+                                              db->stream ? stream_beat(db->stream) : NULL};
+    size_t n = 0;
+    for (size_t i = 0; i < DATABASE_BEATS; i++)
+        if (all[i])
+            ret[n++] = all[i];
+    return n;
 }

@@ -72,13 +72,13 @@ static void sweep(struct history_job *j, const char *dir)
         for (size_t n = 0; n < j->n_drop[i]; n++) {
             cleanup_free char *path = spool_level_path(dir, i + 1, j->drop[i][n].min, j->drop[i][n].max);
             (void)fsx_unlink(path, NULL);
+            beat_step();
         }
     j->r = spool_merged_write(dir, j->merged, &j->err);
 }
 
-static void work_job(uv_work_t *w)
+static void do_job(struct history_job *j)
 {
-    struct history_job *j = w->data;
     const char *dir = j->h->db->dir;
     switch (j->what) {
     case HISTORY_LOAD:
@@ -94,6 +94,19 @@ static void work_job(uv_work_t *w)
     default:
         sweep(j, dir);
     }
+}
+
+static void work_job(uv_work_t *w)
+{
+    struct history_job *j = w->data;
+    beat_begin(&j->beat);
+    do_job(j);
+    beat_end();
+}
+
+struct beat *history_beat(const struct database *db)
+{
+    return db->history && db->history->job ? &db->history->job->beat : NULL;
 }
 
 static void job_free(struct history_job *j)

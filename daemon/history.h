@@ -13,6 +13,7 @@
 #include "daemon/spool_level.h"
 #include "daemon/steady.h"
 
+struct beat;
 struct database;
 struct history;
 struct uploader;
@@ -99,6 +100,8 @@ const struct err *history_trouble(const struct database *db, size_t i, int64_t *
 void history_ask(struct database *db, struct history_call *c);
 void history_cancel(struct history_call *c);
 void history_call_done(struct history_call *c);
+/** history_beat(db): of the job under way; NULL: there is none. */
+struct beat *history_beat(const struct database *db);
 /** history_close(db): true: nothing is left to wait for; false: database_history_closed(db) comes later. */
 bool history_close(struct database *db);
 

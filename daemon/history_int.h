@@ -57,6 +57,7 @@ struct history_job {
     enum { HISTORY_LOAD, HISTORY_MERGE, HISTORY_SWEEP } what;
     struct history *h;
     uv_work_t work;
+    struct beat beat;
     struct compact_job compact; /* MERGE */
     struct level_file made;
     struct level_file *drop[SPOOL_LEVELS]; /* SWEEP */

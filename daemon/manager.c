@@ -39,13 +39,24 @@ static void on_sighup(uv_signal_t *s, int signum)
 
 /* ---- clocks ------------------------------------------------------------------------------------ */
 
-static bool progress(const struct manager *m)
+static bool silent(const struct manager *m, const struct database *db, uint64_t *ret_ms)
 {
     uint64_t half = notify_watchdog_ms(m->notify), limit = half ? half * 2 / 3 : SILENT_LIMIT_MS;
-    for (size_t i = 0; i < m->n_dbs; i++) {
+    struct beat *beat[DATABASE_BEATS];
+    for (size_t n = database_beats(db, beat); n > 0; n--) {
         enum beat_state state;
-        uint64_t ms = database_still_ms(m->db[i], &state);
-        if (ms <= (state == BEAT_WORKS ? limit : (uint64_t)PARKED_LIMIT_MS))
+        *ret_ms = beat_still_ms(beat[n - 1], clk_mono_ms(), &state);
+        if (*ret_ms > (state == BEAT_WORKS ? limit : (uint64_t)PARKED_LIMIT_MS))
+            return true;
+    }
+    return false;
+}
+
+static bool progress(const struct manager *m)
+{
+    uint64_t ms;
+    for (size_t i = 0; i < m->n_dbs; i++) {
+        if (!silent(m, m->db[i], &ms))
             continue;
         if (!m->stuck)
             log_about(LOG_STUCK, m->db[i]->name, NULL, NULL);

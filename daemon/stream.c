@@ -51,6 +51,7 @@ struct stream {
     struct stream_leg *leg;
     size_t n_legs;
     uv_work_t work;
+    struct beat beat;
     uv_timer_t timer;
     enum { WORK_SLICE, WORK_REST, WORK_FREE } what;
     bool working, done, rested, freed, closing;
@@ -68,12 +69,13 @@ uint64_t stream_txid(const struct stream *s)
 
 /* ---- reading ------------------------------------------------------------------------------------- */
 
-static void work(uv_work_t *w)
+static void do_work(struct stream *s)
 {
-    struct stream *s = w->data;
     uint64_t began = clk_mono_ms();
     if (s->what == WORK_FREE) {
+        beat_park(true); /* it may be a large file that is removed */
         s->sn = snapshot_free(s->sn);
+        beat_park(false);
         return;
     }
     snapshot_punch(s->sn, s->punch);
@@ -82,6 +84,19 @@ static void work(uv_work_t *w)
     else
         s->r = snapshot_slice(s->sn, SLICE_BYTES, SLICE_MS, &s->size, &s->done, &s->err);
     s->slice_ms = clk_mono_ms() - began;
+}
+
+static void work(uv_work_t *w)
+{
+    struct stream *s = w->data;
+    beat_begin(&s->beat);
+    do_work(s);
+    beat_end();
+}
+
+struct beat *stream_beat(struct stream *s)
+{
+    return s->working ? &s->beat : NULL;
 }
 
 static void give_up(struct stream *s)
@@ -111,6 +126,7 @@ static void start_work(struct stream *s, int what)
 {
     s->what = what;
     s->working = true;
+    s->beat = (struct beat){.count = 0};
     (void)uv_queue_work(s->db->loop, &s->work, work, on_worked);
 }
 

@@ -22,6 +22,8 @@ struct stream *stream_start(struct database *db, struct snapshot *sn);
 /** stream_txid(s); stream_moved(s): something changed that it may wait for: the WAL got longer. */
 uint64_t stream_txid(const struct stream *s);
 void stream_moved(struct stream *s);
+/** stream_beat(s): of the job under way; NULL: there is none. */
+struct beat *stream_beat(struct stream *s);
 /** stream_close(s): cancel; database_streamed() comes all the same. */
 void stream_close(struct stream *s);
 /** stream_trouble(s, u): why u does not get it; NULL. */

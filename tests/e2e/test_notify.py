@@ -61,6 +61,33 @@ def test_more_time_is_asked_for_while_it_flushes_and_starting_over_is_announced_
     assert "STATUS=stopping: uploading what is left" in heard
 
 @pytest.mark.outside
+def test_a_merge_that_hangs_starves_the_watchdog_and_commits_go_on(world):
+    """of the job's own file only: what captures and stores at level 0 writes elsewhere"""
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a"), sync_interval="10ms", level1_interval="500ms")
+    world.start(WATCHDOG_USEC="3000000")
+    world.sync()
+    hang = subprocess.Popen(["strace", "-f", "-o", world.path / "hang", "-e", "trace=openat", "-P",
+                             world.state / "db" / "a" / "l1", "-e", "inject=openat:delay_enter=60s", "-p",
+                             str(world.proc.pid)], stderr=subprocess.PIPE, text=True)
+    try:
+        assert any("attached" in hang.stderr.readline() for _ in range(2))
+
+        def noticed():
+            con.execute("insert into t(b) values('hangs')")
+            con.commit()
+            world.ctl("sync", "a")
+            return "a: its worker has been silent" in world.log.read_text()
+
+        world.poll("it is noticed", noticed, 20)
+        world.sync("a", timeout=20)
+    finally:
+        hang.kill()
+        hang.wait()
+    world.notify.wait("WATCHDOG=1")
+
+
+@pytest.mark.outside
 def test_a_worker_that_hangs_starves_the_watchdog_and_an_idle_daemon_does_not(world):
     con = make_db(world.path / "a.db")
     world.configure(world.file_target(), world.db("a"))
