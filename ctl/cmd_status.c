@@ -393,12 +393,12 @@ int cmd_status(struct ctl *c)
     struct status_ask ask = {0};
     if (!options(c, &ask, &watch, &status))
         return status;
-    cleanup_free char *socket = NULL, *name = NULL;
+    cleanup_free char *socket = NULL;
+    cleanup_free char *name = optind < c->argc ? ctl_db_name(c, c->argv[optind]) : NULL;
     if (!ctl_socket(c, &socket, &status))
         return status;
     ask.socket = socket;
-    if (optind < c->argc)
-        ask.db = name = ctl_db_name(c, c->argv[optind]);
+    ask.db = name;
     if (watch)
         return status_watch(&ask, c->json);
     if (client_call(socket, "Status", status_parameters(&ask, c->json), STATUS_TIMEOUT_MS, &reply, NULL, &e) < 0) {

@@ -95,6 +95,20 @@ static void add_parent(struct needs *l, const char *path, bool write, const char
     }
 }
 
+/* Rules are about directories, not about their names: one that is replaced (a release that is switched to, data
+ * that is moved away and restored) would be out of reach. So the one above is granted as well, never "/". */
+static void widen(struct needs *l)
+{
+    for (size_t i = 0, n = l->n; i < n; i++) {
+        const struct need *d = &l->item[i];
+        char *slash = d->what && !strcmp(d->what, "db") ? strrchr(d->path, '/') : NULL;
+        if (!slash || slash == d->path)
+            continue;
+        cleanup_free char *above = strndup(d->path, (size_t)(slash - d->path));
+        add(l, above, true, d->what, d->name);
+    }
+}
+
 static void add_port(struct needs *l, uint64_t port)
 {
     if (l->n_ports == ARRAY_LEN(l->port))
@@ -108,7 +122,8 @@ static void add_endpoint(struct needs *l, const char *endpoint)
     const char *host = endpoint ? strstr(endpoint, "://") : NULL, *colon = host ? strrchr(host + 3, ':') : NULL;
     if (!host)
         return;
-    if (colon && colon[1] && strspn(colon + 1, "0123456789") == strlen(colon + 1))
+    size_t digits = colon ? strspn(colon + 1, "0123456789") : 0;
+    if (digits && (!colon[1 + digits] || colon[1 + digits] == '/')) /* Supabase's has a path */
         add_port(l, strtoull(colon + 1, NULL, 10));
     else
         add_port(l, strncmp(endpoint, "http:", 5) ? 443 : 80);
@@ -117,7 +132,7 @@ static void add_endpoint(struct needs *l, const char *endpoint)
 static void add_target(struct needs *l, const struct conf_target *t)
 {
     const char *const file[] = {t->secret_access_key_file, t->credentials_file, t->ca_file, t->client_certificate,
-                                t->client_key};
+                                t->client_key, t->sse_customer_key_file};
     if (t->type == CONF_FILE) {
         add(l, t->path, true, "target", t->name);
         return;
@@ -200,6 +215,8 @@ static const char *runs_programs(const struct conf *conf)
     cleanup_free char *aws = util_printf("%s/.aws/credentials", home ? home : "");
     if (names_program(getenv("AWS_SHARED_CREDENTIALS_FILE")) || names_program(aws))
         return in_file;
+    if (conf->on_state_change)
+        return "on-state-change names a program, and what that needs is not known";
     for (size_t i = 0; i < conf->n_targets; i++)
         if (names_program(conf->target[i].credentials_file))
             return in_file;
@@ -269,6 +286,7 @@ void confine_apply(const struct conf *conf, const char *conf_path)
         return;
     }
     collect(conf, conf_path, &granted);
+    widen(&granted);
     struct ruleset handled = {.fs = FS_ALL_OF_ABI_2};
     if (abi >= 3)
         handled.fs |= FS_TRUNCATE;

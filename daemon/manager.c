@@ -83,6 +83,7 @@ static void on_tick(uv_timer_t *t)
 {
     struct manager *m = t->data;
     manager_db_tick(m);
+    hook_tick(m->hook);
     give_back(m);
     if (m->ticks++ % (1 + m->n_dbs / AT_ONCE) == 0) {
         char line[200];
@@ -150,7 +151,8 @@ static void close_rest(struct manager *m)
     free(m->target);
     m->target = NULL;
     m->n_targets = 0;
-    m->open += 8;
+    m->open += 9;
+    hook_close(m->hook, on_part_closed, m);
     loopmeter_close(&m->meter, on_part_closed, m);
     metrics_http_close(m->http, on_part_closed, m);
     notify_close(m->notify, on_part_closed, m);
@@ -326,6 +328,7 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
     start_timers(m);
     loopmeter_start(&m->meter, loop);
     start_metrics(m);
+    m->hook = hook_new(m);
     m->drill = drill_new(m);
     manager_learn_due(m);
     for (size_t i = 0; i < conf->n_dbs; i++)

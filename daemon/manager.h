@@ -10,6 +10,7 @@
 #include "common/store/store.h"
 #include "daemon/database.h"
 #include "daemon/discover.h"
+#include "daemon/hook.h"
 #include "daemon/loopmeter.h"
 #include "daemon/notify.h"
 #include "daemon/watch.h"
@@ -44,6 +45,7 @@ struct manager_db {
     bool leaving;    /* its file, found by a pattern, is gone */
     bool told;       /* that */
     uint64_t gone_ms;
+    struct hook_db hook;
     struct manager_db *next; /* of m->leaving, or m->waiting */
 };
 
@@ -71,6 +73,7 @@ struct manager {
     struct history_shared *history;
     struct map due; /* by name of the database: what was due when the last process ended */
     struct ctlserver *ctl;
+    struct hook *hook;
     struct metrics_http *http; /* NULL: no metrics-listen */
     struct loopmeter meter;
     struct notify *notify;

@@ -193,6 +193,7 @@ static void on_changed(struct database *db, void *owner)
     struct manager_db *e = owner;
     if (e->begun && db->seen.lineage != e->lineage)
         identify(e);
+    hook_look(e->m->hook, e);
     if (!e->counted || !db->attached_once)
         return;
     for (size_t r = 0; r < db->n_up; r++)
@@ -372,6 +373,7 @@ void manager_retire(struct manager *m, struct manager_db *e)
 {
     struct database *db = e->db;
     uncount(e);
+    hook_forget(m->hook, e);
     m->n_refused -= e->refused;
     unlink_from(&m->leaving, e);
     unlink_from(&m->waiting, e);

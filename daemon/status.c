@@ -174,11 +174,11 @@ static json_t *replica_json(const struct uploader *u)
     return r;
 }
 
-static const char *detail(const struct database *db, char buf[static 512])
+const char *status_detail(const struct database *db, char buf[static STATUS_DETAIL])
 {
     const struct manager_db *e = db->owner;
     if (db->pause) {
-        (void)snprintf(buf, 512, "%s%sby uid %u; commits are not captured; walsupctl resume %s goes on", db->pause->reason,
+        (void)snprintf(buf, STATUS_DETAIL, "%s%sby uid %u; commits are not captured; walsupctl resume %s goes on", db->pause->reason,
                        *db->pause->reason ? ", " : "", db->pause->uid, db->name);
         return buf;
     }
@@ -254,13 +254,13 @@ json_t *status_database_json(const struct database *db)
     const struct database_seen *s = &db->seen;
     const struct manager_db *e = db->owner;
     json_t *d = json_object();
-    char text[512];
+    char text[STATUS_DETAIL];
     json_t *replicas = json_array();
     json_object_set_new(d, "name", json_string(db->name));
     json_object_set_new(d, "path", proto_text(db->path));
     json_object_set_new(d, "section", json_string(e->conf->name));
     json_object_set_new(d, "state", json_string(status_state(db)));
-    json_object_set_new(d, "detail", proto_text(detail(db, text)));
+    json_object_set_new(d, "detail", proto_text(status_detail(db, text)));
     json_object_set_new(d, "since_ms", json_time(db->pause ? db->pause->since_ms : db->since_ms));
     json_object_set_new(d, "paused", paused_json(db));
     json_object_set_new(d, "txid", txid_json(db->txid));

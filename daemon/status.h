@@ -18,6 +18,9 @@ size_t status_state_index(const struct database *db);
 enum status_health status_health(const struct database *db);
 /** status_lag_ms(u): age of the oldest commit that this replica lacks; 0 if it has everything. */
 uint64_t status_lag_ms(const struct uploader *u);
+#define STATUS_DETAIL 512u
+/** status_detail(db, buf): why it has its state, where that is no failure: "" or a sentence, which may be in buf. */
+const char *status_detail(const struct database *db, char buf[static STATUS_DETAIL]);
 /** status_spool_files(db): files that some replica lacks; what waits to be merged only is no concern of
  * anybody's. */
 size_t status_spool_files(const struct database *db);

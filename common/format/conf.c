@@ -548,6 +548,7 @@ struct conf *conf_free(struct conf *c)
     free(c->state_dir);
     free(c->socket);
     free(c->metrics_listen);
+    free(c->on_state_change);
     free(c->log_level);
     free(c->include);
     free(c);

@@ -103,7 +103,9 @@ struct conf {
     uint32_t max_open; /* databases attached at once */
     uint64_t min_free_bytes; /* of state_dir's file system */
     uint64_t shutdown_timeout_ms;
-    char *metrics_listen; /* HOST:PORT; NULL: nowhere */
+    char *metrics_listen;  /* HOST:PORT; NULL: nowhere */
+    char *on_state_change; /* NULL: nobody is told */
+    uint64_t hook_timeout_ms;
     struct conf_target *target;
     size_t n_targets;
     struct conf_db *db;

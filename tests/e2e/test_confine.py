@@ -20,13 +20,13 @@ def said(world):
 @pytest.fixture
 def inside(world):
     """a database that it may reach, beside directories that it may not"""
-    for d in ("app", "other", "run", "replica"):
-        (world.path / d).mkdir()
+    for d in ("app/data", "other", "run", "replica"):
+        (world.path / d).mkdir(parents=True)
     world.socket = world.path / "run" / "walsup.sock"
     world.ini = world.path / "run" / "walsup.ini"
-    con = make_db(world.path / "app" / "a.db")
+    con = make_db(world.path / "app/data/a.db")
     make_db(world.path / "other" / "b.db").close()
-    world.a = world.db("a", world.path / "app" / "a.db")
+    world.a = world.db("a", world.path / "app/data/a.db")
     world.b = world.db("b", world.path / "other" / "b.db")
     yield world
     con.close()
@@ -85,6 +85,20 @@ def test_files_that_are_replaced_by_renaming_stay_readable(inside):
     new.chmod(0o600)
     new.rename(world.ini)
     assert "[db a] retention: default -> 14d" in world.ctl("reload").stdout
+
+
+def test_a_directory_that_is_replaced_stays_within_reach(inside):
+    """data moved away and restored, a release that is switched to: rules are about directories, not their names"""
+    world = inside
+    world.configure(world.file_target(), world.a)
+    world.start()
+    world.sync("a")
+    (world.path / "app/data").rename(world.path / "app/old")
+    (world.path / "app/data").mkdir()
+    con = make_db(world.path / "app/data/a.db", rows=50)
+    world.poll("the new one is replicated", lambda: world.status("a")["state"] == "replicating" and
+               world.sync("a") and image(world.restore("a", "local")) == image(world.path / "app/data/a.db"))
+    con.close()
 
 
 @pytest.mark.skipif(ABI < 4, reason="Landlock here knows no ports")

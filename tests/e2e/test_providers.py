@@ -51,7 +51,8 @@ def replica(world):
 def test_everything_works_where_this_is_refused(world, s3fault, name):
     profile, fencing, deletes = PROVIDERS[name]
     s3fault.control("/_profile", profile)
-    world.configure(s3fault.target("x", provider=name), world.db("a", target="x", **FAST))
+    known = {"provider": name} if name != "supabase" else {"endpoint": s3fault.endpoint + profile["base"]}
+    world.configure(s3fault.target("x", **known), world.db("a", target="x", **FAST))
     con = make_db(world.path / "a.db")
     con.execute("insert into t(b) values(randomblob(6000000))")  # goes up in parts
     con.commit()

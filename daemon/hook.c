@@ -1,0 +1,320 @@
+#include "daemon/hook.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "common/base/log.h"
+#include "daemon/manager.h"
+#include "daemon/status.h"
+
+#define HOOK_MAGIC 0x400c1000u
+#define LOOK_AT_ONCE 512u
+
+struct hook {
+    unsigned magic;
+    struct manager *m;
+    struct manager_db *first, **last; /* waiting */
+    size_t at;                        /* of the next tick */
+    pid_t pid;                        /* 0: none runs */
+    int pidfd;
+    uv_poll_t poll;
+    bool poll_open, late;
+    uv_timer_t timer;
+    char outcome[sizeof(((struct err *)NULL)->msg)]; /* of the last one, as it was logged; "": it worked */
+    void (*closed)(void *arg);
+    void *closed_arg;
+};
+
+/* ---- may it be run? ------------------------------------------------------------------------------- */
+
+static bool ours(const struct stat *st)
+{
+    return st->st_uid == 0 || st->st_uid == geteuid();
+}
+
+/* Whoever may write the program, or put another one in its place, could do what the daemon may. */
+static int may_run(const char *path, struct err *e)
+{
+    struct stat st;
+    cleanup_free char *real = realpath(path, NULL);
+    if (!real || stat(real, &st) < 0)
+        return err_sys(e, errno, "on-state-change = %s", path);
+    if (!S_ISREG(st.st_mode) || !ours(&st) || (st.st_mode & (S_IWGRP | S_IWOTH))) {
+        err_set(e, ERR_PERM, "on-state-change = %s is not run: %s", path,
+                S_ISREG(st.st_mode) ? "others than root and the daemon's user may write it" : "it is no file");
+        return err_hint(e, "chown root, chmod go-w");
+    }
+    for (char *slash; (slash = strrchr(real, '/'));) {
+        slash[slash == real] = '\0';
+        if (stat(real, &st) < 0)
+            return err_sys(e, errno, "on-state-change = %s", path);
+        if (!ours(&st) || ((st.st_mode & (S_IWGRP | S_IWOTH)) && !(st.st_mode & S_ISVTX))) {
+            err_set(e, ERR_PERM, "on-state-change = %s is not run: others may put another file in its place, in %s", path,
+                    real);
+            return err_hint(e, "chown root, chmod go-w");
+        }
+        if (slash == real)
+            break;
+    }
+    return 0;
+}
+
+/* ---- running it ------------------------------------------------------------------------------------ */
+
+static void fill_environment(char *env[static 8], const struct manager_db *e, const char *from, const char *to)
+{
+    const char *target = "", *message = "";
+    char text[STATUS_DETAIL];
+    const struct database *db = e->db;
+    if (db->err)
+        message = db->err->msg;
+    for (size_t i = 0; i < db->n_up && !*target && strcmp(to, "replicating") != 0; i++)
+        if (db->up[i]->err) {
+            target = db->up[i]->target;
+            message = *message ? message : db->up[i]->err->msg;
+        }
+    if (!*message)
+        message = status_detail(db, text);
+    env[0] = util_strdup("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    env[1] = util_strdup("LANG=C.UTF-8");
+    env[2] = util_printf("WALSUP_DATABASE=%s", db->name);
+    env[3] = util_printf("WALSUP_OLD_STATE=%s", from);
+    env[4] = util_printf("WALSUP_NEW_STATE=%s", to);
+    env[5] = util_printf("WALSUP_MESSAGE=%s", message);
+    env[6] = util_printf("WALSUP_TARGET=%s", target);
+    env[7] = NULL;
+}
+
+/* In the child, between fork and exec: only what is safe there. */
+static void become(const char *path, char *const env[])
+{
+    char *const argv[] = {(char *)(uintptr_t)path, NULL};
+    const struct sigaction dfl = {.sa_handler = SIG_DFL};
+    sigset_t none;
+    int null = open("/dev/null", O_RDWR);
+    for (int s = 1; s < NSIG; s++)
+        (void)sigaction(s, &dfl, NULL);
+    (void)sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    if (null < 0 || setsid() < 0 || chdir("/") < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || /* it need not read every database */
+        dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 || syscall(SYS_close_range, 3u, ~0u, 0u) < 0)
+        _exit(127);
+    (void)umask(0077);
+    (void)execve(path, argv, env);
+    _exit(127);
+}
+
+static void on_exit_seen(uv_poll_t *p, int status, int events);
+static void on_late(uv_timer_t *t);
+static void go_on(struct hook *h);
+
+static int start(struct hook *h, const char *path, char *const env[], struct err *e)
+{
+    int r = may_run(path, e);
+    if (r < 0)
+        return r;
+    sigset_t all, before;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before); /* no handler of ours runs in the child */
+    pid_t pid = fork();
+    int saved = errno;
+    if (pid == 0)
+        become(path, env);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (pid < 0)
+        return err_sys(e, saved, "start on-state-change = %s", path);
+    int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (fd < 0) {
+        saved = errno;
+        (void)kill(pid, SIGKILL);
+        (void)waitpid(pid, NULL, 0);
+        return err_sys(e, saved, "watch on-state-change = %s", path);
+    }
+    h->pid = pid;
+    h->pidfd = fd;
+    h->late = false;
+    (void)uv_poll_init(h->m->loop, &h->poll, fd);
+    h->poll.data = h;
+    h->poll_open = true;
+    (void)uv_poll_start(&h->poll, UV_READABLE, on_exit_seen);
+    (void)uv_timer_start(&h->timer, on_late, h->m->conf->hook_timeout_ms, 0);
+    return 0;
+}
+
+/* Said when it is another one than the last time. */
+static void outcome(struct hook *h, const char *what, const char *hint)
+{
+    if (!strcmp(h->outcome, what))
+        return;
+    if (*what)
+        log_line(LOG_WARN, "%s%s%s%s", what, *hint ? " (hint: " : "", hint, *hint ? ")" : "");
+    else
+        log_line(LOG_NOTICE, "on-state-change works again");
+    (void)snprintf(h->outcome, sizeof h->outcome, "%s", what);
+}
+
+static void maybe_closed(struct hook *h);
+
+static void on_poll_closed(uv_handle_t *p)
+{
+    struct hook *h = p->data;
+    (void)close(TAKE_FD(h->pidfd));
+    h->poll_open = false;
+    h->pid = 0;
+    maybe_closed(h);
+    if (!h->closed)
+        go_on(h);
+}
+
+static void on_exit_seen(uv_poll_t *p, int status, int events)
+{
+    struct hook *h = p->data;
+    char text[sizeof h->outcome] = "", limit[32];
+    int how = 0;
+    (void)status;
+    (void)events;
+    assert(h->magic == HOOK_MAGIC);
+    if (waitpid(h->pid, &how, WNOHANG) == 0)
+        return;
+    (void)kill(-h->pid, SIGKILL); /* what it has left behind in its session */
+    (void)uv_timer_stop(&h->timer);
+    if (h->late)
+        (void)snprintf(text, sizeof text, "on-state-change: killed, because it ran for more than %s",
+                       util_duration(limit, h->m->conf->hook_timeout_ms));
+    else if (WIFSIGNALED(how))
+        (void)snprintf(text, sizeof text, "on-state-change: ended by signal %d", WTERMSIG(how));
+    else if (WEXITSTATUS(how))
+        (void)snprintf(text, sizeof text, "on-state-change: exit status %d", WEXITSTATUS(how));
+    if (!h->closed)
+        outcome(h, text, "");
+    uv_close((uv_handle_t *)p, on_poll_closed);
+}
+
+static void on_late(uv_timer_t *t)
+{
+    struct hook *h = t->data;
+    h->late = true;
+    (void)kill(-h->pid, SIGKILL);
+    (void)kill(h->pid, SIGKILL); /* it may not have a session yet */
+}
+
+/* ---- what is waiting ------------------------------------------------------------------------------- */
+
+static void unlink_from(struct hook *h, struct manager_db *e)
+{
+    struct manager_db **p = &h->first;
+    while (*p && *p != e)
+        p = &(*p)->hook.next;
+    if (!*p)
+        return;
+    *p = e->hook.next;
+    if (!*p)
+        h->last = p;
+    e->hook.next = NULL;
+    e->hook.from = NULL;
+}
+
+static const char *told(const struct manager_db *e)
+{
+    return e->hook.told ? e->hook.told : "replicating";
+}
+
+static void go_on(struct hook *h)
+{
+    const char *path = h->m->conf->on_state_change;
+    while (!h->pid && h->first && !h->closed) {
+        struct manager_db *e = h->first;
+        const char *from = e->hook.from;
+        char *env[8];
+        struct err err;
+        unlink_from(h, e);
+        if (!path || !strcmp(from, told(e))) /* it has changed back meanwhile */
+            continue;
+        fill_environment(env, e, from, told(e));
+        if (start(h, path, env, &err) < 0)
+            outcome(h, err.msg, err.hint);
+        for (size_t i = 0; env[i]; i++)
+            free(env[i]);
+    }
+}
+
+void hook_look(struct hook *h, struct manager_db *e)
+{
+    const char *state = status_state(e->db);
+    if (!h->m->conf->on_state_change || h->closed || h->m->stopping || !strcmp(state, "starting"))
+        return;
+    if (!strcmp(state, "idle")) /* asleep or awake is no news */
+        state = "replicating";
+    if (!strcmp(state, told(e)))
+        return;
+    if (!e->hook.from) {
+        e->hook.from = told(e);
+        *h->last = e;
+        h->last = &e->hook.next;
+    }
+    e->hook.told = state;
+    go_on(h);
+}
+
+void hook_forget(struct hook *h, struct manager_db *e)
+{
+    if (e->hook.from)
+        unlink_from(h, e);
+}
+
+void hook_tick(struct hook *h)
+{
+    size_t n = h->m->conf->on_state_change ? MIN(h->m->n_dbs, (size_t)LOOK_AT_ONCE) : 0;
+    for (; n; n--) {
+        h->at = h->at < h->m->n_dbs ? h->at : 0;
+        hook_look(h, h->m->db[h->at++]->owner);
+    }
+}
+
+/* ---- begin and end ---------------------------------------------------------------------------------- */
+
+struct hook *hook_new(struct manager *m)
+{
+    struct hook *h = util_zalloc(sizeof *h);
+    h->magic = HOOK_MAGIC;
+    h->m = m;
+    h->pidfd = -1;
+    h->last = &h->first;
+    (void)uv_timer_init(m->loop, &h->timer);
+    h->timer.data = h;
+    return h;
+}
+
+static void on_timer_closed(uv_handle_t *t)
+{
+    struct hook *h = t->data;
+    void (*closed)(void *arg) = h->closed;
+    void *arg = h->closed_arg;
+    h->magic = 0;
+    free(h);
+    closed(arg);
+}
+
+static void maybe_closed(struct hook *h)
+{
+    if (h->closed && !h->poll_open)
+        uv_close((uv_handle_t *)&h->timer, on_timer_closed);
+}
+
+void hook_close(struct hook *h, void (*closed)(void *arg), void *arg)
+{
+    h->closed = closed;
+    h->closed_arg = arg;
+    if (h->pid) {
+        (void)kill(-h->pid, SIGKILL);
+        (void)kill(h->pid, SIGKILL);
+    }
+    maybe_closed(h);
+}
