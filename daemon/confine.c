@@ -211,6 +211,8 @@ static bool names_program(const char *path)
 static const char *runs_programs(const struct conf *conf)
 {
     static const char in_file[] = "a file of keys names a credential_process, and what that needs is not known";
+    if (conf->on_state_change)
+        return "an on-state-change is configured, and what that program needs is not known";
     const char *home = getenv("HOME");
     cleanup_free char *aws = util_printf("%s/.aws/credentials", home ? home : "");
     if (names_program(getenv("AWS_SHARED_CREDENTIALS_FILE")) || names_program(aws))

@@ -126,6 +126,23 @@ def test_a_program_for_keys_is_not_confined_nor_is_walsupd(world, s3):
     assert said(world) == ["not confined by Landlock: a credential-process is configured, and what that needs is not known"]
 
 
+def test_nor_is_a_program_that_is_told_of_changes(inside):
+    world = inside
+    told, out = world.path / "told", world.path / "other" / "log"
+    told.write_text(f"#!/bin/sh\necho told >> {out}\n")
+    told.chmod(0o755)
+    world.configure(world.file_target(), world.a)
+    world.start()
+    world.sync("a")
+    world.configure(world.file_target(), world.a, on_state_change=told)
+    assert "an on-state-change is configured" in world.ctl("reload").stderr
+    world.stop()
+    world.start()
+    assert said(world)[-1] == "not confined by Landlock: an on-state-change is configured, and what that program needs is not known"
+    world.ctl("pause", "a")
+    world.poll("it was run", lambda: out.exists())
+
+
 def test_the_drill_works_inside(inside):
     world = inside
     world.configure(world.file_target(), world.a, verify_interval="1s")

@@ -148,6 +148,7 @@ def test_only_the_metrics_are_served(served):
     assert r.status == 200 and not body
 
 
+@pytest.mark.outside
 def test_strangers_that_say_nothing_or_rubbish_hold_nobody_up(served):
     """more connections than are served, silent; then whoever scrapes from elsewhere, and the control socket"""
     world = served
@@ -307,6 +308,7 @@ def test_an_address_that_is_none_is_refused_and_one_that_is_taken_is_said(world)
         assert "another program may have the port" in world.log.read_text()
 
 
+@pytest.mark.outside
 def test_without_the_key_nobody_listens_and_the_verb_works(world):
     make_db(world.path / "a.db").close()
     world.configure(world.file_target(), world.db("a"))

@@ -87,6 +87,8 @@ def s3rver(tmp_path):
 
 @contextlib.contextmanager
 def ceph(tmp_path):
+    if os.environ.get("WALSUP_SANDBOXED"):
+        pytest.skip("Ceph's own programs do not run inside the sandbox of the unit")
     p = subprocess.Popen([ROOT / "tests/tools/radosgw.sh", tmp_path / "c", str(free_ports(2))], stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, text=True)
     try:
