@@ -95,7 +95,7 @@ static int run(const char *conf_path, struct conf *conf)
         log_err(LOG_WARN, &le, "databases are not locked");
     if (r == 0)
         confine_apply(conf, conf_path);
-    uv_loop_t loop;
+    static uv_loop_t loop; /* what a start that fails leaves in it goes with the process */
     if (r == 0 && uv_loop_init(&loop) < 0)
         r = err_set(&e, ERR_INTERNAL, "uv_loop_init failed");
     struct manager *m = NULL;

@@ -1,4 +1,4 @@
-#include "daemon/uploader.h"
+#include "daemon/uploader_int.h"
 
 #include <inttypes.h>
 
@@ -14,10 +14,7 @@
 
 static void on_timer(uv_timer_t *t);
 static void on_done(struct store_req *req);
-static void on_looked(struct fence_look *l);
 static void listed(struct uploader *u, bool ours);
-static void undo_base(struct uploader *u);
-static void landed(struct uploader *u, struct uploader_flight *f);
 
 struct uploader *uploader_new(struct database *db, const struct database_replica *r)
 {
@@ -72,7 +69,7 @@ void uploader_close(struct uploader *u)
 
 /* ---- requests ----------------------------------------------------------------------------------- */
 
-static struct uploader_flight *take_off(struct uploader *u, int what, char *key)
+struct uploader_flight *uploader_take_off(struct uploader *u, int what, char *key)
 {
     struct uploader_flight *f = util_zalloc(sizeof *f);
     f->what = what;
@@ -125,7 +122,7 @@ static int on_item(void *arg, const struct store_object *o, struct err *e)
 static void list_level(struct uploader *u)
 {
     struct uploader_flight *f =
-        take_off(u, FLIGHT_LIST, layout_prefix(store_type(u->store), u->replica, u->list_level));
+        uploader_take_off(u, FLIGHT_LIST, layout_prefix(store_type(u->store), u->replica, u->list_level));
     store_list(u->store, &f->req, f->key, NULL, on_item, u);
 }
 
@@ -143,7 +140,7 @@ static int on_head(void *arg, const void *p, size_t n, struct err *e)
  * same ones. The newest file names its lineage. */
 static void probe(struct uploader *u)
 {
-    struct uploader_flight *f = take_off(u, FLIGHT_PROBE, NULL);
+    struct uploader_flight *f = uploader_take_off(u, FLIGHT_PROBE, NULL);
     store_get(u->store, &f->req, u->newest, 0, sizeof f->head, on_head, f, NULL);
 }
 
@@ -162,7 +159,7 @@ static int on_ahead(void *arg, const struct store_object *o, struct err *e)
 static void look_ahead(struct uploader *u)
 {
     cleanup_free char *last = layout_key(store_type(u->store), u->replica, 0, u->acked, u->acked);
-    struct uploader_flight *f = take_off(u, FLIGHT_AHEAD, layout_prefix(store_type(u->store), u->replica, 0));
+    struct uploader_flight *f = uploader_take_off(u, FLIGHT_AHEAD, layout_prefix(store_type(u->store), u->replica, 0));
     u->ahead = 0;
     store_list(u->store, &f->req, f->key, last, on_ahead, u);
 }
@@ -172,7 +169,7 @@ static void mark(struct uploader *u)
 {
     uint64_t txid = u->list_max + 1;
     struct uploader_flight *f =
-        take_off(u, FLIGHT_MARK, layout_key(store_type(u->store), u->replica, 0, txid, txid));
+        uploader_take_off(u, FLIGHT_MARK, layout_key(store_type(u->store), u->replica, 0, txid, txid));
     fence_mark(&f->mark, txid, u->db->seen.page_size, u->db->seen.pages);
     f->body = (struct store_body){.p = f->mark.p, .size = f->mark.len};
     fence_sign(&f->meta);
@@ -197,7 +194,7 @@ static void listed(struct uploader *u, bool ours)
     }
     u->takeover = false;
     u->known = true;
-    /* the L0 file that belongs to the base may be missing still, see on_sent() */
+    /* the L0 file that belongs to the base may be missing still, see uploader_sent() */
     u->acked = u->list_l0 < u->list_max ? u->list_max - 1 : u->list_max;
     free(u->newest);
     u->newest = NULL;
@@ -227,7 +224,7 @@ static void on_probed(struct uploader *u, const struct uploader_flight *f)
 
 /* ---- uploading --------------------------------------------------------------------------------- */
 
-static const struct spool_file *next_file(const struct uploader *u)
+const struct spool_file *uploader_next_file(const struct uploader *u)
 {
     const struct database *db = u->db;
     for (size_t i = 0; i < db->n_files; i++)
@@ -267,7 +264,7 @@ static void send_file(struct uploader *u, const struct spool_file *file, unsigne
                       char *path)
 {
     struct uploader_flight *f =
-        take_off(u, level == LTX_SNAPSHOT_LEVEL ? FLIGHT_BASE : FLIGHT_FILE,
+        uploader_take_off(u, level == LTX_SNAPSHOT_LEVEL ? FLIGHT_BASE : FLIGHT_FILE,
                  layout_key(store_type(u->store), u->replica, level, min, file->txid));
     f->sending = *file;
     f->path = path;
@@ -296,7 +293,7 @@ void uploader_poke(struct uploader *u)
         return;
     }
     if (u->fenced) {
-        undo_base(u);
+        uploader_undo_base(u);
         return;
     }
     if (!u->known) {
@@ -305,7 +302,7 @@ void uploader_poke(struct uploader *u)
         list_level(u);
         return;
     }
-    const struct spool_file *f = next_file(u);
+    const struct spool_file *f = uploader_next_file(u);
     if (!f && u->acked < u->db->txid)
         u->needs_base = true; /* what it lacks is in the spool no more: a target added later */
     if ((!f && !u->needs_base) || !u->db->numbered) {
@@ -353,8 +350,6 @@ static void note_work(uv_work_t *w)
     (void)spool_acked_write(u->db->dir, u->target, u->noting_lineage, u->noting_txid, NULL);
 }
 
-static void note(struct uploader *u);
-
 static void note_done(uv_work_t *w, int status)
 {
     (void)status;
@@ -365,13 +360,13 @@ static void note_done(uv_work_t *w, int status)
         maybe_closed(u);
         return;
     }
-    note(u);
+    uploader_note(u);
     database_uploader_changed(u->db, u); /* the files it covers may be dropped now */
 }
 
 /* A hint only: when it is lost or old the store is listed. Spool files are dropped only after it covers
  * them, so that this is rare. */
-static void note(struct uploader *u)
+void uploader_note(struct uploader *u)
 {
     if (u->noting || (u->noted == u->acked && u->fence_noted == u->fenced))
         return;
@@ -388,7 +383,7 @@ static void note(struct uploader *u)
 
 /* ---- outcome ----------------------------------------------------------------------------------- */
 
-static void failed(struct uploader *u, const struct uploader_flight *f)
+void uploader_failed(struct uploader *u, const struct uploader_flight *f)
 {
     const struct err *e = &f->req.err;
     if (u->fenced)
@@ -417,7 +412,7 @@ static void failed(struct uploader *u, const struct uploader_flight *f)
     }
 }
 
-static void succeeded(struct uploader *u)
+void uploader_succeeded(struct uploader *u)
 {
     if (u->fenced)
         return; /* while it was under way; that is not undone by it */
@@ -439,7 +434,7 @@ static void succeeded(struct uploader *u)
 static void take_base(struct uploader *u, uint64_t txid)
 {
     u->acked = MAX(u->acked, txid - 1);
-    const struct spool_file *f = next_file(u);
+    const struct spool_file *f = uploader_next_file(u);
     if (!f || f->txid != txid || txid <= u->gone)
         u->acked = MAX(u->acked, txid);
     u->snapshot.txid = 0;
@@ -456,7 +451,7 @@ static void count_upload(struct uploader *u, const struct spool_file *f, bool ba
     history_stored(u->db, u, base ? LTX_SNAPSHOT_LEVEL : 0, base ? 1 : f->txid, f);
 }
 
-static void on_sent(struct uploader *u, const struct uploader_flight *flight)
+void uploader_sent(struct uploader *u, const struct uploader_flight *flight)
 {
     uint64_t txid = flight->sending.txid;
     bool base = flight->what == FLIGHT_BASE;
@@ -470,146 +465,18 @@ static void on_sent(struct uploader *u, const struct uploader_flight *flight)
     database_snapshot_used(u->db, txid);
 }
 
-/* ---- another writer ------------------------------------------------------------------------------ */
-
-void uploader_fence(struct uploader *u, const struct err *why, bool noted)
-{
-    u->fenced = true;
-    u->fence_noted = noted;
-    if (!u->err)
-        u->err = util_alloc(sizeof *u->err);
-    *u->err = *why;
-    if (!u->retry.failures)
-        (void)retry_after(&u->retry, why);
-    u->retry_at_ms = 0;
-    log_about(LOG_FENCED, u->db->name, u->target, "fenced");
-    log_err(LOG_ERROR, why, "%s -> %s", u->db->name, u->target);
-    if (!noted)
-        note(u);
-}
-
-void uploader_takeover(struct uploader *u)
-{
-    log_line(LOG_NOTICE, "%s -> %s: taken over", u->db->name, u->target);
-    u->fenced = u->known = u->alone = u->undo_base = false;
-    u->own_base = 0;
-    u->takeover = u->flush = true;
-    succeeded(u);
-    note(u);
-    uploader_poke(u);
-}
-
-/* An object of that name is there. Ours, whose acknowledgement was lost, or another writer's? */
-static void look_in_the_way(struct uploader *u, const struct spool_file *mine, bool base, char *key)
-{
-    struct uploader_flight *f = take_off(u, FLIGHT_IN_THE_WAY, key);
-    f->sending = *mine;
-    f->base = base;
-    f->look.done = on_looked;
-    f->look.data = u;
-    fence_look(&f->look, u->store, f->key);
-}
-
-static void judge_in_the_way(struct uploader *u, struct uploader_flight *f)
-{
-    struct level_file gone = {.min = f->sending.txid, .max = f->sending.txid, .lineage = f->sending.lineage};
-    bool is_gone = !f->base && f->sending.txid <= u->gone; /* there is nothing left to compare it with */
-    if ((is_gone ? fence_judge_made(&f->look.seen, &gone)
-                 : fence_judge(&f->look.seen, &f->sending, f->base)) == FENCE_OURS) {
-        f->what = f->base ? FLIGHT_BASE : FLIGHT_FILE;
-        on_sent(u, f);
-        note(u);
-        return;
-    }
-    struct err e;
-    (void)fence_tell(&f->look.seen, &f->sending, f->key, &e);
-    u->undo_base = !f->base && u->own_base == f->sending.txid;
-    uploader_fence(u, &e, false);
-}
-
-static void on_looked(struct fence_look *l)
-{
-    struct uploader *u = l->data;
-    struct uploader_flight *f = TAKE_PTR(u->flight);
-    if (!u->closing) {
-        f->req.err = l->err;
-        if (l->err.code == ERR_OK) {
-            succeeded(u);
-            judge_in_the_way(u, f);
-        } else {
-            failed(u, f);
-        }
-    }
-    landed(u, f);
-}
-
-/* Somebody has gone on from where we are; or it is a file of ours whose acknowledgement was lost. */
-static void on_ahead_listed(struct uploader *u)
-{
-    u->alone = !u->ahead;
-    if (u->alone)
-        return;
-    const struct spool_file *f = next_file(u);
-    struct spool_file mine = {.txid = u->ahead, .lineage = u->db->seen.lineage};
-    if (f && f->txid == u->ahead)
-        mine = *f;
-    look_in_the_way(u, &mine, false, layout_key(store_type(u->store), u->replica, 0, u->ahead, u->ahead));
-}
-
-/* ---- a base that should not have been ------------------------------------------------------------ */
-
-static char *own_base_key(const struct uploader *u)
-{
-    return layout_key(store_type(u->store), u->replica, LTX_SNAPSHOT_LEVEL, 1, u->own_base);
-}
-
-static void leave_base(struct uploader *u, const char *key, const struct err *e)
-{
-    log_line(LOG_ERROR, "%s -> %s: \"%s\" was stored before the other writer was noticed, and does not fit with what "
-             "it stored%s%s; delete it, or let the other one run walsupctl snapshot", u->db->name, u->target, key,
-             e ? ": " : "", e ? e->msg : "");
-    u->undo_base = false;
-}
-
-/* The other writer was quicker than the base: that does not belong to its chain, and would break it. */
-static void undo_base(struct uploader *u)
-{
-    char *key = own_base_key(u);
-    if (!u->may_delete) {
-        leave_base(u, key, NULL);
-        free(key);
-        return;
-    }
-    struct uploader_flight *f = take_off(u, FLIGHT_UNDO, key);
-    const char *keys[] = {f->key};
-    store_delete(u->store, &f->req, keys, 1);
-}
-
-static void on_undone(struct uploader *u, const struct uploader_flight *f)
-{
-    const struct err *e = &f->req.err;
-    if (e->code == ERR_OK) {
-        log_line(LOG_NOTICE, "%s -> %s: took back \"%s\", which was stored before the other writer was noticed",
-                 u->db->name, u->target, f->key);
-        u->undo_base = false;
-        u->retry_at_ms = 0;
-    } else if (e->code == ERR_NET || e->code == ERR_TIMEOUT || e->code == ERR_STORE || e->code == ERR_BUSY) {
-        u->retry_at_ms = clk_mono_ms() + retry_after(&u->retry, e);
-    } else {
-        leave_base(u, f->key, e);
-    }
-}
+/* ---- what came of it ------------------------------------------------------------------------------ */
 
 void uploader_based(struct uploader *u, const struct spool_file *f)
 {
     count_upload(u, f, true);
     take_base(u, f->txid);
-    note(u);
+    uploader_note(u);
     database_uploader_changed(u->db, u);
     uploader_poke(u);
 }
 
-static void landed(struct uploader *u, struct uploader_flight *f)
+void uploader_landed(struct uploader *u, struct uploader_flight *f)
 {
     land(f);
     if (u->closing) {
@@ -622,7 +489,7 @@ static void landed(struct uploader *u, struct uploader_flight *f)
 
 static void on_success(struct uploader *u, const struct uploader_flight *f)
 {
-    succeeded(u);
+    uploader_succeeded(u);
     switch (f->what) {
     case FLIGHT_LIST:
         on_listed(u);
@@ -631,11 +498,11 @@ static void on_success(struct uploader *u, const struct uploader_flight *f)
         on_probed(u, f);
         break;
     case FLIGHT_AHEAD:
-        on_ahead_listed(u);
+        uploader_ahead_listed(u);
         break;
     default:
-        on_sent(u, f);
-        note(u);
+        uploader_sent(u, f);
+        uploader_note(u);
     }
 }
 
@@ -647,14 +514,14 @@ static void on_done(struct store_req *req)
     if (u->closing)
         ;
     else if (f->what == FLIGHT_UNDO)
-        on_undone(u, f);
+        uploader_undone(u, f);
     else if (f->what == FLIGHT_MARK && (req->err.code == ERR_OK || req->err.code == ERR_CONFLICT))
         marked(u, req->err.code == ERR_OK);
     else if (put && req->err.code == ERR_CONFLICT)
-        look_in_the_way(u, &f->sending, f->what == FLIGHT_BASE, TAKE_PTR(f->key));
+        uploader_look_in_the_way(u, &f->sending, f->what == FLIGHT_BASE, TAKE_PTR(f->key));
     else if (req->err.code != ERR_OK)
-        failed(u, f);
+        uploader_failed(u, f);
     else
         on_success(u, f);
-    landed(u, f);
+    uploader_landed(u, f);
 }

@@ -65,6 +65,10 @@ EXPLICIT ?=
 bench-many: programs
 	$(Q)WALSUP_OUT=$(OUT) BENCH_N=$(N) BENCH_EXPLICIT=$(EXPLICIT) tests/bench/bench_many.py
 
+.PHONY: bench-socket
+bench-socket: programs
+	$(Q)WALSUP_OUT=$(abspath $(OUT)) BENCH_N=$(N) tests/bench/bench_socket.py
+
 include tests/engines.mk
 
 # What it costs to find the thread again after a stop, a kill, a checkpoint by somebody else.

@@ -37,14 +37,16 @@ def history(world, s3):
                     sync_interval="10ms")
     world.start()
     world.sync()
+    # the times of files are those of the kernel's last tick, up to 10 ms before: apart by more than that
+    time.sleep(0.002)
     done = [(time.time(), 0)]
     for n in range(1, 41):
+        time.sleep(0.012)
         con.execute("insert into log values(?)", (n,))
         con.commit()
         world.sync()
         time.sleep(0.002)
         done.append((time.time(), n))
-        time.sleep(0.003)
     con.close()
     assert world.stop() == 0
     return done
