@@ -52,7 +52,7 @@ help:
 #:   bench-cost      requests and bytes a day, beside Litestream
 #:   bench-outage    the store is away for OUTAGE=60 seconds under load: lost, catching up, spool
 #:   bench-many      very many databases; N=10000, EXPLICIT=1 for a section each
-#:   bench-socket    status with N=10000 databases, in calm and under 10 000 hostile connections
+#:   bench-socket    status with N=10000 databases, in calm and under 50 000 hostile connections
 #: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
