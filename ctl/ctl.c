@@ -234,7 +234,7 @@ static int consider_spool(const char *entry, void *arg)
 
 static void hint_nearest(struct nearest *n, struct err *e)
 {
-    if (n->name)
+    if (n->name && n->distance) /* 0: that is what was written */
         (void)err_hint(e, "did you mean %s?", n->name);
     free(TAKE_PTR(n->name));
 }
