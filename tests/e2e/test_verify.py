@@ -312,9 +312,9 @@ def test_the_daemon_ends_while_it_drills(world, s3):
     world.start()
     world.sync()
     s3.faults({"verb": "LIST", "action": "stall"})
-    world.poll("it runs", lambda: children(world))
-    pids = children(world)
-    assert os.getpriority(os.PRIO_PROCESS, pids[0]) == 19
+    pids = world.poll("it runs", lambda: children(world))
+    # the daemon makes it nice when it has started it
+    world.poll("it is nice", lambda: os.getpriority(os.PRIO_PROCESS, pids[0]) == 19, timeout=5)
     assert world.stop() == 0
     assert not any(os.path.exists(f"/proc/{p}") for p in pids)
     s3.faults()
