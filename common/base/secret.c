@@ -70,3 +70,10 @@ void secret_wipe(char *p)
         explicit_bzero(p, strlen(p));
     free(p);
 }
+
+void secret_wipe_buf(struct buf *b)
+{
+    if (b->p)
+        explicit_bzero(b->p, b->cap);
+    buf_free(b);
+}

@@ -4,7 +4,7 @@
 #ifndef WALSUP_SECRET_H
 #define WALSUP_SECRET_H
 
-#include "common/base/util.h"
+#include "common/base/buf.h"
 
 struct secret;
 
@@ -29,10 +29,8 @@ static inline void secret_freep(struct secret **s)
 
 /** secret_wipe(p): of a string on the heap on its way into a secret: wipe and free; NULL is fine. */
 void secret_wipe(char *p);
-static inline void secret_wipep(char **p)
-{
-    secret_wipe(*p);
-}
-#define cleanup_wipe cleanup(secret_wipep)
+/** secret_wipe_buf(b): of a buffer that held one: wipe all that it has allocated, and free it. */
+void secret_wipe_buf(struct buf *b);
+#define cleanup_wiped_buf cleanup(secret_wipe_buf)
 
 #endif

@@ -352,17 +352,10 @@ static bool parse_text(struct conf_ctx *x, const char *name, const char *text, s
     return l.secret;
 }
 
-static void wipe_buf(struct buf *b)
-{
-    if (b->p)
-        explicit_bzero(b->p, b->cap);
-    buf_free(b);
-}
-
 /* a missing or unreadable file is e's; everything else is a problem */
 static int parse_file(struct conf_ctx *x, const char *path, struct err *e)
 {
-    cleanup(wipe_buf) struct buf text = BUF_INIT;
+    cleanup_wiped_buf struct buf text = BUF_INIT;
     struct stat st;
     if (stat(path, &st) < 0)
         return err_sys(e, errno, "cannot read the configuration %s", path);

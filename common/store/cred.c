@@ -37,13 +37,6 @@ static char *trimmed(const char *s, size_t n)
     return copy ? copy : util_strdup("");
 }
 
-static void wipe_buf(struct buf *b)
-{
-    if (b->p)
-        explicit_bzero(b->p, b->cap);
-    buf_free(b);
-}
-
 /* root:walsup 0640 */
 static bool of_our_group(const struct stat *st)
 {
@@ -87,7 +80,7 @@ static int read_secret_file(const char *path, bool strict, struct buf *out, stru
 
 int cred_read_secret(const char *path, bool strict, struct secret **ret, struct err *e)
 {
-    cleanup(wipe_buf) struct buf b = BUF_INIT;
+    cleanup_wiped_buf struct buf b = BUF_INIT;
     int r = read_secret_file(path, strict, &b, e);
     if (r < 0)
         return r;
@@ -265,7 +258,7 @@ static int from_shared(const struct conf_target *t, const char *path, bool requi
 {
     const char *env = getenv("AWS_PROFILE");
     const char *profile = given(t->profile) ? t->profile : given(env) ? env : "default";
-    cleanup(wipe_buf) struct buf b = BUF_INIT;
+    cleanup_wiped_buf struct buf b = BUF_INIT;
     struct cred c = {0};
     if (!required && access(path, R_OK) < 0)
         return 0;

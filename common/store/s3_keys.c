@@ -19,13 +19,6 @@
 #define HTTP_MS 5000
 #define MAX_WORDS 64
 
-static void wipe_buf(struct buf *b)
-{
-    if (b->p)
-        explicit_bzero(b->p, b->cap);
-    buf_free(b);
-}
-
 /* ---- what all of them answer ------------------------------------------------------------------- */
 
 static char *member(const json_t *j, const char *name)
@@ -160,7 +153,7 @@ static int start(char *const *word, pid_t *ret_pid, int *ret_fd, struct err *e)
 
 static int from_process(const char *command, struct cred *ret, struct err *e)
 {
-    cleanup(wipe_buf) struct buf out = BUF_INIT;
+    cleanup_wiped_buf struct buf out = BUF_INIT;
     cleanup_free char *copy = util_strdup(command);
     char *word[MAX_WORDS + 1];
     pid_t pid;
@@ -263,7 +256,7 @@ static int from_container(struct cred *ret, struct err *e)
 {
     const char *full = getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI");
     const char *relative = getenv("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI");
-    cleanup(wipe_buf) struct buf out = BUF_INIT;
+    cleanup_wiped_buf struct buf out = BUF_INIT;
     cleanup_free char *url = relative && *relative ? util_printf("http://169.254.170.2%s", relative)
                                                    : util_strdup(full ? full : "");
     char *header = NULL;
@@ -281,9 +274,9 @@ static int from_instance(struct cred *ret, struct err *e)
     static const char path[] = "/latest/meta-data/iam/security-credentials/";
     const char *given = getenv("AWS_EC2_METADATA_SERVICE_ENDPOINT");
     const char *base = given && *given ? given : "http://169.254.169.254";
-    cleanup(wipe_buf) struct buf token = BUF_INIT;
-    cleanup(wipe_buf) struct buf role = BUF_INIT;
-    cleanup(wipe_buf) struct buf out = BUF_INIT;
+    cleanup_wiped_buf struct buf token = BUF_INIT;
+    cleanup_wiped_buf struct buf role = BUF_INIT;
+    cleanup_wiped_buf struct buf out = BUF_INIT;
     cleanup_free char *token_url = util_printf("%s/latest/api/token", base);
     int r = ask(token_url, "PUT", "X-aws-ec2-metadata-token-ttl-seconds: 21600", &token, e);
     if (r < 0) {

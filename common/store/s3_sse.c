@@ -9,13 +9,6 @@
 #define KEY_BYTES 32
 #define FILE_MAX_BYTES 128
 
-static void wipe(struct buf *b)
-{
-    if (b->p)
-        explicit_bzero(b->p, b->len);
-    buf_free(b);
-}
-
 static int nibble(char c)
 {
     static const char digits[] = "0123456789abcdef";
@@ -75,7 +68,7 @@ static int private_file(const char *path, struct err *e)
 
 int s3_sse_load(const char *path, struct s3_customer_key *ret, struct err *e)
 {
-    cleanup(wipe) struct buf b = BUF_INIT;
+    cleanup_wiped_buf struct buf b = BUF_INIT;
     unsigned char key[KEY_BYTES], md[EVP_MAX_MD_SIZE];
     if (private_file(path, e) < 0 || fsx_read(path, FILE_MAX_BYTES, &b, e) < 0)
         return err_wrap(e, "sse-customer-key-file");
