@@ -1,7 +1,7 @@
 #!/bin/bash
 # boot.sh SCENARIO DIRECTORY - run the script SCENARIO as a service of a real systemd, which is booted as
 # process 1 of new namespaces: what is changed of /etc, /usr and /var is gone with them. DIRECTORY is there as
-# /run/work; what `make install DESTDIR=DIRECTORY/root` has put in it is installed, if anything. Needs root;
+# /run/given; what `make install DESTDIR=DIRECTORY/root` has put in it is installed, if anything. Needs root;
 # says so and does nothing else where that or the kernel does not allow it.
 set -u
 self=$(readlink -f "$0")
@@ -41,25 +41,25 @@ mount -t proc proc /proc
 mount -t tmpfs -o mode=755 tmpfs /run
 umount -l /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
-mkdir -p /run/lock /run/work /run/systemd/system
+mkdir -p /run/lock /run/given /run/systemd/system
 chmod 1777 /run/lock
-mount --bind "$2" /run/work
-mkdir -p /run/work/root/usr /run/work/root/etc
-overlay /etc /run/work/root/etc:/etc
-overlay /usr /run/work/root/usr:/usr
+mount --bind "$2" /run/given
+mkdir -p /run/given/root/usr /run/given/root/etc
+overlay /etc /run/given/root/etc:/etc
+overlay /usr /run/given/root/usr:/usr
 overlay /var /var
 for d in /tmp /var/tmp /srv; do mount -t tmpfs -o mode=1777 tmpfs $d; done
-[ ! -d /run/work/root/lib/systemd ] || cp -r /run/work/root/lib/systemd/. /usr/lib/systemd/
+[ ! -d /run/given/root/lib/systemd ] || cp -r /run/given/root/lib/systemd/. /usr/lib/systemd/
 ip link set lo up 2>/dev/null || true
 # there is no basic system to wait for here, no network and no journal
 ln -s /dev/null /run/systemd/system/network-online.target
 for u in walsupd.service walsupd@.service; do
 	mkdir "/run/systemd/system/$u.d"
 	printf '[Unit]\nDefaultDependencies=no\n[Service]\n%s\n' \
-		"StandardOutput=append:/run/work/walsupd.log
+		"StandardOutput=append:/run/given/walsupd.log
 StandardError=inherit" >"/run/systemd/system/$u.d/of-the-test.conf"
 done
-printf '[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/run/work/scenario\n' \
+printf '[Unit]\nDefaultDependencies=no\n[Service]\nType=oneshot\nExecStart=/run/given/scenario\n' \
 	>/run/systemd/system/scenario.service
 printf '[Unit]\nDefaultDependencies=no\nRequires=scenario.service\n' >/run/systemd/system/t.target
 container=walsup-test exec /lib/systemd/systemd --system --unit=t.target --log-target=console \

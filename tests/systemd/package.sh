@@ -14,20 +14,20 @@ write_on() { # until /run/enough: each commit is noted after it was acknowledged
 	done
 }
 running() { walsupctl status --json | sed -n 's/.*"version": *"\([^"]*\)".*/\1/p'; }
-attached_times() { grep -c 'is attached' /run/work/walsupd.log; }
+attached_times() { grep -c 'is attached' /run/given/walsupd.log; }
 same_content() {
 	rm -f /srv/r.db
 	walsupctl restore app -o /srv/r.db >/dev/null 2>&1 || return 1
 	[ "$(sqlite3 /srv/r.db .sha3sum 2>/dev/null || sqlite3 /srv/r.db .dump | sha256sum)" = \
 		"$(as_app sqlite3 /srv/app/app.db .sha3sum 2>/dev/null || as_app sqlite3 /srv/app/app.db .dump | sha256sum)" ]
 }
-install_deb() { DEBIAN_FRONTEND=noninteractive dpkg -i "$1" >/run/work/dpkg.log 2>&1 || { cat /run/work/dpkg.log; return 1; }; }
+install_deb() { DEBIAN_FRONTEND=noninteractive dpkg -i "$1" >/run/given/dpkg.log 2>&1 || { cat /run/given/dpkg.log; return 1; }; }
 
 rm -f /usr/sbin/policy-rc.d # a container's: services are neither started nor stopped by packages there
-old=$(dpkg-deb -f /run/work/old.deb Version)
-new=$(dpkg-deb -f /run/work/new.deb Version)
+old=$(dpkg-deb -f /run/given/old.deb Version)
+new=$(dpkg-deb -f /run/given/new.deb Version)
 holds "nothing of it is there before" test -z "$(left)"
-holds "$old installs" install_deb /run/work/old.deb
+holds "$old installs" install_deb /run/given/old.deb
 holds "it enables nothing unasked" test "$(systemctl is-enabled walsupd.service walsupd@app.service | sort -u)" = disabled
 holds "it starts nothing unasked" test "$(systemctl is-active walsupd)" = inactive
 holds "its configuration is for root and the daemon's group alone" \
@@ -35,7 +35,7 @@ holds "its configuration is for root and the daemon's group alone" \
 holds "the programs say the package's version" test "$(walsupctl version | cut -d ' ' -f 2)" = "$old"
 holds "as installed it starts, and says that there is nothing to do yet" systemctl start walsupd
 holds "and stops" systemctl stop walsupd
-holds "installed once more, it stays stopped" install_deb /run/work/old.deb
+holds "installed once more, it stays stopped" install_deb /run/given/old.deb
 holds "which it does" test "$(systemctl is-active walsupd)" = inactive
 
 an_application
@@ -54,7 +54,7 @@ write_on &
 writer=$!
 until_true 20 test -s /run/acknowledged
 at=$(cat /run/acknowledged)
-holds "upgraded to $new while the application writes" install_deb /run/work/new.deb
+holds "upgraded to $new while the application writes" install_deb /run/given/new.deb
 until_true 20 systemctl is-active -q walsupd
 holds "the new one runs" test "$(running)" = "$new"
 holds "with the configuration as it was edited" grep -q 200ms /etc/walsup.ini
@@ -69,14 +69,14 @@ holds "and every commit that it was told of is restored" restored_has "load $all
 holds "all $all of them" test "$(sqlite3 /srv/r.db "select count(*) from t where x like 'load %'")" = "$all"
 holds "the restored database equals the source" same_content
 holds "the state was kept: it was attached once more, and not captured anew" \
-	test $(($(attached_times) - before)) = 1 -a "$(grep -c 'captured again' /run/work/walsupd.log)" = 0
+	test $(($(attached_times) - before)) = 1 -a "$(grep -c 'captured again' /run/given/walsupd.log)" = 0
 
 holds "removed, it is stopped" quietly dpkg -r walsup
 holds "no process is left" test "$(systemctl is-active walsupd)" != active
 holds "configuration and state stay" test -s /etc/walsup.ini -a -d /var/lib/walsup
 sql "insert into t values('alone')"
 holds "the database goes on without it" test "$(as_app sqlite3 /srv/app/app.db 'pragma wal_checkpoint(truncate); pragma quick_check' | tail -n 1)" = ok
-holds "installed again, it goes on where it was" install_deb /run/work/new.deb
+holds "installed again, it goes on where it was" install_deb /run/given/new.deb
 systemctl start walsupd
 walsupctl sync --wait >/dev/null
 holds "and has what was committed meanwhile" restored_has alone

@@ -1,8 +1,8 @@
 # The end-to-end tests inside the sandbox of walsupd.service: everything the daemon and the tool do there is done
-# under the unit's user, capabilities, paths and system calls. /run/work/suite says where they are, and
+# under the unit's user, capabilities, paths and system calls. /run/given/suite says where they are, and
 # how pytest is called.
 
-. /run/work/suite
+. /run/given/suite
 mkdir /srv/tree # wherever it is: /root and /home are closed in there
 mount --bind "$tree" /srv/tree
 systemd-sysusers /usr/lib/sysusers.d/walsup.conf
@@ -19,7 +19,7 @@ TimeoutStartSec=infinity
 WorkingDirectory=/srv/tree
 Environment=WALSUP_OUT=/srv/tree/$out PYTHONDONTWRITEBYTECODE=1 WALSUP_SANDBOXED=1 HOME=/var/lib/walsup
 ExecStart=$pytest
-StandardOutput=append:/run/work/pytest.log
+StandardOutput=append:/run/given/pytest.log
 StandardError=inherit
 # the tests' own: pytest, servers, three daemons at a time
 TasksMax=infinity
@@ -28,7 +28,7 @@ UNIT
 systemctl daemon-reload
 systemctl start suite.service
 result=$(systemctl show suite.service -p Result --value)
-[ "$result" = success ] || cat /run/work/pytest.log
-passed=$(sed -n 's/^\(.* \)\?\([0-9]*\) passed.*/\2/p' /run/work/pytest.log | tail -n 1)
+[ "$result" = success ] || cat /run/given/pytest.log
+passed=$(sed -n 's/^\(.* \)\?\([0-9]*\) passed.*/\2/p' /run/given/pytest.log | tail -n 1)
 holds "${passed:-0} end-to-end tests pass inside the sandbox of the unit" test "$result" = success -a "${passed:-0}" -gt 0
 finish

@@ -1,14 +1,14 @@
 #!/bin/bash
 # steps.sh - what every scenario begins with (boot.sh puts it before each). A scenario says what holds, step by
 # step, and ends with `finish`; the first thing that does not hold ends it.
-exec >/run/work/out.tmp 2>&1
+exec >/run/given/out.tmp 2>&1
 n=0
 finish() {
 	echo "$n situations"
 	over
 }
 over() {
-	mv /run/work/out.tmp /run/work/out
+	mv /run/given/out.tmp /run/given/out
 	systemctl poweroff -ff >/dev/null 2>&1
 	exit
 }

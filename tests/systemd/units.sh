@@ -9,8 +9,8 @@ an_application
 config ''
 
 holds "start returns when it is ready" systemctl start walsupd
-holds "nothing of it is refused by the sandbox" test "$(grep -c "not permitted" /run/work/walsupd.log)" = 0
-holds "and it has given up what it does not need" grep -q 'confined by Landlock' /run/work/walsupd.log
+holds "nothing of it is refused by the sandbox" test "$(grep -c "not permitted" /run/given/walsupd.log)" = 0
+holds "and it has given up what it does not need" grep -q 'confined by Landlock' /run/given/walsupd.log
 holds "status of systemd says how it fares: $(prop StatusText)" test -n "$(prop StatusText)"
 walsupctl sync --wait >/dev/null
 holds "walsupctl status is healthy" quietly walsupctl status
@@ -69,8 +69,8 @@ holds "and it still answers" test "$(stat -c %i /run/walsup/walsup.sock)" = "$in
 systemctl stop walsupd.socket walsupd 2>/dev/null
 holds "the end of the socket unit removes it" test ! -e /run/walsup/walsup.sock
 
-refused=$(grep -ci 'not permitted\|denied\|not locked' /run/work/walsupd.log)
-[ "$refused" = 0 ] || grep -i 'not permitted\|denied\|not locked' /run/work/walsupd.log
+refused=$(grep -ci 'not permitted\|denied\|not locked' /run/given/walsupd.log)
+[ "$refused" = 0 ] || grep -i 'not permitted\|denied\|not locked' /run/given/walsupd.log
 holds "nothing was refused by a sandbox until the end" test "$refused" = 0
 
 tenant='walsupctl -c /etc/walsup@app.ini'
