@@ -1,12 +1,15 @@
 """What the journal gets: fields, ids that the catalog explains, one line for each change, no line that waits."""
 import contextlib
+import fcntl
 import json
 import os
 import re
 import select
 import shutil
 import socket
+import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -42,6 +45,10 @@ class Journal:
             except socket.timeout:
                 continue
             self.got.append(dict(x.split("=", 1) for x in data.decode().splitlines()))
+
+    def waiting(self):
+        """bytes that were sent and not read"""
+        return struct.unpack("i", fcntl.ioctl(self.sock, termios.FIONREAD, b"\0" * 4))[0]
 
     def wrap(self, log):
         """walsupd with the journal for standard error, as systemd starts it"""
@@ -90,7 +97,7 @@ def test_messages_have_fields_and_nothing_goes_to_standard_error(world, s3, jour
     world.ctl("reload")
     world.stop()
     world.proc = None
-    time.sleep(0.2)
+    world.poll("the last line", lambda: any(m["MESSAGE"] == "stopped" for m in journal.got))
     assert world.log.read_bytes() == b""
     for m in journal.got:
         assert set(m) <= {"MESSAGE", "PRIORITY", "SYSLOG_IDENTIFIER", "MESSAGE_ID", "WALSUP_DATABASE", "WALSUP_TARGET", "WALSUP_STATE"}
@@ -119,8 +126,7 @@ def test_a_journal_that_does_not_read_holds_nobody_up_and_loses_only_lines(world
     world.sync("a", timeout=10)
     assert time.monotonic() - t0 < 5
     journal.listen()
-    world.poll("the queue is read", lambda: len(journal.got) > 0)
-    time.sleep(0.3)
+    world.poll("the queue is read", lambda: journal.got and not journal.waiting())
     world.ctl("reload")
     lost = world.poll("the loss is told", lambda: [x for x in journal.got if "log lines are missing here" in x["MESSAGE"]])
     assert int(lost[0]["MESSAGE"].split()[0]) > 0
