@@ -38,19 +38,26 @@ bool keeper_is_quiet(const struct keeper *k)
 
 /* ---- outcome ----------------------------------------------------------------------------------- */
 
+/* Remember it, and when it is tried again. Whether it is another trouble than before, which is said once. */
+static bool take_trouble(const struct err *e, struct retry *retry, struct err **ret_last, uint64_t *ret_until_ms,
+                         char dur[static 32])
+{
+    bool news = !*ret_last || (*ret_last)->code != e->code;
+    uint64_t wait = retry_after(retry, e);
+    if (!*ret_last)
+        *ret_last = util_alloc(sizeof **ret_last);
+    **ret_last = *e;
+    *ret_until_ms = clk_mono_ms() + wait;
+    (void)util_duration(dur, wait);
+    return news;
+}
+
 void keeper_failed(struct keeper *k, const struct err *e, const char *what)
 {
-    bool news = !k->err || k->err->code != e->code;
-    uint64_t wait = retry_after(&k->retry, e);
-    if (!k->err)
-        k->err = util_alloc(sizeof *k->err);
-    *k->err = *e;
-    k->retry_at_ms = clk_mono_ms() + wait;
-    if (news) {
-        char dur[32];
+    char dur[32];
+    if (take_trouble(e, &k->retry, &k->err, &k->retry_at_ms, dur)) {
         log_about(LOG_HISTORY_FAILED, k->h->db->name, k->u->target, NULL);
-        log_err(LOG_WARN, e, "%s -> %s: %s, next try in %s", k->h->db->name, k->u->target, what,
-                util_duration(dur, wait));
+        log_err(LOG_WARN, e, "%s -> %s: %s, next try in %s", k->h->db->name, k->u->target, what, dur);
     }
 }
 
@@ -136,17 +143,9 @@ static void deletes_again(struct keeper *k)
 
 static void delete_failed(struct keeper *k, const struct err *e)
 {
-    bool news = !k->delete_err || k->delete_err->code != e->code;
-    uint64_t wait = retry_after(&k->delete_retry, e);
-    if (!k->delete_err)
-        k->delete_err = util_alloc(sizeof *k->delete_err);
-    *k->delete_err = *e;
-    k->no_delete_until_ms = clk_mono_ms() + wait;
-    if (news) {
-        char dur[32];
-        log_err(LOG_WARN, e, "%s -> %s: old files not deleted, next try in %s", k->h->db->name, k->u->target,
-                util_duration(dur, wait));
-    }
+    char dur[32];
+    if (take_trouble(e, &k->delete_retry, &k->delete_err, &k->no_delete_until_ms, dur))
+        log_err(LOG_WARN, e, "%s -> %s: old files not deleted, next try in %s", k->h->db->name, k->u->target, dur);
 }
 
 /* Keys that may write and not delete are a good idea: no reason to complain for ever. */

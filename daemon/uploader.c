@@ -147,10 +147,11 @@ static void probe(struct uploader *u)
 static int on_ahead(void *arg, const struct store_object *o, struct err *e)
 {
     (void)e;
-    struct uploader *u = arg;
+    struct uploader_flight *f = arg;
+    const struct uploader *u = f->req.data;
     uint64_t min, max;
-    if (layout_parse(o->key, &min, &max) && max <= TXID_MAX && min > u->acked && (!u->ahead || min < u->ahead))
-        u->ahead = min;
+    if (layout_parse(o->key, &min, &max) && max <= TXID_MAX && min > u->acked && (!f->ahead || min < f->ahead))
+        f->ahead = min;
     return 0;
 }
 
@@ -160,8 +161,7 @@ static void look_ahead(struct uploader *u)
 {
     cleanup_free char *last = layout_key(store_type(u->store), u->replica, 0, u->acked, u->acked);
     struct uploader_flight *f = uploader_take_off(u, FLIGHT_AHEAD, layout_prefix(store_type(u->store), u->replica, 0));
-    u->ahead = 0;
-    store_list(u->store, &f->req, f->key, last, on_ahead, u);
+    store_list(u->store, &f->req, f->key, last, on_ahead, f);
 }
 
 /* The next name, which the other writer would use, is made ours before anything else. */
@@ -498,7 +498,7 @@ static void on_success(struct uploader *u, const struct uploader_flight *f)
         on_probed(u, f);
         break;
     case FLIGHT_AHEAD:
-        uploader_ahead_listed(u);
+        uploader_ahead_listed(u, f);
         break;
     default:
         uploader_sent(u, f);

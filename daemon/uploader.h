@@ -26,7 +26,8 @@ struct uploader_flight {
         FLIGHT_MARK,
         FLIGHT_UNDO
     } what;
-    bool base; /* FLIGHT_IN_THE_WAY: the put it is about was one of a base */
+    bool base;      /* FLIGHT_IN_THE_WAY: the put it is about was one of a base */
+    uint64_t ahead; /* FLIGHT_AHEAD: the lowest TXID that is there behind acked; 0: none */
     struct fence_look look;
     struct buf mark;
     struct spool_file sending;
@@ -59,7 +60,6 @@ struct uploader {
     struct spool_file snapshot; /* base waiting to be uploaded; txid 0: none */
     bool needs_base;            /* the replica's chain does not reach the oldest file */
     bool alone;                 /* nobody has put anything behind acked, where a base would go: it was looked at */
-    uint64_t ahead;             /* while it is looked at: the lowest TXID that somebody has put there; 0: none */
     uint64_t own_base;          /* TXID of the base put last, as long as its L0 file was not put */
     bool undo_base;             /* that name is another writer's: the base goes away again */
     bool streaming;             /* it, or a snapshot, is on its way by stream.c */

@@ -81,16 +81,16 @@ static void on_looked(struct fence_look *l)
 }
 
 /* Somebody has gone on from where we are; or it is a file of ours whose acknowledgement was lost. */
-void uploader_ahead_listed(struct uploader *u)
+void uploader_ahead_listed(struct uploader *u, const struct uploader_flight *f)
 {
-    u->alone = !u->ahead;
+    u->alone = !f->ahead;
     if (u->alone)
         return;
-    const struct spool_file *f = uploader_next_file(u);
-    struct spool_file mine = {.txid = u->ahead, .lineage = u->db->seen.lineage};
-    if (f && f->txid == u->ahead)
-        mine = *f;
-    uploader_look_in_the_way(u, &mine, false, layout_key(store_type(u->store), u->replica, 0, u->ahead, u->ahead));
+    const struct spool_file *next = uploader_next_file(u);
+    struct spool_file mine = {.txid = f->ahead, .lineage = u->db->seen.lineage};
+    if (next && next->txid == f->ahead)
+        mine = *next;
+    uploader_look_in_the_way(u, &mine, false, layout_key(store_type(u->store), u->replica, 0, f->ahead, f->ahead));
 }
 
 /* ---- a base that should not have been ------------------------------------------------------------ */

@@ -23,8 +23,8 @@ const struct spool_file *uploader_next_file(const struct uploader *u);
 /* uploader_fence.c */
 /** uploader_look_in_the_way(u, mine, base, key): an object of that name is there; key becomes its. */
 void uploader_look_in_the_way(struct uploader *u, const struct spool_file *mine, bool base, char *key);
-/** uploader_ahead_listed(u): level 0 behind acked was listed, see u->ahead. */
-void uploader_ahead_listed(struct uploader *u);
+/** uploader_ahead_listed(u, f): level 0 behind acked was listed, see f->ahead. */
+void uploader_ahead_listed(struct uploader *u, const struct uploader_flight *f);
 /** uploader_undo_base(u), uploader_undone(u, f): the base in u->own_base is deleted; that has ended. */
 void uploader_undo_base(struct uploader *u);
 void uploader_undone(struct uploader *u, const struct uploader_flight *f);
