@@ -455,6 +455,29 @@ static void urls_for_restore(void **state)
             fail_msg("%s: %s (%s)", wrong[i], e.msg, e.hint);
 }
 
+/* inih frees its line as it is; what is allocated next gets that memory. */
+static void a_secret_is_not_left_in_freed_memory(void **state)
+{
+    (void)state;
+    static const char secret[] = "geheim-geheim-geheim-geheim-geheim-geheim-geheim-geheim";
+    cleanup_free char *text = util_printf("[target s]\ntype = s3\nendpoint = https://h\nbucket = bbb\naccess-key-id = k\n"
+                                          "secret-access-key =%60s%s\n" FILE_T, "", secret);
+    struct err e = {0};
+    struct conf *c = NULL;
+    char *freed[64];
+    unsigned seen = 0;
+    int r = conf_parse("x.ini", text, strlen(text), &c, NULL, &e);
+    for (size_t i = 0; i < ARRAY_LEN(freed); i++)
+        freed[i] = malloc(200);
+    for (size_t i = 0; i < ARRAY_LEN(freed); i++) {
+        seen += freed[i] && memmem(freed[i], 200, secret + 8, 30) != NULL;
+        free(freed[i]);
+    }
+    assert_int_equal(r, 0);
+    assert_int_equal(seen, 0);
+    conf_free(c);
+}
+
 static void includes_and_readable_secrets(void **state)
 {
     (void)state;
@@ -515,6 +538,7 @@ int main(void)
         cmocka_unit_test(the_dump_hides_secrets_and_loads_again),
         cmocka_unit_test(sample_defaults_and_manual),
         cmocka_unit_test(urls_for_restore),
+        cmocka_unit_test(a_secret_is_not_left_in_freed_memory),
         cmocka_unit_test(includes_and_readable_secrets),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
