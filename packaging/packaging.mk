@@ -168,7 +168,7 @@ SANDBOXED ?= -k 'not (litestream or golden or tls or check or providers or real_
 # by the environment, since they have quotes in them
 sandboxed: export SUITE_TREE = $(CURDIR)
 sandboxed: export SUITE_OUT = $(OUT)
-sandboxed: export SUITE_PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider -n $(E2E_JOBS) tests/e2e $(E2E) $(SANDBOXED)
+sandboxed: export SUITE_PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider -n $(E2E_JOBS) tests/e2e $(or $(E2E),$(SANDBOXED))
 sandboxed: programs helpers
 	$(Q)rm -rf $(BUILD)/sandboxed && mkdir -p $(BUILD)/sandboxed && $(MAKE) --no-print-directory install \
 		DESTDIR=$(CURDIR)/$(BUILD)/sandboxed/root PREFIX=/usr >/dev/null
