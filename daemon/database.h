@@ -152,7 +152,9 @@ struct database {
     uint64_t stay_until_ms;              /* the file system's clock is slow: no proof before that */
     bool audit;                          /* a second opinion is wanted */
     uint64_t audit_at_ms, last_audit_ms; /* the next one of a commit under way not before; the last one */
-    int64_t audited_ms;                  /* real time of the last one that found nothing */
+    uint64_t audited_ms; /* when the files were last found to be what was captured, attached; 0: never */
+    uint64_t looked_ms;  /* by the safety scan, asleep: unchanged then */
+    char *gone;          /* what became of the file, with SOURCE_WAITING: "was moved away ... at TIME"; NULL */
     struct {
         char *why; /* NULL: none */
         int64_t since_ms;

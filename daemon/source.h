@@ -93,6 +93,7 @@ struct source_result {
     bool compared;   /* with the page map: only what differs was captured */
     uint32_t differ; /* pages */
     char why[200];   /* why continuity was lost */
+    char gone[64];   /* what became of the file, for WAITING */
     char away[400];  /* BUSY, ARRIVING: why it is not attached */
     char map_lost[200]; /* why the page map could not be used; empty: nothing happened */
     uint64_t txid;   /* newest in the spool */

@@ -208,13 +208,14 @@ static void let_go_of_moved(struct source *s, struct source_result *ret)
 {
     struct session_index x;
     struct err e;
-    const char *what = session_removed(s->session) ? "was removed" : "was moved away or replaced";
+    const char *what = session_removed(s->session) ? "was removed" : "was moved away";
     if (s->pos.valid && capture_rest(s, ret, &x) && !suspect(s) &&
         session_leave_begin(s->session, SESSION_LEAVE_FOLD, &x, &e) == 0)
         s->session = session_leave_end(s->session, SESSION_LEAVE_FOLD);
     source_forget_out(s);
     source_close_session(s);
     source_another_file(s, ret, what);
+    (void)snprintf(ret->gone, sizeof ret->gone, "%s", what);
 }
 
 /* A session over a -shm that was removed sees nothing of what happens from then on. As long as somebody else has the
