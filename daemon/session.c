@@ -216,16 +216,16 @@ static int first_guard(struct session *s, struct err *e)
 {
     uint64_t end = clk_mono_ms() + ATTACH_BUSY_MS;
     for (;;) {
-        int rc = session_read_begin(&s->guard[0]);
+        int rc = session_read_begin(&s->guard[s->held]);
         if (rc == SQLITE_OK)
             break;
         if ((rc & 0xff) != SQLITE_BUSY)
-            return session_sql_err(e, s, s->guard[0].db, rc, "read");
+            return session_sql_err(e, s, s->guard[s->held].db, rc, "read");
         if (clk_mono_ms() > end)
             return SESSION_BUSY;
         pause_us(1000);
     }
-    sqlite3_file *f = session_db_file(&s->guard[0]);
+    sqlite3_file *f = session_db_file(&s->guard[s->held]);
     volatile void *p = NULL;
     int rc = f->pMethods->iVersion >= 2 && f->pMethods->xShmMap
                  ? f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p)

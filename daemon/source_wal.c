@@ -6,7 +6,7 @@
 #define LET_GO_FACTOR 2
 #define SLOW_SYNC_US 700000 /* a disk so slow is no place to make others wait */
 #define SLOW_MS 10000
-#define FORCE_FACTOR 4 /* times the limit: then the write lock, for which whoever has no busy timeout does not wait */
+#define FORCE_FACTOR 3 /* times the limit: then the write lock, for which whoever has no busy timeout does not wait */
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 /* An application that checkpoints with FULL, RESTART or TRUNCATE waits, with the write lock held, first
