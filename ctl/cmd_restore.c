@@ -9,6 +9,7 @@
 #include "common/format/when.h"
 #include "ctl/follow.h"
 #include "ctl/from.h"
+#include "ctl/hold.h"
 
 #define FOLLOW_MS 1000u
 
@@ -24,7 +25,8 @@ struct job {
 };
 
 enum { OPT_TARGET = 1, OPT_URL, OPT_TXID, OPT_DRY_RUN, OPT_FORCE, OPT_IF_NO_DB, OPT_IF_REPLICA,
-       OPT_CHECK, OPT_PARALLEL, OPT_TIMESTAMP, OPT_GENERATION, OPT_NO_RESUME, OPT_FOLLOW, OPT_FOLLOW_INTERVAL };
+       OPT_CHECK, OPT_PARALLEL, OPT_TIMESTAMP, OPT_GENERATION, OPT_NO_RESUME, OPT_FOLLOW, OPT_FOLLOW_INTERVAL,
+       OPT_FORCE_IN_USE };
 
 static const struct option own_option[] = {
     {"output", required_argument, NULL, 'o'},
@@ -35,6 +37,7 @@ static const struct option own_option[] = {
     {"generation", required_argument, NULL, OPT_GENERATION},
     {"dry-run", no_argument, NULL, OPT_DRY_RUN},
     {"force", no_argument, NULL, OPT_FORCE},
+    {"force-in-use", no_argument, NULL, OPT_FORCE_IN_USE},
     {"if-db-not-exists", no_argument, NULL, OPT_IF_NO_DB},
     {"if-replica-exists", no_argument, NULL, OPT_IF_REPLICA},
     {"integrity-check", required_argument, NULL, OPT_CHECK},
@@ -77,6 +80,9 @@ static bool take_option(struct job *j, int o, int *ret_status)
         return true;
     case OPT_FORCE:
         j->opts.force = true;
+        return true;
+    case OPT_FORCE_IN_USE:
+        j->opts.force = j->opts.in_use = true;
         return true;
     case OPT_NO_RESUME:
         j->opts.no_resume = true;
@@ -349,7 +355,12 @@ static int restore(struct job *j)
     int rc = from_choose(&j->from, &j->opts, &which, &e);
     const struct from_replica *from = &j->from.replica[which];
     if (rc == 0) {
+        struct hold hold;
+        struct restore_hold hook = hold_init(&hold, j->c, j->output_path);
+        j->opts.hold = hook.begin ? &hook : NULL;
         rc = from_restore(&j->from, from, &j->opts, &r, &where, &e);
+        j->opts.hold = NULL;
+        hold_done(&hold);
         if (rc == -(int)ERR_CORRUPT)
             name_others(j, which, &e);
     }
@@ -388,7 +399,7 @@ int cmd_restore(struct ctl *c)
     if (j.follow && (j.opts.by_time || j.opts.txid || j.opts.generation || j.opts.dry_run ||
                      j.opts.force || j.if_db_not_exists || j.if_replica_exists))
         return ctl_usage_error(c, "--follow goes on to the latest state: it excludes --timestamp, --txid, "
-                               "--generation, --dry-run, --force and --if-...");
+                               "--generation, --dry-run, --force, --force-in-use and --if-...");
     if (from_open(&j.from, &status))
         status = restore(&j);
     from_done(&j.from);

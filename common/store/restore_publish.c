@@ -7,38 +7,9 @@
 #include <sqlite3.h>
 #include <sys/stat.h>
 
-static const char *const side_files[] = {"-wal", "-shm", "-journal"};
-
 uint64_t restore_align(void)
 {
     return (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-static int must_be_absent(const char *path, struct err *e)
-{
-    struct stat st;
-    if (lstat(path, &st) == 0) {
-        err_set(e, ERR_EXISTS, "%s is there already", path);
-        return err_hint(e, "restore to another path, move it away, or replace it with --force");
-    }
-    return errno == ENOENT ? 0 : err_sys(e, errno, "look at %s", path);
-}
-
-int restore_target_check(const char *output, bool force, struct err *e)
-{
-    struct stat st;
-    if (force) {
-        if (lstat(output, &st) == 0 && !S_ISREG(st.st_mode))
-            return err_set(e, ERR_EXISTS, "%s is not a regular file, so it is not replaced",
-                           output);
-        return 0;
-    }
-    int r = must_be_absent(output, e);
-    for (size_t i = 0; !r && i < ARRAY_LEN(side_files); i++) {
-        cleanup_free char *path = util_printf("%s%s", output, side_files[i]);
-        r = must_be_absent(path, e);
-    }
-    return r;
 }
 
 /* What quick_check takes for granted or would report in its own strange ways. */
@@ -120,19 +91,14 @@ static int set_owner(const struct fsx_tmp *t, struct err *e)
     return 0;
 }
 
-static int publish(const struct restore_job *j, struct fsx_tmp *t, struct err *e)
+static int publish(struct restore_job *j, struct fsx_tmp *t, struct err *e)
 {
     /* before anything of the old database goes away */
     if (fsync(t->fd) < 0)
         return err_sys(e, errno, "fsync %s", t->tmp);
-    int r = restore_target_check(j->output, j->force, e);
-    for (size_t i = 0; !r && j->force && i < ARRAY_LEN(side_files); i++) {
-        cleanup_free char *path = util_printf("%s%s", j->output, side_files[i]);
-        r = fsx_unlink(path, e);
-    }
-    if (!r)
-        r = fsx_tmp_publish(t, j->force ? FSX_REPLACE : 0, e);
-    return r;
+    j->swap.page_size = j->applied.newest.page_size;
+    j->swap.pages = j->applied.newest.commit;
+    return swap_publish(&j->swap, t, e);
 }
 
 /* Written to the disk while SQLite reads it from memory. */

@@ -1,0 +1,118 @@
+/* SIGINT, SIGTERM and SIGHUP wait while the database is paused: before the exchange they call it off, after it there
+ * is nothing left to interrupt; either way the database is resumed. What that cannot cover (kill -9,
+ * a crash of the machine) is in the reason of the pause, which walsupctl status shows. */
+#include "ctl/hold.h"
+
+#include <signal.h>
+
+#include "ctl/client.h"
+#include "ctl/out.h"
+
+#define ANSWER_MS 120000 /* as for walsupctl pause: the last look at a large database, on a slow disk */
+
+static const int caught[] = {SIGINT, SIGTERM, SIGHUP};
+static struct sigaction before[ARRAY_LEN(caught)];
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int signum)
+{
+    interrupted = signum;
+}
+
+static void signals_wait(void)
+{
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
+    interrupted = 0;
+    for (size_t i = 0; i < ARRAY_LEN(caught); i++)
+        if (sigaction(caught[i], NULL, &before[i]) == 0 && before[i].sa_handler != SIG_IGN)
+            (void)sigaction(caught[i], &a, NULL);
+}
+
+static void signals_go_on(void)
+{
+    for (size_t i = 0; i < ARRAY_LEN(caught); i++)
+        (void)sigaction(caught[i], &before[i], NULL);
+}
+
+static int ask(const struct hold *h, const char *method, json_t *parameters, json_t **ret, struct err *e)
+{
+    return client_call(h->socket, method, parameters, ANSWER_MS, ret, NULL, e);
+}
+
+static int pause_it(struct hold *h, struct err *e)
+{
+    json_t *reply = NULL;
+    cleanup_free char *reason = util_printf("walsupctl restore (pid %ld) is replacing the file", (long)getpid());
+    int r = ask(h, "Pause", json_pack("{s:o, s:s}", "db", proto_text(h->path), "reason", reason), &reply, e);
+    if (r == 0) {
+        const json_t *d = json_array_get(json_object_get(reply, "databases"), 0);
+        const char *name = json_string_value(json_object_get(d, "name"));
+        h->name = util_strdup(name ? name : h->path);
+        h->was_paused = json_is_false(json_object_get(d, "changed"));
+        json_decref(reply);
+        return 0;
+    }
+    /* it does not run, or has nothing to do with this file */
+    bool gone = r == -(int)ERR_NET && strstr(e->msg, "is not running");
+    if (gone || r == -(int)ERR_NOTFOUND || (r == -(int)ERR_PERM && strstr(e->msg, "cannot ask"))) {
+        err_clear(e);
+        return 0; /* if it holds the file all the same, the restore finds it */
+    }
+    (void)err_wrap(e, "pause the database that is replicated from %s", h->path);
+    (void)err_hint(e, "nothing was replaced; walsupctl status shows whether it is paused, walsupctl resume ends that");
+    return r;
+}
+
+static void resume_it(struct hold *h)
+{
+    struct err e = {0};
+    json_t *reply = NULL;
+    if (!h->name)
+        return;
+    if (h->was_paused) {
+        (void)err_set(&e, ERR_BUSY, "%s was paused before, and stays paused", h->name);
+        (void)err_hint(&e, "walsupctl resume %s", h->name);
+        out_warning(&e);
+    } else if (ask(h, "Resume", json_pack("{s:o}", "db", proto_text(h->name)), &reply, &e) < 0) {
+        (void)err_wrap(&e, "%s was paused while its file was replaced, and could not be resumed", h->name);
+        (void)err_hint(&e, "when walsupd runs: walsupctl resume %s", h->name);
+        out_warning(&e);
+    }
+    json_decref(reply);
+    free(TAKE_PTR(h->name));
+}
+
+static int begin(void *arg, struct err *e)
+{
+    struct hold *h = arg;
+    signals_wait();
+    int r = pause_it(h, e);
+    if (r == 0 && interrupted) {
+        resume_it(h);
+        r = err_set(e, ERR_CANCELED, "interrupted; nothing was replaced");
+    }
+    if (r < 0)
+        signals_go_on();
+    return r;
+}
+
+static void end(void *arg)
+{
+    resume_it(arg);
+    signals_go_on();
+}
+
+struct restore_hold hold_init(struct hold *h, struct ctl *c, const char *path)
+{
+    int status;
+    *h = (struct hold){.path = path};
+    if (!ctl_socket(c, &h->socket, &status))
+        return (struct restore_hold){.begin = NULL};
+    return (struct restore_hold){begin, end, h};
+}
+
+void hold_done(struct hold *h)
+{
+    free(h->socket);
+    free(h->name);
+}
