@@ -39,27 +39,41 @@ static int ask(const struct hold *h, const char *method, json_t *parameters, jso
     return client_call(h->socket, method, parameters, ANSWER_MS, ret, NULL, e);
 }
 
-static int pause_it(struct hold *h, struct err *e)
+/* 1: no daemon, or one that has nothing to do with this file; if it holds the file all the same, the restore finds
+ * it. Whoever is paused already keeps the reason. */
+static int look(struct hold *h, struct err *e)
 {
     json_t *reply = NULL;
-    cleanup_free char *reason = util_printf("walsupctl restore (pid %ld) is replacing the file", (long)getpid());
-    int r = ask(h, "Pause", json_pack("{s:o, s:s}", "db", proto_text(h->path), "reason", reason), &reply, e);
-    if (r == 0) {
-        const json_t *d = json_array_get(json_object_get(reply, "databases"), 0);
-        const char *name = json_string_value(json_object_get(d, "name"));
-        h->name = util_strdup(name ? name : h->path);
-        h->was_paused = json_is_false(json_object_get(d, "changed"));
-        json_decref(reply);
-        return 0;
-    }
-    /* it does not run, or has nothing to do with this file */
-    bool gone = r == -(int)ERR_NET && strstr(e->msg, "is not running");
-    if (gone || r == -(int)ERR_NOTFOUND || (r == -(int)ERR_PERM && strstr(e->msg, "cannot ask"))) {
+    int r = ask(h, "Status", json_pack("{s:o}", "db", proto_text(h->path)), &reply, e);
+    if (r == -(int)ERR_NET || r == -(int)ERR_NOTFOUND || r == -(int)ERR_PERM) {
         err_clear(e);
-        return 0; /* if it holds the file all the same, the restore finds it */
+        return 1;
     }
-    (void)err_wrap(e, "pause the database that is replicated from %s", h->path);
-    (void)err_hint(e, "nothing was replaced; walsupctl status shows whether it is paused, walsupctl resume ends that");
+    if (r < 0)
+        return err_wrap(e, "ask walsupd whether it replicates %s", h->path);
+    const json_t *d = json_array_get(json_object_get(reply, "databases"), 0);
+    const char *name = json_string_value(json_object_get(d, "name"));
+    h->was_paused = json_is_object(json_object_get(d, "paused"));
+    h->name = util_strdup(name ? name : h->path);
+    json_decref(reply);
+    return 0;
+}
+
+static int pause_it(struct hold *h, struct err *e)
+{
+    json_t *reply = NULL, *p;
+    cleanup_free char *reason = util_printf("walsupctl restore (pid %ld) is replacing the file", (long)getpid());
+    int r = look(h, e);
+    if (r != 0)
+        return r < 0 ? r : 0;
+    p = json_pack("{s:o, s:s*}", "db", proto_text(h->name), "reason", h->was_paused ? NULL : reason);
+    r = ask(h, "Pause", p, &reply, e);
+    json_decref(reply);
+    if (r == 0)
+        return 0;
+    (void)err_wrap(e, "pause %s while its file is replaced", h->name);
+    (void)err_hint(e, "nothing was replaced; if walsupctl status shows it as paused: walsupctl resume %s", h->name);
+    free(TAKE_PTR(h->name));
     return r;
 }
 

@@ -33,10 +33,11 @@ bool side_journal_hot(const char *path)
 {
     cleanup_free char *name = NULL;
     cleanup_close int fd = open_side(path, "-journal", &name);
-    uint8_t first = 0;
+    static const uint8_t magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+    uint8_t head[8];
     if (fd < 0)
-        return errno != ENOENT;
-    return pread(fd, &first, 1, 0) == 1 && first;
+        return errno != ENOENT; /* what cannot be read may be anything */
+    return pread(fd, head, sizeof head, 0) == (ssize_t)sizeof head && !memcmp(head, magic, sizeof magic);
 }
 
 /* ---- the -wal ------------------------------------------------------------------------------- */
