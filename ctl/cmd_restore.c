@@ -190,6 +190,9 @@ static json_t *result_json(const struct job *j, const struct from_replica *from,
         char sum[17];
         (void)snprintf(sum, sizeof sum, "%016llx", (unsigned long long)r->checksum);
         (void)json_object_set_new(o, "checksum", json_string(r->verified ? "verified" : "absent"));
+        if (*r->note.text)
+            (void)json_object_set_new(o, r->note.unchecked ? "unchecked" : "forbidden_values",
+                                      json_string(r->note.text));
         if (r->checksum)
             (void)json_object_set_new(o, "database_checksum", json_string(sum));
     }
@@ -268,8 +271,13 @@ static void print_result(const struct job *j, const struct from_replica *from,
     print_point(r);
     printf(from->name ? " from %s (%s)" : " from %s%s", from->name ? from->name : where,
            from->name ? where : "");
-    printf(": %s to %s in %s, %s\n", util_size(size, r->database_bytes), j->output_path,
-           util_duration(took, took_ms), checked[j->opts.check]);
+    printf(": %s to %s in %s, ", util_size(size, r->database_bytes), j->output_path, util_duration(took, took_ms));
+    if (r->note.unchecked)
+        printf("%scould not be checked by SQLite: ", r->verified ? "checksum verified; " : "");
+    else
+        printf("%s%s", checked[j->opts.check], *r->note.text ? ", but for values that its schema forbids: " : "");
+    out_text(stdout, r->note.text);
+    (void)fputc('\n', stdout);
     printf("fetched: %s in %zu file%s", util_size(size, r->bytes), r->n_files,
            r->n_files == 1 ? "" : "s");
     if (r->kept_bytes)

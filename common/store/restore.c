@@ -371,6 +371,7 @@ static void fill_result(const struct restore *r, struct restore_result *ret)
         .lineage = a->lineage,
         .checksum = a->checksum,
         .verified = a->expected != 0,
+        .note = r->job.note,
         .file = util_alloc(r->n_plan * sizeof *ret->file),
         .n_files = r->n_plan,
     };

@@ -9,6 +9,7 @@
 #define WALSUP_RESTORE_H
 
 #include "common/format/v3seg.h"
+#include "common/store/restore_check.h"
 #include "common/store/store.h"
 
 enum restore_check { RESTORE_CHECK_QUICK, RESTORE_CHECK_FULL, RESTORE_CHECK_NONE };
@@ -75,6 +76,7 @@ struct restore_result {
     uint64_t lineage;
     uint64_t checksum; /* database checksum of what was restored; 0 in a dry run */
     bool verified;     /* the replica says what the source's was, and it is the same */
+    struct restore_note note; /* what SQLite could not check, or found that is no damage */
     struct restore_file *file; /* the plan, in the order of their TXIDs */
     size_t n_files;
 };

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <libgen.h>
 #include <pthread.h>
-#include <sqlite3.h>
 #include <sys/stat.h>
 
 uint64_t restore_align(void)
@@ -33,43 +32,6 @@ static int check_page1(int fd, const struct ltx_header *h, struct err *e)
         return err_set(e, ERR_CORRUPT, "page 1 says %u pages, the replica's files %u", be32_get(p + 28),
                        h->commit);
     return 0;
-}
-
-/* The file's name as an SQLite URI. Immutable: the header says WAL mode, and an ordinary open would
- * leave -wal and -shm beside the file. */
-static char *uri(const char *path)
-{
-    struct buf b = BUF_INIT;
-    buf_add_str(&b, "file:");
-    for (const char *p = path; *p; p++)
-        if (strchr("?#%", *p))
-            buf_printf(&b, "%%%02x", (unsigned char)*p);
-        else
-            buf_add(&b, p, 1);
-    buf_add_str(&b, "?mode=ro&immutable=1");
-    char *s = util_strdup(buf_str(&b));
-    buf_free(&b);
-    return s;
-}
-
-static int check_sqlite(const char *path, bool full, struct err *e)
-{
-    const char *pragma = full ? "PRAGMA integrity_check(1)" : "PRAGMA quick_check(1)";
-    sqlite3 *db = NULL;
-    sqlite3_stmt *st = NULL;
-    cleanup_free char *name = uri(path);
-    int r = 0, rc = sqlite3_open_v2(name, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL);
-    if (rc == SQLITE_OK)
-        rc = sqlite3_prepare_v2(db, pragma, -1, &st, NULL);
-    if (rc == SQLITE_OK)
-        rc = sqlite3_step(st);
-    const char *text = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(st, 0) : NULL;
-    if (!text || strcmp(text, "ok") != 0)
-        r = err_set(e, ERR_CORRUPT, "%s of the restored database: %s", pragma,
-                    text ? text : sqlite3_errmsg(db));
-    (void)sqlite3_finalize(st);
-    (void)sqlite3_close(db);
-    return r;
 }
 
 /* Who owns the result: whoever owned the file it replaces; else, for root, the owner of the
@@ -145,7 +107,7 @@ int restore_publish(struct restore_job *j, struct fsx_tmp *t, struct err *e)
         struct flush f;
         phase(j, "check", 0);
         flush_start(&f, t->fd);
-        r = check_sqlite(t->tmp, j->check == RESTORE_CHECK_FULL, e);
+        r = check_sqlite(t->tmp, j->check == RESTORE_CHECK_FULL, j->applied.expected != 0, &j->note, e);
         int k = flush_end(&f, t->tmp, r ? NULL : e);
         r = r ? r : k;
     }

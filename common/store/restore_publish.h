@@ -21,8 +21,9 @@ struct restore_job {
     /* progress, to be read by any thread */
     _Atomic(const char *) phase;
     atomic_uint_fast64_t done, total;
-    /* what was written */
+    /* what was written, and what SQLite says about it */
     struct restore_applied applied;
+    struct restore_note note;
 };
 
 /** restore_align(): what offsets in the spool are a multiple of. */
