@@ -332,6 +332,26 @@ static void name_others(const struct job *j, size_t which, struct err *e)
     (void)err_hint(e, "another replica may be sound: %s", buf_str(&b));
 }
 
+/* From the best replica to the file; with walsupd, if that has to do with it. */
+static int fetch(struct job *j, size_t *ret_which, struct restore_result *ret, char **ret_where, struct err *e)
+{
+    struct hold hold;
+    struct restore_hold hook = hold_init(&hold, j->c, j->output_path);
+    bool latest = !j->opts.txid && !j->opts.by_time && !j->opts.generation && !j->opts.dry_run && !j->from.url;
+    int rc = hook.begin && latest ? hold_upload(&hold, j->from.target, e) : 0;
+    if (rc == 0)
+        rc = from_choose(&j->from, &j->opts, ret_which, e);
+    if (rc == 0) {
+        j->opts.hold = hook.begin ? &hook : NULL;
+        rc = from_restore(&j->from, &j->from.replica[*ret_which], &j->opts, ret, ret_where, e);
+        j->opts.hold = NULL;
+        if (rc == -(int)ERR_CORRUPT)
+            name_others(j, *ret_which, e);
+    }
+    hold_done(&hold);
+    return rc;
+}
+
 static int restore(struct job *j)
 {
     struct err e = {0};
@@ -360,18 +380,8 @@ static int restore(struct job *j)
         return out_fail(j->c->json, &e);
     }
     uint64_t start_ms = clk_mono_ms();
-    int rc = from_choose(&j->from, &j->opts, &which, &e);
+    int rc = fetch(j, &which, &r, &where, &e);
     const struct from_replica *from = &j->from.replica[which];
-    if (rc == 0) {
-        struct hold hold;
-        struct restore_hold hook = hold_init(&hold, j->c, j->output_path);
-        j->opts.hold = hook.begin ? &hook : NULL;
-        rc = from_restore(&j->from, from, &j->opts, &r, &where, &e);
-        j->opts.hold = NULL;
-        hold_done(&hold);
-        if (rc == -(int)ERR_CORRUPT)
-            name_others(j, which, &e);
-    }
     if (rc == 1 && j->if_replica_exists)
         return nothing_done(j, "the replica is empty");
     if (rc == 1 && !*e.msg) {

@@ -5,9 +5,11 @@
 
 #include <signal.h>
 
+#include "common/base/clk.h"
 #include "ctl/client.h"
 #include "ctl/out.h"
 
+#define UPLOAD_MS 30000
 #define ANSWER_MS 120000 /* as for walsupctl pause: the last look at a large database, on a slow disk */
 
 static const int caught[] = {SIGINT, SIGTERM, SIGHUP};
@@ -114,6 +116,86 @@ static void end(void *arg)
 {
     resume_it(arg);
     signals_go_on();
+}
+
+/* ---- what is on its way --------------------------------------------------------------------- */
+
+/* files that the target, or any, still lacks; one that fails is not waited for, and counts in *ret_failed */
+static json_int_t pending(const json_t *d, const char *target, json_int_t *ret_failed)
+{
+    size_t i;
+    const json_t *r;
+    json_int_t most = 0;
+    *ret_failed = 0;
+    json_array_foreach(json_object_get(d, "replicas"), i, r) {
+        const char *name = json_string_value(json_object_get(r, "target"));
+        json_int_t n = json_integer_value(json_object_get(r, "pending_files"));
+        if (target && name && strcmp(target, name) != 0)
+            continue;
+        if (json_is_object(json_object_get(r, "error")) || json_is_string(json_object_get(r, "error")))
+            *ret_failed = MAX(*ret_failed, n);
+        else
+            most = MAX(most, n);
+    }
+    return most;
+}
+
+static void warn_pending(const struct hold *h, json_int_t n)
+{
+    struct err e = {0};
+    if (n <= 0)
+        return;
+    (void)err_set(&e, ERR_BUSY, "walsupd has %lld file%s of %s that could not be uploaded yet: what is restored is older "
+                  "than the database was", (long long)n, n == 1 ? "" : "s", h->name);
+    (void)err_hint(&e, "walsupctl status says why; when they are uploaded, restore again");
+    out_warning(&e);
+}
+
+static void wait_uploaded(const struct hold *h, const char *target)
+{
+    uint64_t end_ms = clk_mono_ms() + UPLOAD_MS;
+    for (json_int_t left = 1, failed = 0; left > 0 && !interrupted;) {
+        json_t *reply = NULL;
+        struct err e;
+        if (ask(h, "Status", json_pack("{s:o}", "db", proto_text(h->name)), &reply, &e) < 0)
+            return;
+        left = pending(json_array_get(json_object_get(reply, "databases"), 0), target, &failed);
+        json_decref(reply);
+        bool over = clk_mono_ms() >= end_ms;
+        if (!left || over) {
+            warn_pending(h, MAX(left, failed));
+            return;
+        }
+        (void)usleep(50000);
+    }
+}
+
+/* Of a database that is there: capture, which says nothing about one that is not to be captured now. */
+static void sync_it(const struct hold *h)
+{
+    json_t *reply = NULL;
+    struct err e;
+    (void)ask(h, "Sync", json_pack("{s:o, s:b, s:I}", "db", proto_text(h->name), "wait", 0, "timeout_ms",
+                                   (json_int_t)UPLOAD_MS), &reply, &e);
+    json_decref(reply);
+}
+
+int hold_upload(struct hold *h, const char *target, struct err *e)
+{
+    signals_wait();
+    int r = access(h->path, F_OK) == 0 ? look(h, e) : pause_it(h, e); /* to let go is to capture all of it */
+    if (r == 0 && h->name) {
+        if (access(h->path, F_OK) == 0 && !h->was_paused)
+            sync_it(h);
+        wait_uploaded(h, target);
+    }
+    if (access(h->path, F_OK) != 0 && !h->was_paused)
+        resume_it(h);
+    free(TAKE_PTR(h->name));
+    signals_go_on();
+    if (r >= 0 && interrupted)
+        return err_set(e, ERR_CANCELED, "interrupted; nothing was restored");
+    return MIN(r, 0);
 }
 
 struct restore_hold hold_init(struct hold *h, struct ctl *c, const char *path)

@@ -10,6 +10,7 @@
 #include "common/format/wal.h"
 
 #define FOLD_BUSY_MS 2000
+#define JOURNAL_MAGIC {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7}
 
 static int open_side(const char *path, const char *suffix, char **ret_name)
 {
@@ -17,23 +18,40 @@ static int open_side(const char *path, const char *suffix, char **ret_name)
     return open(*ret_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
 }
 
-bool side_any(const char *path)
+/* how each begins; a -shm in the byte order of the machine */
+static bool is_sqlites(const char *suffix, const uint8_t *p, size_t n)
+{
+    static const uint8_t zero[8], journal[8] = JOURNAL_MAGIC;
+    uint32_t word;
+    if (!memcmp(p, zero, n))
+        return true;
+    if (n < sizeof zero)
+        return false;
+    memcpy(&word, p, sizeof word);
+    if (!strcmp(suffix, "-wal"))
+        return (be32_get(p) & ~1u) == 0x377f0682u;
+    return !strcmp(suffix, "-shm") ? word == 3007000 : !memcmp(p, journal, n);
+}
+
+const char *side_foreign(const char *path)
 {
     static const char *const suffix[] = {"-wal", "-shm", "-journal"};
     for (size_t i = 0; i < ARRAY_LEN(suffix); i++) {
-        struct stat st;
-        cleanup_free char *name = util_printf("%s%s", path, suffix[i]);
-        if (lstat(name, &st) == 0)
-            return true;
+        uint8_t p[8] = {0};
+        cleanup_free char *name = NULL;
+        cleanup_close int fd = open_side(path, suffix[i], &name);
+        ssize_t n = fd >= 0 ? pread(fd, p, sizeof p, 0) : errno == ENOENT ? 0 : -1;
+        if (n < 0 || !is_sqlites(suffix[i], p, (size_t)n)) /* what cannot be read may be anything */
+            return suffix[i];
     }
-    return false;
+    return NULL;
 }
 
 bool side_journal_hot(const char *path)
 {
     cleanup_free char *name = NULL;
     cleanup_close int fd = open_side(path, "-journal", &name);
-    static const uint8_t magic[8] = {0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7};
+    static const uint8_t magic[8] = JOURNAL_MAGIC;
     uint8_t head[8];
     if (fd < 0)
         return errno != ENOENT; /* what cannot be read may be anything */

@@ -23,8 +23,9 @@ int side_wal_adds(const char *path, const struct side_wal *w, int fd, uint32_t p
 bool side_wal_same(const struct side_wal *a, const struct side_wal *b);
 /** side_journal_hot(path): the -journal of the database at path may have to be played back. */
 bool side_journal_hot(const char *path);
-/** side_any(path): whether there is a -wal, -shm or -journal. */
-bool side_any(const char *path);
+/** side_foreign(path): the suffix of a file beside path that SQLite has not written, although its name is one of
+ * SQLite's; NULL: there is none. Empty ones, and those that were wiped with zeros, are SQLite's. */
+const char *side_foreign(const char *path);
 /** side_fold(path, e): have SQLite bring what is in -wal and -journal into the database at path, which nobody else
  * has open; then neither is needed any more. */
 int side_fold(const char *path, struct err *e);

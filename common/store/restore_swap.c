@@ -47,9 +47,20 @@ static int must_not_be_used(const struct swap *w, enum users_except except, stru
     return err_hint(e, "stop it, or restore to another path with -o; --force-in-use replaces the file all the same");
 }
 
+static int must_not_be_foreign(const struct swap *w, struct err *e)
+{
+    const char *suffix = w->force ? NULL : side_foreign(w->output);
+    if (!suffix)
+        return 0;
+    err_set(e, ERR_EXISTS, "%s%s is there, and is not a file of SQLite's", w->output, suffix);
+    return err_hint(e, "restore to another path, move it away, or have it removed with --force");
+}
+
 int swap_check(const struct swap *w, struct err *e)
 {
     int r = must_not_exist(w, e);
+    if (!r)
+        r = must_not_be_foreign(w, e);
     return r < 0 ? r : must_not_be_used(w, USERS_BUT_WALSUPD, e);
 }
 
@@ -178,6 +189,8 @@ static int exchange(const struct swap *w, struct fsx_tmp *t, struct err *e)
     bool aside = false;
     int r = must_not_exist(w, e);
     if (!r)
+        r = must_not_be_foreign(w, e);
+    if (!r)
         r = must_not_be_used(w, USERS_ANY, e);
     if (!r)
         r = there(w->output) ? settle_old(w, &old, e) : judge_leftovers(w, t->fd, &aside, e);
@@ -201,12 +214,11 @@ static int exchange(const struct swap *w, struct fsx_tmp *t, struct err *e)
 
 int swap_publish(const struct swap *w, struct fsx_tmp *t, struct err *e)
 {
-    bool concerns = there(w->output) || side_any(w->output);
-    int r = w->hold && concerns ? w->hold->begin(w->hold->arg, e) : 0;
+    int r = w->hold ? w->hold->begin(w->hold->arg, e) : 0;
     if (r < 0)
         return r;
     r = exchange(w, t, e);
-    if (w->hold && concerns)
+    if (w->hold)
         w->hold->end(w->hold->arg);
     return r;
 }

@@ -274,6 +274,52 @@ def leave_wal(world, path, apps, captured):
     return log
 
 
+@pytest.mark.parametrize("how", ["mv", "mv to another directory", "rm", "force"])
+def test_what_is_captured_and_not_uploaded_is_waited_for(world, apps, how):
+    """right after the last commit, before anybody has uploaded it, and before walsupd has seen the move"""
+    path = world.path / "a.db"
+    make_db(path, rows=1).close()
+    world.configure(world.file_target(), world.db("a"), sync_interval="2s")
+    world.start()
+    world.sync()
+    (world.path / "other").mkdir()
+    for n in range(3):
+        app = apps(path)
+        app.sql("begin")
+        app.insert(200)
+        app.sql("commit")
+        app.close()
+        moved = {"mv": path.with_name(f"moved{n}.db"), "mv to another directory": world.path / f"other/{n}.db"}.get(how)
+        if moved:
+            path.rename(moved)
+        elif how == "rm":
+            path.unlink()
+        r = world.ctl("restore", "a", *(["--force"] if how == "force" else []))
+        assert "warning" not in r.stderr, r.stderr
+        assert rows(path) == 1 + 200 * (n + 1)
+        assert moved is None or rows(moved) == 1 + 200 * (n + 1)
+        assert world.status("a")["paused"] is None
+        world.sync()
+    assert image(world.restore("a", "local")) == image(path)
+
+
+def test_what_cannot_be_uploaded_is_said(world, s3, apps):
+    path = world.path / "a.db"
+    make_db(path, rows=1).close()
+    world.configure(s3.target(), world.db("a", target="s3"))
+    world.start()
+    world.sync()
+    s3.faults({"verb": "PUT", "action": "status", "status": 503})
+    app = apps(path)
+    app.insert(5)
+    app.close()
+    world.poll("the target fails", lambda: world.status("a")["replicas"][0]["error"])
+    path.rename(path.with_name("moved.db"))
+    r = world.ctl("restore", "a")
+    assert "could not be uploaded yet: what is restored is older" in r.stderr, r.stderr
+    assert rows(path) == 1
+
+
 def test_moved_away_and_restored_while_the_daemon_runs(one, apps):
     world, path = one
     app = apps(path)
