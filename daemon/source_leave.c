@@ -225,6 +225,7 @@ static void side_files(struct source *s, struct source_result *ret)
     enum session_side side = s->without & SOURCE_SIDES ? SESSION_SIDE_SAME : session_side(s->session);
     if (side == SESSION_SIDE_SAME)
         return;
+    s->changed_under_us = true;
     enum session_company company = session_company(s->session, &pid);
     if (company == SESSION_SHARED) {
         ret->doubt = SOURCE_DOUBT_SIDES;
