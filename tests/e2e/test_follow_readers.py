@@ -279,6 +279,44 @@ def test_a_reader_that_stays_for_long_holds_nobody_up_and_the_log_is_cut_afterwa
     assert f.end()[0] == 0
 
 
+def test_the_log_does_not_begin_again_under_one_who_reads_it(world, ended):
+    """all of it is in the database, by a checkpoint of somebody else, and a reader still takes its pages from the log"""
+    con = followed(world)
+    commit(con, 100, 3000)
+    world.sync()
+    copy = world.path / "copy.db"
+    f = Follower(world, copy)
+    ended.append(f.proc)
+    f.until(newest(world))
+
+    def update():
+        con.execute("begin immediate")
+        con.execute("update t set b = randomblob(3000)")
+        con.execute("commit")
+        world.sync()
+        f.until(newest(world))
+
+    early, late, other = (sqlite3.connect(copy, isolation_level=None) for _ in range(3))
+    late.execute("pragma cache_size=2")
+    early.execute("begin")
+    early.execute("select * from state").fetchall()
+    update()
+    late.execute("begin")
+    before = late.execute("select a, hex(b) from t order by a").fetchall()
+    early.execute("commit")
+    busy, frames, copied = other.execute("pragma wal_checkpoint(passive)").fetchone()
+    assert (busy, copied) == (0, frames) and frames > 50
+    for _ in range(3):
+        update()
+        assert late.execute("select a, hex(b) from t order by a").fetchall() == before
+        assert late.execute("pragma integrity_check").fetchone() == ("ok",)
+    late.execute("commit")
+    assert late.execute("select a, hex(b) from t order by a").fetchall() == content(world.path / "a.db")[1]
+    for c in (early, late, other):
+        c.close()
+    assert f.end()[0] == 0
+
+
 def test_when_nothing_is_read_the_log_begins_again(world, ended):
     con = followed(world)
     commit(con, 20, 3000)

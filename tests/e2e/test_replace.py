@@ -215,13 +215,13 @@ def test_the_daemon_dies_while_it_is_paused_and_the_command_to_resume_is_said(on
 
 @pytest.mark.outside
 def test_killed_at_each_call_of_the_exchange_no_commit_of_the_old_one_is_lost(one, apps):
-    """The old database has 40 of its 50 rows in its -wal only, and its application is dead."""
+    """The old database has 40 of its 440 rows in its -wal only, and its application is dead."""
     world, path = one
     world.stop()
     out = world.path / "dir" / "old.db"
     out.parent.mkdir()
     seed = world.path / "seed.db"
-    make_db(seed).close()
+    make_db(seed, rows=400).close() # most pages of which are not in the -wal
     app = apps(seed)
     app.insert(40)
     app.kill()
