@@ -107,8 +107,10 @@ class Reader:
 def change(con, k):
     """a transaction that grows the database, shrinks it or moves its pages"""
     if k % 9 == 8:
+        con.execute("begin immediate")
         con.execute("delete from t where a % 3")
         con.execute("update state set v = (select count(*) from t)")
+        con.execute("commit")
         con.execute("vacuum")
         return
     con.execute("begin immediate")
