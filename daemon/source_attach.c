@@ -201,6 +201,7 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
     case SESSION_BUSY:
         ret->state = SOURCE_BUSY;
         (void)snprintf(ret->away, sizeof ret->away, "%s", e->msg);
+        ret->ahead = !source_asleep(s);
         return r;
     default:
         if (r < 0)
