@@ -582,6 +582,16 @@ void history_empty(struct database *db, struct uploader *u)
                         &(struct inventory_place){db->name, u->target, uploader_place(u, 0)});
 }
 
+void history_heal(struct database *db, struct uploader *u)
+{
+    struct history *h = history_wake(db);
+    struct keeper *k = keeper_of(db, u);
+    if (!k)
+        return;
+    k->wants_list = true;
+    history_poke(h);
+}
+
 void history_moved(struct database *db)
 {
     if (db->history)
@@ -610,9 +620,10 @@ bool history_wants_snapshot(const struct database *db, const struct uploader *u)
 void history_streamed(struct database *db, struct uploader *u, const struct spool_file *f)
 {
     struct keeper *k = keeper_of(db, u);
-    if (!k) /* it went to sleep meanwhile */
+    if (!k) { /* it went to sleep meanwhile */
         history_stored(db, u, LTX_SNAPSHOT_LEVEL, 1, f);
-    else
+        uploader_anchored(u, f->txid);
+    } else
         keeper_stored(k, LTX_SNAPSHOT_LEVEL,
                       &(struct level_file){1, f->txid, f->size, f->timestamp_ms, f->checksum, f->lineage, true});
 }
@@ -651,6 +662,12 @@ bool history_close(struct database *db)
 
 /* ---- what all share ---------------------------------------------------------------------------- */
 
+static void on_look(void *arg, struct agenda_entry *x)
+{
+    (void)arg;
+    uploader_look_due(CONTAINER_OF(x, struct uploader, look_due));
+}
+
 int history_shared_new(uv_loop_t *loop, const char *state_dir,
                        void (*fire)(void *arg, struct agenda_entry *x), void *arg,
                        struct history_shared **ret, struct err *e)
@@ -667,6 +684,7 @@ int history_shared_new(uv_loop_t *loop, const char *state_dir,
                                 (uint64_t)inventory_fact_get(v, "steady.since-boot"),
                                 (uint64_t)inventory_fact_get(v, "steady.boot"), inventory_fact_get(v, "steady.leapt")};
     s->agenda = agenda_new(loop, fire, arg);
+    s->looks = agenda_new(loop, on_look, s);
     *ret = s;
     return 0;
 }
@@ -680,10 +698,16 @@ static void on_inventory_closed(void *arg)
     closed(closed_arg);
 }
 
-static void on_agenda_closed(void *arg)
+static void on_looks_closed(void *arg)
 {
     struct history_shared *s = arg;
     inventory_close(s->inventory, on_inventory_closed, s);
+}
+
+static void on_agenda_closed(void *arg)
+{
+    struct history_shared *s = arg;
+    agenda_close(s->looks, on_looks_closed, s);
 }
 
 void history_shared_close(struct history_shared *s, void (*closed)(void *arg), void *arg)

@@ -38,6 +38,8 @@ enum sql {
     SQL_ADD,
     SQL_LEVELS,
     SQL_WHOLE,
+    SQL_ANCHOR,
+    SQL_MERGED,
     SQL_DOOMED,
     SQL_FIRST_L0,
     SQL_ALL,
@@ -62,6 +64,8 @@ static const char *const sql_text[SQL_COUNT] = {
     [SQL_ADD] = "INSERT OR REPLACE INTO object VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [SQL_LEVELS] = "SELECT level, count(*), sum(size), max(max) FROM object WHERE replica = ?1 GROUP BY level",
     [SQL_WHOLE] = "SELECT max, time_ms, added_ms FROM object WHERE replica = ?1 AND min = 1 ORDER BY max DESC LIMIT ?2",
+    [SQL_ANCHOR] = "SELECT max, level FROM object WHERE replica = ?1 AND min = 1 ORDER BY max DESC, level DESC LIMIT 1",
+    [SQL_MERGED] = "SELECT max(max) FROM object WHERE replica = ?1 AND level = ?2",
     [SQL_DOOMED] = "SELECT level, min, max, size, time_ms " DOOMED " ORDER BY level, max LIMIT ?4",
     [SQL_FIRST_L0] = "SELECT time_ms FROM object WHERE replica = ?1 AND level = 0 AND min > 1 ORDER BY max LIMIT 1",
     [SQL_ALL] = "SELECT level, min, max, size, time_ms FROM object WHERE replica = ?1 ORDER BY level, max",
@@ -287,6 +291,32 @@ static int whole_ones(struct inventory_db *d, uint64_t id, struct retain_whole *
     return 0;
 }
 
+/* Two steps into indexes, and one for each level. */
+static int anchor(struct inventory_db *d, uint64_t id, struct inventory_anchor *a, struct err *e)
+{
+    sqlite3_stmt *st = statement(d, SQL_ANCHOR);
+    put(st, 1, id);
+    int rc = step(st);
+    if (rc == SQLITE_ROW) {
+        a->whole = column(st, 0);
+        a->level = (unsigned)column(st, 1);
+        rc = SQLITE_DONE;
+    }
+    int r = finish(d, st, rc, e);
+    for (unsigned level = 1; level < LTX_SNAPSHOT_LEVEL && r == 0; level++) {
+        st = statement(d, SQL_MERGED);
+        put(st, 1, id);
+        put(st, 2, level);
+        rc = step(st);
+        if (rc == SQLITE_ROW) {
+            a->merged = MAX(a->merged, column(st, 0));
+            rc = SQLITE_DONE;
+        }
+        r = finish(d, st, rc, e);
+    }
+    return r;
+}
+
 /* ---- lists ------------------------------------------------------------------------------------- */
 
 static int objects(const struct inventory_db *d, sqlite3_stmt *st, struct inventory_object **ret, size_t *ret_n,
@@ -420,6 +450,7 @@ int inventory_db_do(struct inventory_db *d, struct inventory_req *req, struct er
 {
     uint64_t id;
     req->facts = (struct inventory_facts){.known = false};
+    req->anchor = (struct inventory_anchor){.whole = 0};
     if (req->what == INVENTORY_SET)
         return set(d, req, e);
     int r = find(d, &req->at, &id, &req->facts.known, e);
@@ -430,6 +461,8 @@ int inventory_db_do(struct inventory_db *d, struct inventory_req *req, struct er
         return drop(d, id, req, e);
     case INVENTORY_ALL:
         return all(d, id, req, e);
+    case INVENTORY_ANCHOR:
+        return anchor(d, id, &req->anchor, e);
     default:
         return facts(d, id, req, e);
     }

@@ -304,6 +304,7 @@ void keeper_stored(struct keeper *k, unsigned level, const struct level_file *f)
         k->u->snapshot_txid = f->max;
         k->u->snapshot_bytes = f->size;
         k->u->snapshot_ms = f->timestamp_ms;
+        uploader_anchored(k->u, f->max);
     } else {
         k->has[level - 1] = MAX(k->has[level - 1], f->max);
     }

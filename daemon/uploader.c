@@ -44,6 +44,7 @@ static void maybe_closed(struct uploader *u)
     free(u->replica);
     free(u->newest);
     free(u->err);
+    free(u->broken);
     u->magic = 0;
     free(u);
 }
@@ -60,7 +61,9 @@ void uploader_close(struct uploader *u)
     if (u->closing)
         return;
     u->closing = true;
-    if (u->flight && u->flight->what == FLIGHT_IN_THE_WAY)
+    if (uploader_look_close(u))
+        ;
+    else if (u->flight && u->flight->what == FLIGHT_IN_THE_WAY)
         fence_look_cancel(&u->flight->look);
     else if (u->flight)
         store_cancel(&u->flight->req);
@@ -84,6 +87,7 @@ static void land(struct uploader_flight *f)
 {
     free(f->key);
     free(f->path);
+    free(f->looking);
     buf_free(&f->mark);
     free(f);
 }
@@ -100,6 +104,8 @@ void uploader_learn(struct uploader *u, bool known, uint64_t acked)
 {
     u->known = known;
     u->acked = u->noted = known ? acked : 0;
+    if (known && acked)
+        uploader_look_plan(u);
 }
 
 static int on_item(void *arg, const struct store_object *o, struct err *e)
@@ -200,6 +206,8 @@ static void listed(struct uploader *u, bool ours)
     u->newest = NULL;
     if (!u->list_max)
         history_empty(u->db, u);
+    else
+        uploader_look_plan(u);
     database_uploader_listed(u->db, u, u->list_max, ours);
 }
 
@@ -246,7 +254,7 @@ uint64_t uploader_pending(const struct uploader *u, uint64_t *ret_files)
 
 bool uploader_has(const struct uploader *u, uint64_t txid)
 {
-    return u->known && !u->needs_base && u->acked >= txid;
+    return u->known && !u->needs_base && u->acked >= txid && uploader_is_seen(u);
 }
 
 uint64_t uploader_due_ms(const struct uploader *u)
@@ -303,6 +311,10 @@ void uploader_poke(struct uploader *u)
         return;
     }
     const struct spool_file *f = uploader_next_file(u);
+    if (u->look_wanted && !u->needs_base && !u->broken && u->acked) {
+        uploader_look(u);
+        return;
+    }
     if (!f && u->acked < u->db->txid)
         u->needs_base = true; /* what it lacks is in the spool no more: a target added later */
     if ((!f && !u->needs_base) || !u->db->numbered) {
@@ -311,7 +323,7 @@ void uploader_poke(struct uploader *u)
     }
     if (!u->snapshot.txid && (!f || u->needs_base || !fits(u, f))) {
         u->needs_base = true;
-        if (u->retry.failures || !u->alone)
+        if ((u->retry.failures && !u->broken) || !u->alone)
             look_ahead(u);
         else
             database_want_snapshot(u->db, true); /* it comes back with u->snapshot set */
@@ -326,7 +338,9 @@ void uploader_poke(struct uploader *u)
         u->batch_last = u->db->file[u->db->n_files - 1].txid;
         u->next_due_ms = now + u->interval_ms;
     }
-    if (u->snapshot.txid)
+    if (!u->snapshot.txid && f && uploader_look_first(u))
+        uploader_look(u);
+    else if (u->snapshot.txid)
         send_file(u, &u->snapshot, LTX_SNAPSHOT_LEVEL, 1,
                   spool_snapshot_path(u->db->dir, u->snapshot.txid));
     else if (f)
@@ -414,8 +428,18 @@ void uploader_failed(struct uploader *u, const struct uploader_flight *f)
 
 void uploader_succeeded(struct uploader *u)
 {
+    u->contact_ms = clk_mono_ms();
     if (u->fenced)
         return; /* while it was under way; that is not undone by it */
+    if (u->broken) { /* which lasts until a whole database is there, whatever else works */
+        if (!u->retry.failures)
+            (void)retry_after(&u->retry, u->broken);
+        if (!u->err)
+            u->err = util_alloc(sizeof *u->err);
+        *u->err = *u->broken;
+        u->retry_at_ms = 0;
+        return;
+    }
     if (u->retry.failures) {
         char dur[32];
         log_about(LOG_UPLOADED_AGAIN, u->db->name, u->target, "ok");
@@ -456,6 +480,8 @@ void uploader_sent(struct uploader *u, const struct uploader_flight *flight)
     uint64_t txid = flight->sending.txid;
     bool base = flight->what == FLIGHT_BASE;
     count_upload(u, &flight->sending, base);
+    if (base || txid == 1)
+        uploader_anchored(u, txid);
     if (!base) {
         u->acked = MAX(u->acked, txid);
         u->own_base = 0; /* somebody's at its TXID would have been in the way */
@@ -470,6 +496,7 @@ void uploader_sent(struct uploader *u, const struct uploader_flight *flight)
 void uploader_based(struct uploader *u, const struct spool_file *f)
 {
     count_upload(u, f, true);
+    uploader_anchored(u, f->txid);
     take_base(u, f->txid);
     uploader_note(u);
     database_uploader_changed(u->db, u);
@@ -513,7 +540,10 @@ static void on_done(struct store_req *req)
     bool put = f->what == FLIGHT_FILE || f->what == FLIGHT_BASE;
     if (u->closing)
         ;
-    else if (f->what == FLIGHT_UNDO)
+    else if (f->what == FLIGHT_LOOK) {
+        if (uploader_looked(u, f))
+            return;
+    } else if (f->what == FLIGHT_UNDO)
         uploader_undone(u, f);
     else if (f->what == FLIGHT_MARK && (req->err.code == ERR_OK || req->err.code == ERR_CONFLICT))
         marked(u, req->err.code == ERR_OK);
