@@ -140,9 +140,11 @@ uint64_t uploader_pending(const struct uploader *u, uint64_t *ret_files);
 /** uploader_based(u, f): the replica has a base up to there. */
 void uploader_based(struct uploader *u, const struct spool_file *f);
 /** uploader_want_look(u): somebody relies on the replica: before uploader_has() says yes, see that it is there, unless
- * that was seen a moment ago. uploader_look_due(u): the agenda says that it is time for a look. */
+ * that was seen a moment ago. uploader_look_due(u): the agenda says that it is time for one. */
 void uploader_want_look(struct uploader *u);
 void uploader_look_due(struct uploader *u);
+/** uploader_look_again(u): what was seen of the replica does not count any more. */
+void uploader_look_again(struct uploader *u);
 /** uploader_anchored(u, txid): a whole database up to there was stored. uploader_mended(u): the objects that
  * seemed to be missing are there. */
 void uploader_anchored(struct uploader *u, uint64_t txid);

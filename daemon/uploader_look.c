@@ -56,11 +56,23 @@ void uploader_look_due(struct uploader *u)
     uploader_poke(u);
 }
 
+void uploader_look_again(struct uploader *u)
+{
+    if (!u->db->shared || u->closing)
+        return;
+    agenda_remove(u->db->shared->looks, &u->look_due);
+    u->anchor_seen_ms = 0;
+    u->retry_at_ms = 0;
+    uploader_look_plan(u);
+    uploader_poke(u);
+}
+
 void uploader_want_look(struct uploader *u)
 {
     if (!u->db->shared || (u->anchor_seen_ms && clk_mono_ms() < u->looked_ms + FRESH_MS))
         return;
-    u->look_wanted = u->look_tail = true;
+    u->look_wanted = true;
+    u->look_tail = u->anchor_seen_ms != 0; /* the first one is cheap: a start lists nothing */
 }
 
 bool uploader_is_seen(const struct uploader *u)
