@@ -73,9 +73,9 @@ static const struct ctl_verb verb[] = {
      "  --trust-clock             the clock was set forward and is right: files may\n"
      "                            grow old by it\n", cmd_reconcile},
     {"adopt", "TARGET", "accept a directory as the one a target stores in",
-     "A directory target has a file walsup-target, by which walsupd knows it. Where that\n"
-     "is missing or another one, as when a disk is not mounted, nothing is stored. If\n"
-     "the directory was emptied, replaced or moved on purpose, this takes it as it is.\n",
+     "walsupd knows the directory of a target by a file in it, walsup-target. Where\n"
+     "that is missing, as when the disk is not mounted, nothing is stored. If the\n"
+     "directory was emptied, replaced or moved on purpose, adopt accepts it as it is.\n",
      cmd_adopt},
     {"takeover", "DB | --all", "go on replicating where another writer was found",
      "For a replica in the state fenced. Stop the other writer first: whoever goes on\n"

@@ -221,7 +221,7 @@ static bool is_covered(const struct history *h, unsigned level, const struct lev
 
 bool keeper_needs(const struct keeper *k, unsigned level, const struct level_file *f)
 {
-    return f->max > k->has[level - 1] && !is_covered(k->h, level, f);
+    return f->max > k->has[level - 1] && !is_covered(k->h, level, f) && !fence_has_lost(&k->u->lost, f->lineage);
 }
 
 /* Between what the replica has above level 0 and this file there is something that only level 0 has: where walsup took
@@ -278,7 +278,9 @@ static bool send_something(struct keeper *k)
         send_file(k, level, f, spool_level_path(dir, level, f->min, f->max));
         return true;
     }
-    const struct spool_file *s = &k->snapshot;
+    struct spool_file *s = &k->snapshot;
+    if (fence_has_lost(&k->u->lost, s->lineage))
+        s->txid = 0; /* made before the takeover */
     if (!s->txid || k->u->acked < s->txid)
         return false;
     send_file(k, LTX_SNAPSHOT_LEVEL, &(struct level_file){1, s->txid, s->size, s->timestamp_ms, s->checksum, s->lineage, true},

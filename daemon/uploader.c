@@ -182,12 +182,14 @@ static void mark(struct uploader *u)
     store_put(u->store, &f->req, f->key, &f->body, &f->meta, STORE_IF_ABSENT);
 }
 
-static void marked(struct uploader *u, bool in_time)
+static void marked(struct uploader *u, const struct uploader_flight *f, bool in_time)
 {
     if (!in_time)
         return; /* it was quicker: list again */
     u->list_l0 = ++u->list_max;
     u->takeover = false;
+    struct spool_file mine = {.txid = u->list_max, .size = f->body.size, .timestamp_ms = clk_real_ms()};
+    history_stored(u->db, u, 0, mine.txid, &mine);
     database_uploader_takes_over(u->db, u->list_max);
     listed(u, false);
 }
@@ -288,7 +290,7 @@ static void send_file(struct uploader *u, const struct spool_file *file, unsigne
  * gap. */
 static bool fits(const struct uploader *u, const struct spool_file *f)
 {
-    return f->txid == u->acked + 1;
+    return f->txid == u->acked + 1 && !fence_has_lost(&u->lost, f->lineage);
 }
 
 void uploader_poke(struct uploader *u)
@@ -359,7 +361,7 @@ static void note_work(uv_work_t *w)
     struct uploader *u = w->data;
     if (u->noting_fence > 0)
         (void)fence_write(u->db->dir, u->target, &u->noting_err, NULL);
-    else if (u->noting_fence < 0)
+    else if (u->noting_fence < 0 && fence_lost_write(u->db->dir, u->target, &u->noting_lost, NULL) == 0)
         (void)fence_remove(u->db->dir, u->target, NULL);
     (void)spool_acked_write(u->db->dir, u->target, u->noting_lineage, u->noting_txid, NULL);
 }
@@ -388,6 +390,7 @@ void uploader_note(struct uploader *u)
     u->fence_noted = u->fenced;
     if (u->noting_fence > 0 && u->err)
         u->noting_err = *u->err;
+    u->noting_lost = u->lost;
     u->noting = true;
     u->noting_txid = u->acked;
     u->noting_lineage = uploader_place(u, u->db->seen.lineage);
@@ -546,7 +549,7 @@ static void on_done(struct store_req *req)
     } else if (f->what == FLIGHT_UNDO)
         uploader_undone(u, f);
     else if (f->what == FLIGHT_MARK && (req->err.code == ERR_OK || req->err.code == ERR_CONFLICT))
-        marked(u, req->err.code == ERR_OK);
+        marked(u, f, req->err.code == ERR_OK);
     else if (put && req->err.code == ERR_CONFLICT)
         uploader_look_in_the_way(u, &f->sending, f->what == FLIGHT_BASE, TAKE_PTR(f->key));
     else if (req->err.code != ERR_OK)

@@ -91,6 +91,7 @@ struct uploader {
     uint64_t broken_txid;   /* which has to reach up to there */
     struct agenda_entry look_due;
 
+    struct fence_lost lost; /* histories of ours of which nothing goes there any more, since a takeover */
     bool fenced;   /* somebody else writes here: nothing is uploaded until a takeover; err says who */
     bool takeover; /* a person has decided: the next listing is of somebody else, whatever it says */
     struct retry retry;
@@ -104,6 +105,7 @@ struct uploader {
     uint64_t noted; /* what acked.<target> says */
     uint64_t noting_txid, noting_lineage;
     int noting_fence; /* 1: write it, -1: remove it */
+    struct fence_lost noting_lost;
     struct err noting_err;
 
     int64_t last_success_ms; /* real time; 0 = none since the start */

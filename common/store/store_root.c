@@ -18,7 +18,8 @@ struct store_root {
     bool (*used)(const char *state_dir, const char *name);
     atomic_uint refs;
     pthread_mutex_t lock;
-    bool loaded;  /* expected is what the record says */
+    bool loaded;     /* the record was read */
+    bool recorded;   /* there is one, maybe of another directory, from which the target was moved */
     uint64_t expected; /* 0: nothing is known of the directory */
     dev_t dev;    /* of the directory when its marker was last read, with which `seen` goes */
     ino_t ino;
@@ -106,6 +107,7 @@ static int load(struct store_root *r, struct err *e)
     int k = fsx_read(r->record, TEXT_MAX + PATH_MAX, &b, e);
     if (k < 0 && k != -(int)ERR_NOTFOUND)
         return k;
+    r->recorded = k == 0;
     if (k == 0) {
         cleanup_free char *line = util_printf("path = %s\n", r->dir);
         r->expected = strstr(buf_str(&b), line) ? id_in(buf_str(&b)) : 0;
@@ -124,7 +126,7 @@ static int remember(struct store_root *r, uint64_t id, struct err *e)
     if (k == 0)
         k = fsx_publish(r->record, text, strlen(text), 0600, FSX_REPLACE, e);
     if (k == 0)
-        r->expected = id;
+        r->expected = id, r->recorded = true;
     return k;
 }
 
@@ -136,8 +138,9 @@ static int make_marker(struct store_root *r, uint64_t *ret, struct err *e)
     cleanup_free char *text = util_printf("walsupd knows this directory by this file, and stores nothing here without it: leave it in place.\n"
                                           ID_LINE "%016" PRIx64 "\n", id);
     cleanup_free char *above = util_printf("%s/..", r->dir);
+    bool is_new = access(r->dir, F_OK) < 0;
     int k = fsx_mkdirs(r->dir, DIR_MODE, e);
-    if (k == 0)
+    if (k == 0 && is_new)
         k = fsx_sync_dir(above, e);
     if (k == 0)
         k = fsx_publish(r->marker, text, strlen(text), FILE_MODE, FSX_REPLACE, e);
@@ -170,7 +173,7 @@ static bool is_empty(const struct store_root *r)
 static int begin(struct store_root *r, bool writes, struct err *e)
 {
     uint64_t id;
-    if (is_empty(r) && r->used && r->used(r->state_dir, r->name))
+    if (!r->recorded && is_empty(r) && r->used && r->used(r->state_dir, r->name))
         return refuse(r, e, "it is empty, and something was stored in it");
     if (!writes)
         return 0;
