@@ -190,6 +190,7 @@ static void marked(struct uploader *u, const struct uploader_flight *f, bool in_
     u->takeover = false;
     struct spool_file mine = {.txid = u->list_max, .size = f->body.size, .timestamp_ms = clk_real_ms()};
     history_stored(u->db, u, 0, mine.txid, &mine);
+    history_heal(u->db, u); /* what the other one stored is in no inventory of ours */
     database_uploader_takes_over(u->db, u->list_max);
     listed(u, false);
 }

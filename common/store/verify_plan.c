@@ -247,8 +247,8 @@ static bool is_thinned_out(const struct judge *j, uint64_t first, uint64_t last)
 static void hole_in_level(struct judge *j, unsigned level, uint64_t first, uint64_t last)
 {
     uint64_t oldest = j->named.n ? j->named.r[0].first : 0;
-    if (level) /* what lay before the oldest whole database is gone, but for the newest file of each level */
-        first = MAX(first, oldest + 1);
+    /* what lay before the oldest whole database is gone, but for the newest file of each level, and what nobody knew */
+    first = MAX(first, oldest + 1);
     if (first > last || behind_mark(j->v, first - 1) >= last)
         return;
     if (level ? is_skipped(j->v, level, first, last) : is_thinned_out(j, first, last))
