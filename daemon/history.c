@@ -52,7 +52,9 @@ void history_trust_clock(struct history_shared *s)
 uint64_t history_due_at(int64_t real_ms, uint64_t most_ms)
 {
     int64_t left = real_ms - clk_real_ms();
-    return clk_mono_ms() + (left <= 0 ? 0 : MIN((uint64_t)left, most_ms));
+    if (left > (int64_t)MIN(most_ms, (uint64_t)INT64_MAX)) /* it was taken from a clock that was ahead */
+        left = 0;
+    return clk_mono_ms() + (uint64_t)MAX(left, (int64_t)0);
 }
 
 int64_t history_boundary(const struct database *db, int64_t after_ms, uint64_t interval_ms)

@@ -8,6 +8,7 @@
 #include "daemon/history_int.h"
 
 #define KEEPER_MAGIC 0x6eee9e57u
+#define CLOCK_MENDED_MS (3600 * 1000)
 #define NO_DELETE_MS (3600u * 1000)
 #define LOOK_AGAIN_MS (24u * 3600 * 1000) /* nothing is due: facts are looked at once a day */
 
@@ -422,6 +423,8 @@ static uint64_t snapshot_due(const struct keeper *k)
         return HISTORY_NEVER;
     if (!k->facts.snapshot_ms)
         return k->facts.known ? 0 : HISTORY_NEVER; /* else the listing tells */
+    if (k->facts.snapshot_stored_ms > clk_real_ms() + CLOCK_MENDED_MS)
+        return 0; /* by a clock that was ahead: it tells nothing */
     return history_due_at(history_boundary(db, k->facts.snapshot_stored_ms, interval), interval);
 }
 
