@@ -87,6 +87,7 @@ static void land(struct uploader_flight *f)
 {
     free(f->key);
     free(f->path);
+    free(f->after);
     free(f->looking);
     buf_free(&f->mark);
     free(f);
@@ -165,9 +166,9 @@ static int on_ahead(void *arg, const struct store_object *o, struct err *e)
  * free although another writer went on at level 0, whose chain it would break. */
 static void look_ahead(struct uploader *u)
 {
-    cleanup_free char *last = layout_key(store_type(u->store), u->replica, 0, u->acked, u->acked);
     struct uploader_flight *f = uploader_take_off(u, FLIGHT_AHEAD, layout_prefix(store_type(u->store), u->replica, 0));
-    store_list(u->store, &f->req, f->key, last, on_ahead, f);
+    f->after = layout_key(store_type(u->store), u->replica, 0, u->acked, u->acked);
+    store_list(u->store, &f->req, f->key, f->after, on_ahead, f);
 }
 
 /* The next name, which the other writer would use, is made ours before anything else. */

@@ -34,7 +34,7 @@ struct uploader_flight {
     struct fence_look look;
     struct buf mark;
     struct spool_file sending;
-    char *key, *path;
+    char *key, *path, *after; /* after: of a listing */
     struct store_body body;
     struct store_meta meta;
     uint8_t head[LTX_HEADER_SIZE]; /* of the newest object: whose is it? */

@@ -203,27 +203,29 @@ static char *key_of(const struct uploader *u, unsigned level, uint64_t min, uint
     return layout_key(store_type(u->store), u->replica, level, min, max);
 }
 
-static void list(struct uploader *u, struct uploader_flight *f, int at, char *prefix, const char *after,
-                 store_item_fn item)
+/* prefix and after become the flight's. */
+static void list(struct uploader *u, struct uploader_flight *f, int at, char *prefix, char *after, store_item_fn item)
 {
     free(f->key);
+    free(f->after);
     f->key = prefix;
+    f->after = after;
     f->looking->at = at;
-    store_list(u->store, &f->req, f->key, after, item, f->looking);
+    store_list(u->store, &f->req, f->key, f->after, item, f->looking);
 }
 
 /* What the names of level 0 from one TXID to another begin with keeps the listing to a page, mostly; else what is known
  * already is left out of it. */
 static void list_tail(struct uploader *u, struct uploader_flight *f, uint64_t first, uint64_t last)
 {
-    cleanup_free char *after = key_of(u, 0, first - 1, first - 1);
     char *prefix = key_of(u, 0, first, first);
     cleanup_free char *end = key_of(u, 0, last, last);
-    size_t dir = strlen(after) - strlen(strrchr(after, '/')) + 1, same = dir;
+    size_t dir = (size_t)(strrchr(prefix, '/') - prefix) + 1, same = dir;
     while (same < dir + 16 && prefix[same] == end[same])
         same++;
     prefix[same] = '\0';
-    list(u, f, LOOK_TAIL, prefix, dir + 16 - same > PAGE_DIGITS ? after : NULL, on_tail);
+    bool many = dir + 16 - same > PAGE_DIGITS;
+    list(u, f, LOOK_TAIL, prefix, many ? key_of(u, 0, first - 1, first - 1) : NULL, on_tail);
 }
 
 /* The whole database below it all. If the inventory knows none it is looked for. */
