@@ -120,6 +120,7 @@ void uploader_anchored(struct uploader *u, uint64_t txid)
     if (u->broken && txid < u->broken_txid)
         return;
     seen(u);
+    uploader_look_plan(u);
     forget_broken(u, "a new snapshot was stored");
 }
 

@@ -4,8 +4,6 @@
  *
  *   histories DIR N SEED        N of them; the seed of one that fails is printed
  *   histories DIR 1 SEED -v     what is done, one a line */
-#include <sqlite3.h>
-
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
 #include "common/base/log.h"
@@ -14,6 +12,7 @@
 #include "daemon/history_int.h"
 #include "daemon/manager.h"
 #include "daemon/session.h"
+#include "tests/engines/app.h"
 
 #define MINUTE 60000ll
 #define HOUR (60 * MINUTE)
@@ -22,7 +21,6 @@
 static const char *base;
 static uv_loop_t loop;
 static struct manager *m;
-static sqlite3 *app;
 static bool verbose, setup;
 static struct tally {
     unsigned lives, objects, takeovers, holes, noticed, wrong, sets;
@@ -68,13 +66,13 @@ static void shell(const char *fmt, ...)
 static void sql(const char *fmt, ...) PRINTF_LIKE(1, 2);
 static void sql(const char *fmt, ...)
 {
-    char text[500], *msg = NULL;
+    char text[500], answer[APP_TEXT];
     va_list ap;
     va_start(ap, fmt);
     (void)vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    if (sqlite3_exec(app, text, NULL, NULL, &msg) != SQLITE_OK)
-        die("%s: %s", text, msg);
+    if (!app_do('S', text, answer))
+        die("%s", answer);
 }
 
 /* ---- the daemon, in this process ------------------------------------------------------------------------ */
@@ -88,7 +86,7 @@ static struct conf *load_conf(void)
 {
     cleanup_free char *path = util_printf("%s/walsup.ini", base);
     cleanup_free char *text = util_printf(
-        "[walsup]\nstate-dir = %s/state\nsocket = %s/sock\nsync-interval = 10ms\nidle-timeout = 1s\nmin-free = 0MiB\n"
+        "[walsup]\nstate-dir = %s/state\nsocket = %s/sock\nsync-interval = 10ms\nidle-timeout = 1s\nmin-free = 0MiB\ncopy-wait = 0s\n"
         "retention = 1d\nsnapshot-interval = 6h\nlog-level = error\n[target local]\ntype = file\npath = %s/replica\n"
         "[db a]\npath = %s/a.db\ntarget = local\n", base, base, base, base);
     struct err e;
@@ -132,8 +130,9 @@ static void begin(void)
     if (!setup && session_setup(&e) < 0)
         die("%s", e.msg);
     setup = true;
-    if (sqlite3_open(path, &app) != SQLITE_OK)
-        die("%s: %s", path, sqlite3_errmsg(app));
+    char answer[APP_TEXT];
+    if (!app_do('O', path, answer))
+        die("%s: %s", path, answer);
     sql("pragma journal_mode=wal; pragma synchronous=off; create table if not exists t(a integer primary key, b)");
     (void)uv_loop_init(&loop);
     if (manager_new(&loop, ini, load_conf(), &m, &e) < 0)
@@ -149,7 +148,8 @@ static void end(void)
     (void)uv_run(&loop, UV_RUN_NOWAIT);
     (void)manager_free(m);
     (void)uv_loop_close(&loop);
-    (void)sqlite3_close(app);
+    char answer[APP_TEXT];
+    (void)app_do('C', "", answer);
 }
 
 static bool answered;
@@ -395,6 +395,8 @@ int main(int argc, char **argv)
 {
     if (argc < 4)
         die("histories DIR N SEED [-v]");
+    if (!app_start())
+        die("no application");
     cleanup_free char *at = util_printf("%s/life", argv[1]);
     base = at;
     verbose = argc > 4;
