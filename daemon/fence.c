@@ -6,7 +6,6 @@
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
 
-#define MARK_BYTES 200u /* the mark of a takeover has no pages */
 
 /* host name, and the start of the machine's boot id: the same machine after a restart is another writer,
  * and so is a copy of it */
@@ -85,8 +84,7 @@ int fence_tell(const struct fence_seen *s, const struct spool_file *mine, const 
     if (ms)
         (void)util_rfc3339(when, ms);
     uint64_t lineage = s->info.meta.lineage ? s->info.meta.lineage : h.node_id;
-    bool mark = ltx && (h.flags & LTX_FLAG_NO_CHECKSUM) && s->info.size <= MARK_BYTES;
-    if ((lineage == mine->lineage || mark) && is_own(s->info.meta.writer))
+    if (lineage == mine->lineage && is_own(s->info.meta.writer))
         return own_past(key, when, lineage, e);
     if (!lineage)
         (void)snprintf(whose, sizeof whose, "of no known history, perhaps by Litestream");
