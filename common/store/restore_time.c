@@ -154,8 +154,8 @@ int restore_find_time(struct restore *r, uint64_t *ret_txid, struct err *e)
         lo = hi;
     }
     while (k == 0 && !found) {
-        lo = (struct probe){.file = first};
-        k = probe(r, &lo, 1, e);
+        lo = first == point ? end[0] : (struct probe){.file = first};
+        k = first == point ? 0 : probe(r, &lo, 1, e);
         if (k == 0 && lo.time_ms <= until) {
             k = bisect(r, &lo, &hi, e);
             r->next = point_of(hi.file, hi.time_ms, true);
