@@ -16,19 +16,30 @@
 
 #define LOOK_MS (24 * 3600 * 1000u)  /* at least so often; WALSUP_TEST_LOOK_MS shortens it */
 #define SILENT_MS (10 * 60 * 1000u)  /* the store was not heard of for so long: look before anything is built on it */
-#define FRESH_MS 2000u               /* a look so recent is good enough for whoever waits */
+#define FRESH_MS 2000u               /* a look so recent is good enough for whoever waits; WALSUP_TEST_FRESH_MS */
 #define PAGE_DIGITS 3u               /* of a TXID: so many names are few listings */
 #define PACE_MS 50u                  /* between the looks of many replicas that nobody waits for */
+
+static uint64_t for_tests(uint64_t *ms, const char *name, uint64_t otherwise)
+{
+    if (!*ms) {
+        const char *own = getenv(name);
+        uint64_t n = own ? strtoull(own, NULL, 10) : 0;
+        *ms = n ? n : otherwise;
+    }
+    return *ms;
+}
 
 static uint64_t look_ms(void)
 {
     static uint64_t ms;
-    if (!ms) {
-        const char *own = getenv("WALSUP_TEST_LOOK_MS");
-        uint64_t n = own ? strtoull(own, NULL, 10) : 0;
-        ms = n ? n : LOOK_MS;
-    }
-    return ms;
+    return for_tests(&ms, "WALSUP_TEST_LOOK_MS", LOOK_MS);
+}
+
+static uint64_t fresh_ms(void)
+{
+    static uint64_t ms;
+    return for_tests(&ms, "WALSUP_TEST_FRESH_MS", FRESH_MS);
 }
 
 /* ---- when ---------------------------------------------------------------------------------------- */
@@ -69,7 +80,7 @@ void uploader_look_again(struct uploader *u)
 
 void uploader_want_look(struct uploader *u)
 {
-    if (!u->db->shared || (u->anchor_seen_ms && clk_mono_ms() < u->looked_ms + FRESH_MS))
+    if (!u->db->shared || (u->anchor_seen_ms && clk_mono_ms() < u->looked_ms + fresh_ms()))
         return;
     u->look_wanted = true;
     u->look_tail = u->anchor_seen_ms != 0; /* the first one is cheap: a start lists nothing */
