@@ -9,6 +9,7 @@
 #define NUMBER_WAIT_MS 3000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000
 #define SETTLE_AGAIN_MS 30000
+#define LET_GO_LOOK_MS 2000
 #define ARRIVING_MS 1000 /* an application may open what is being copied in: then it is complete */
 
 static void learn_acked(struct database_run *run)
@@ -252,6 +253,7 @@ static void take_doubt(struct database *db, const struct source_job *job, const 
 
 static void take_away(struct database *db, const struct source_result *r)
 {
+    db->ahead_ms = !r->ahead ? 0 : db->ahead_ms ? db->ahead_ms : clk_real_ms();
     bool was = db->away && !strcmp(db->away, r->away);
     if (was)
         return;
@@ -265,11 +267,19 @@ static void take_alone(struct database *db, const struct source_job *job, const 
         db->stay_until_ms = r->again_ms ? db->last_run_ms + r->again_ms : 0;
         if (!r->again_ms)
             db->alone_at_ms = 0; /* somebody came, or is at work: his close will tell */
+    } else if (job->closed && r->elsewhere) {
+        db->alone_at_ms = db->last_run_ms;
     } else if (job->closed && !r->alone) {
         db->alone_at_ms = 0;
     }
-    if (job->detach && !r->stays)
-        db->alone_at_ms = db->stay_until_ms = 0;
+    if (!job->detach || r->stays)
+        return;
+    db->alone_at_ms = db->stay_until_ms = 0;
+    if (job->let_go && r->elsewhere) { /* he who waits can have it; see soon whether that was it */
+        db->let_go_ms = db->last_run_ms;
+        db->retry_at_ms = db->last_run_ms + LET_GO_LOOK_MS;
+        db->dirty = true;
+    }
 }
 
 static void take_state(struct database *db, enum source_state state, uint64_t again_ms)

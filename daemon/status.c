@@ -11,6 +11,8 @@
 uint64_t status_lag_ms(const struct uploader *u)
 {
     const struct database *db = u->db;
+    if (db->ahead_ms)
+        return (uint64_t)MAX(clk_real_ms() - db->ahead_ms, (int64_t)1);
     for (size_t i = 0; i < db->n_files; i++)
         if (db->file[i].txid > u->acked)
             return (uint64_t)MAX(clk_real_ms() - db->file[i].timestamp_ms, (int64_t)1);

@@ -87,6 +87,7 @@ torture: $(ENGINES) $(OUT)/engines/history $(OUT)/helpers/guard_stress
 	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --seed $(ENGINE_SEED) --points 50 --control
 	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --program history --all
 	$(Q)$(MAKE) --no-print-directory HISTORY_DAYS=60 history
+	$(Q)$(MAKE) --no-print-directory HISTORIES=1000 histories
 	$(Q)WALSUP_OUT=$(OUT) tests/engines/power.sh 100
 	$(Q)CC="$(CC)" tests/model/run.sh all
 	$(Q)$(MAKE) --no-print-directory races
