@@ -38,8 +38,11 @@ static void maybe_closed(struct uploader *u)
 {
     if (!u->closing || u->flight || u->noting || u->timer_open)
         return;
-    struct database *db = u->db;
-    database_uploader_closed(db, u);
+    database_uploader_closed(u->db, u);
+}
+
+void uploader_free(struct uploader *u)
+{
     free(u->target);
     free(u->replica);
     free(u->newest);
