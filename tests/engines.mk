@@ -12,7 +12,7 @@ TORTURE_SECONDS ?= 60
 STEP_WRAPS   := open write fsync renameat2 unlink mkdir session_index clk_mono_ms clk_mono_us clk_real_ms \
 	nanosleep usleep
 MEMORY_WRAPS := malloc calloc realloc util_alloc util_zalloc util_realloc
-EXPLORER_O := $(patsubst %,$(OUT)/tests/explorer/%.o,steps wraps world actions ops)
+EXPLORER_O := $(patsubst %,$(OUT)/tests/explorer/%.o,steps wraps world judge apart actions ops)
 ENGINES := $(patsubst %,$(OUT)/engines/%,explorer failnth scripted reset_race locks)
 
 engines: $(ENGINES) $(OUT)/engines/history
@@ -24,7 +24,7 @@ $(OUT)/engines/history: $(OUT)/tests/engines/history.o $(DAEMON_A) $(COMMON_A)
 	$(Q)$(call link,$^,$@)
 $(ENGINES): WRAP_FLAGS += $(STEP_WRAPS:%=-Wl,--wrap=%)
 $(OUT)/engines/failnth: WRAP_FLAGS += $(MEMORY_WRAPS:%=-Wl,--wrap=%)
-$(OUT)/engines/explorer: $(OUT)/tests/explorer/explorer.o $(EXPLORER_O) $(DAEMON_A) $(COMMON_A)
+$(OUT)/engines/explorer: $(patsubst %,$(OUT)/tests/explorer/%.o,explorer held files) $(EXPLORER_O) $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(call link,$^,$@)

@@ -18,6 +18,8 @@
 
 #include "common/base/clk.h"
 #include "tests/explorer/actions.h"
+#include "tests/explorer/apart.h"
+#include "tests/explorer/levels.h"
 #include "tests/explorer/ops.h"
 #include "tests/explorer/steps.h"
 #include "tests/explorer/world.h"
@@ -149,6 +151,11 @@ static unsigned below(unsigned n)
     return (unsigned)(rnd() % n);
 }
 
+unsigned search_below(unsigned n)
+{
+    return below(n);
+}
+
 static void sample(int level, unsigned long runs)
 {
     for (unsigned long i = 0; i < runs; i++) {
@@ -241,6 +248,7 @@ int main(int argc, char **argv)
     bool all = false, list = false;
     char *one = NULL;
     world_child_main(argc, argv);
+    apart_main(argc, argv);
     while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (opt) {
         case 's':
@@ -269,6 +277,10 @@ int main(int argc, char **argv)
         }
     }
     world_setup(NULL);
+    if (level >= 4) {
+        const struct search search = {.seed = seed, .runs = runs, .control = control, .only = one};
+        return level == 4 ? held_search(&search) : files_search(&search);
+    }
     if (one)
         return only(one);
     uint64_t start = clk_mono_ms();
