@@ -30,7 +30,7 @@ help:
 #:   unit, unit-test_<name>       unit tests
 #:   corpus          the fuzzers' corpus, replayed
 #:   stress          the WAL protocol under hostile applications, and its control
-#:   explorer        an application's action at every step of what walsup does
+#:   explorer        an application's action, or its stop, at every step of what walsup does; files that are moved
 #:   failnth         the Nth allocation or file operation fails
 #:   kills           kill -9 at a system call, and the recovery after it
 #:   model           a model of the WAL and of the rules, every order of events (spin)

@@ -33,12 +33,17 @@ $(OUT)/engines/%: $(OUT)/tests/engines/%.o $(EXPLORER_O) $(DAEMON_A) $(COMMON_A)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(call link,$^,$@)
 
-# every application's action at every step of everything walsup does
+# every application's action at every step of everything walsup does; an application that is stopped in the
+# middle of a statement; files that are removed, replaced and copied in
 explorer: $(OUT)/engines/explorer
 	$(Q)$< --seed $(ENGINE_SEED) --runs 2000
 	$(Q)$< --seed $(ENGINE_SEED) --level 2 --runs 500
 	$(Q)$< --seed $(ENGINE_SEED) --level 3 --runs 500
 	$(Q)$< --seed $(ENGINE_SEED) --runs 100 --control
+	$(Q)$< --seed $(ENGINE_SEED) --level 4 --runs 1500
+	$(Q)$< --seed $(ENGINE_SEED) --level 4 --runs 100 --control
+	$(Q)$< --seed $(ENGINE_SEED) --level 5 --runs 1000
+	$(Q)$< --seed $(ENGINE_SEED) --level 5 --runs 100 --control
 
 # the Nth allocation or file operation fails
 failnth: $(OUT)/engines/failnth
@@ -75,6 +80,10 @@ torture: $(ENGINES) $(OUT)/engines/history $(OUT)/helpers/guard_stress
 	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 3 --all
 	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 3 --runs 20000
 	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --runs 5000 --control
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 4 --runs 30000
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 4 --runs 1000 --control
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 5 --runs 20000
+	$(Q)$(OUT)/engines/explorer --seed $(ENGINE_SEED) --level 5 --runs 1000 --control
 	$(Q)$(OUT)/engines/failnth
 	$(Q)$(OUT)/engines/failnth --control
 	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --all

@@ -1,6 +1,6 @@
 /* explorer - one thing that an application may do, at every step of everything that walsup does.
  *
- *   explorer [--seed N] [--level 1|2|3] [--runs N | --all] [--control] [--list]
+ *   explorer [--seed N] [--level 1|2|3|4|5] [--runs N | --all] [--control] [--list]
  *   explorer --seed N --only O,k,A[,k2,A2 | ,j,E]
  *
  * An operation O of the source (attach, capture, handover, checkpoint, barrier, ...) takes some number
@@ -10,6 +10,8 @@
  * a reader sees (world_judge).
  *   level 1: every (O, k, A).  level 2: two interruptions.  level 3: an action, and an I/O error at
  * another step (EIO or ENOSPC).
+ *   level 4: an application that is stopped in the middle of a statement (held.c).
+ *   level 5: an application whose files are removed, replaced, copied over and copied in (files.c).
  * Without --all a sample of N runs is taken by the seed, which is printed. --control: the same, on a
  * walsup whose guards are not held; it must find something. Exit status 0: no violation (--control: at
  * least one). */
