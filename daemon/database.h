@@ -16,7 +16,10 @@
 enum database_event {
     DATABASE_WAL,  /* the -wal changed: most likely a commit */
     DATABASE_FILE, /* the database file itself was written: somebody checkpoints */
-    DATABASE_NAME, /* created, removed or renamed */
+    DATABASE_NAME, /* created, removed or renamed; the -wal as well */
+    DATABASE_INDEX, /* the -shm was created, removed or renamed */
+    DATABASE_CLOSED, /* somebody who could write into it has closed it */
+    DATABASE_AUDIT, /* the safety scan came by, and there is a -wal */
 };
 
 struct database_sync;
@@ -142,6 +145,18 @@ struct database {
     struct history *history;       /* NULL: nothing to do, or not looked at */
     struct agenda_entry due;       /* when it has */
     struct stream *stream;         /* a snapshot that is read and uploaded; NULL: none */
+    uint64_t closed_ms, closed_look_ms; /* closed by somebody; when to see whether anybody else has it, 0: no need */
+    uint64_t alone_at_ms, alone_wait_ms; /* when to let go if nobody else has it, 0: not; how long after a close */
+    uint64_t stay_until_ms;              /* the file system's clock is slow: no proof before that */
+    bool audit;                          /* a second opinion is wanted */
+    uint64_t audit_at_ms, last_audit_ms; /* the next one of a commit under way not before; the last one */
+    int64_t audited_ms;                  /* real time of the last one that found nothing */
+    struct {
+        char *why; /* NULL: none */
+        int64_t since_ms;
+        uint64_t since_mono_ms;
+    } doubt; /* what is seen may not be all there is */
+    char *away; /* why it is not attached, with SOURCE_BUSY and SOURCE_ARRIVING; NULL */
     bool distrust;                 /* pages of the file are not those that were captured: compare them */
     uint64_t merged[SPOOL_LEVELS]; /* TXID up to which level n is in level n + 1 */
 

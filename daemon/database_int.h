@@ -1,4 +1,5 @@
-/* database_int.h - what database.c (scheduling), database_sync.c (who waits for a sync) and
+/* database_int.h - what database.c (life, events), database_decide.c (scheduling), database_run.c (jobs),
+ * database_sync.c (who waits for a sync) and
  * database_spool.c (the files waiting for replicas) share. Loop thread only. */
 #ifndef WALSUP_DATABASE_INT_H
 #define WALSUP_DATABASE_INT_H
@@ -7,6 +8,13 @@
 
 /** database_poke(db): look whether something can be started. */
 void database_poke(struct database *db);
+
+/* database_decide.c */
+void database_on_timer(uv_timer_t *t);
+
+/* database_run.c */
+void database_start_job(struct database *db, const struct source_job *job);
+void database_set_hush(struct database *db, bool on);
 
 /* database_stream.c */
 /** database_take_stream(db, sn): the source has begun to read a snapshot. */

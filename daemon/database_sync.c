@@ -2,6 +2,10 @@
 
 #include <inttypes.h>
 
+#include "common/base/clk.h"
+
+#define DOUBT_MS 1000 /* doubt that lasts so long is no coincidence */
+
 bool database_sync_unlink(struct database_sync **list, struct database_sync *w)
 {
     for (; *list; list = &(*list)->next)
@@ -66,6 +70,10 @@ static bool sync_hopeless(const struct database *db, struct err *e)
     }
     if (!db->attached_once || db->retry.failures)
         return false;
+    if (db->doubt.why && clk_mono_ms() >= db->doubt.since_mono_ms + DOUBT_MS) {
+        err_set(e, ERR_IO, "%s: commits may be missed: %s", db->name, db->doubt.why);
+        return true;
+    }
     switch (db->state) {
     case SOURCE_WAITING:
         err_set(e, ERR_NOTFOUND, "%s: there is no database at %s yet", db->name, db->path);
@@ -89,7 +97,7 @@ static void sync_timeout(uv_timer_t *t)
         if (db->retry.failures)
             err_set(&e, ERR_TIMEOUT, "%s: not captured in time: %s", db->name, db->err ? db->err->msg : "");
         else
-            err_set(&e, ERR_TIMEOUT, "%s: not captured in time", db->name);
+            err_set(&e, ERR_TIMEOUT, "%s: not captured in time%s%s", db->name, db->away ? ": " : "", db->away ? db->away : "");
     } else {
         const struct uploader *late = NULL;
         for (size_t i = 0; i < db->n_up && !late; i++)
@@ -174,7 +182,7 @@ bool database_sync_wants_map(const struct database *db)
 void database_sync_arm(struct database *db, const struct source_result *r)
 {
     bool there = r->state == SOURCE_ATTACHED || r->state == SOURCE_ASLEEP;
-    bool whole = r->err.code == ERR_OK && there && !r->more;
+    bool whole = r->err.code == ERR_OK && there && !r->more && r->doubt == SOURCE_DOUBT_NONE;
     struct err e;
     bool hopeless = !whole && sync_hopeless(db, &e);
     bool copy_given = false; /* one copy, one owner: the next one gets a job of its own */

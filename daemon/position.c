@@ -2,13 +2,18 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <sys/stat.h>
 
+#include "common/base/clk.h"
 #include "common/base/fsx.h"
 #include "common/format/crc64.h"
 
 #define FORMAT_VERSION 3
 #define MAX_BYTES 512
+#define TICK_MS 50      /* file times are kept in steps of a few milliseconds */
+#define COARSE_MS 2100  /* or, on FAT, ext4 with small inodes and some network file systems, of up to two seconds */
+#define SECOND_NS 1000000000
 
 static int64_t ns(const struct statx_timestamp *t)
 {
@@ -25,12 +30,35 @@ bool position_look(struct position *p, const char *path)
     p->size = st.stx_size;
     p->mtime_ns = ns(&st.stx_mtime);
     p->ctime_ns = ns(&st.stx_ctime);
-    cleanup_free char *wal = util_printf("%s-wal", path);
-    bool there = statx(AT_FDCWD, wal, 0, STATX_BASIC_STATS, &st) == 0;
+    p->newest_ns = MAX(p->mtime_ns, p->ctime_ns);
+    char real[PATH_MAX];
+    cleanup_free char *wal = util_printf("%s-wal", realpath(path, real) ? real : path);
+    bool there = statx(AT_FDCWD, wal, 0, STATX_BASIC_STATS | STATX_BTIME, &st) == 0;
     p->wal_ino = there ? st.stx_ino : 0;
     p->wal_size = there ? st.stx_size : 0;
     p->wal_mtime_ns = there ? ns(&st.stx_mtime) : 0;
+    p->wal_birth_ns = there && st.stx_mask & STATX_BTIME ? ns(&st.stx_btime) : 0;
+    p->newest_ns = there ? MAX(p->newest_ns, MAX(p->wal_mtime_ns, ns(&st.stx_ctime))) : p->newest_ns;
     return true;
+}
+
+/* One whole second by chance is one in some hundred: then the longer age costs a moment. */
+static uint64_t left_ms(int64_t time_ns, int64_t now_ms)
+{
+    int64_t grain = time_ns % SECOND_NS ? TICK_MS : COARSE_MS, age = now_ms - time_ns / (SECOND_NS / 1000);
+    return age > grain ? 0 : (uint64_t)MIN(grain - age + 1, (int64_t)COARSE_MS);
+}
+
+uint64_t position_settled_ms(const struct position *p)
+{
+    int64_t now = clk_real_ms();
+    uint64_t db = MAX(left_ms(p->mtime_ns, now), left_ms(p->ctime_ns, now));
+    return p->wal_ino ? MAX(db, left_ms(p->wal_mtime_ns, now)) : db;
+}
+
+bool position_successor(const struct position *p, const struct position *now, uint32_t salt)
+{
+    return p->wal_ino != now->wal_ino || now->wal_birth_ns > p->wal_mtime_ns || salt == p->pos.salt[0] + 1;
 }
 
 bool position_same_file(const struct position *p, const struct position *now)

@@ -21,6 +21,8 @@ struct position {
     int64_t mtime_ns, ctime_ns;
     uint64_t wal_ino, wal_size; /* and the -wal like this; wal_ino 0: there was none */
     int64_t wal_mtime_ns;
+    /* not on record: when the -wal was created, 0: not known; the latest change to either file */
+    int64_t wal_birth_ns, newest_ns;
     uint64_t checksum; /* of the database at that TXID, which the page map has reached; 0: it has not */
     uint64_t boot;     /* which boot of the machine wrote this; 0: not known */
 };
@@ -33,6 +35,14 @@ bool position_look(struct position *p, const char *path);
 bool position_same_file(const struct position *p, const struct position *now);
 bool position_same_content(const struct position *p, const struct position *now);
 bool position_same_wal(const struct position *p, const struct position *now);
+
+/** position_settled_ms(p): how much longer the files must stay as they are until a later change is sure to give them
+ * another time; 0: it is. The clock of a file system ticks in milliseconds; where no time has a fraction of a
+ * second, in up to two seconds. */
+uint64_t position_settled_ms(const struct position *p);
+/** position_successor(p, salt): whether a WAL with this first salt can be the next one after the recorded one: SQLite
+ * counts it up by one, unless the file was removed in between (`now` has another inode, or a later birth). */
+bool position_successor(const struct position *p, const struct position *now, uint32_t salt);
 
 /** position_boot(): of this boot; 0 if the kernel does not tell. Any thread. */
 uint64_t position_boot(void);

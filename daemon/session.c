@@ -1,7 +1,6 @@
-#include "daemon/session.h"
+#include "daemon/session_int.h"
 
 #include <errno.h>
-#include <sqlite3.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -10,47 +9,11 @@
 #include "common/format/wal.h"
 
 #define SESSION_MAGIC 0x5e551011u
-#define SHM_BLOCK 32768
 #define ATTACH_BUSY_MS 2000
 #define SPIN_MS 20
-#define SPINS 100
-
-/* One connection and the two statements that take and end its guard. */
-struct conn {
-    sqlite3 *db;
-    sqlite3_stmt *begin, *read, *rollback;
-};
-
-enum { WAL_CKPT_LOCK = 1 }; /* lock byte of the wal-index that every checkpoint takes */
-
-/* SQLite's methods for one file, with one of them answered here. */
-struct shim {
-    sqlite3_io_methods methods; /* first: the handle points here */
-    const sqlite3_io_methods *real; /* NULL: not installed */
-    bool holding; /* we keep the checkpoint lock between our checkpoints */
-};
-
-struct session {
-    uint32_t magic;
-    char *path;
-    dev_t dev;
-    ino_t ino;
-    uint32_t page_size;
-    struct conn guard[2]; /* taking turns */
-    int held;             /* index of the guard that is held */
-    bool both;            /* the other one is held too: between guard_next and switch */
-    struct conn ckpt;     /* runs PASSIVE */
-    struct conn writer;   /* takes the write lock for the barrier; opened when first needed */
-    struct shim shim;      /* on ckpt's handle */
-    const volatile uint32_t *shm; /* the wal-index, through SQLite's own mapping */
-};
+#define WRITES_A_LOOK 64
 
 /* ---- process-wide settings -------------------------------------------------------------------- */
-
-static uid_t pretend_root(void)
-{
-    return 0;
-}
 
 int session_setup(struct err *e)
 {
@@ -59,17 +22,12 @@ int session_setup(struct err *e)
     int rc = sqlite3_initialize();
     if (rc != SQLITE_OK)
         return err_set(e, ERR_INTERNAL, "sqlite3_initialize: %s", sqlite3_errstr(rc));
-    /* SQLite gives -wal and -shm to the database's owner only if it believes to be root; with
-     * CAP_CHOWN that works for our own user as well, and without it nothing changes. */
-    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
-    if (geteuid() != 0 && vfs && vfs->iVersion >= 3 && vfs->xSetSystemCall)
-        (void)vfs->xSetSystemCall(vfs, "geteuid", (sqlite3_syscall_ptr)pretend_root);
-    return 0;
+    return os_setup(e);
 }
 
 /* ---- connections ------------------------------------------------------------------------------ */
 
-static int sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc, const char *what)
+int session_sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc, const char *what)
 {
     const char *text = db ? sqlite3_errmsg(db) : sqlite3_errstr(rc);
     int sys = db ? sqlite3_system_errno(db) : 0;
@@ -103,7 +61,7 @@ static int sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc, 
                : err_set(e, code, "%s %s: %s", what, s->path, text);
 }
 
-static void conn_close(struct conn *c)
+void session_conn_close(struct conn *c)
 {
     (void)sqlite3_finalize(c->begin);
     (void)sqlite3_finalize(c->read);
@@ -124,7 +82,7 @@ static int conn_settings(const struct session *s, struct conn *c, struct err *e)
     for (size_t i = 0; i < ARRAY_LEN(config); i++) {
         int rc = sqlite3_db_config(c->db, config[i].op, config[i].value, NULL);
         if (rc != SQLITE_OK)
-            return sql_err(e, s, c->db, rc, "configure the connection to");
+            return session_sql_err(e, s, c->db, rc, "configure the connection to");
     }
     (void)sqlite3_busy_timeout(c->db, 0); /* we retry by ourselves, where we know for how long */
     (void)sqlite3_wal_autocheckpoint(c->db, 0);
@@ -132,10 +90,10 @@ static int conn_settings(const struct session *s, struct conn *c, struct err *e)
     int persist = 1;
     int rc = sqlite3_file_control(c->db, "main", SQLITE_FCNTL_PERSIST_WAL, &persist);
     if (rc != SQLITE_OK)
-        return sql_err(e, s, c->db, rc, "set persistent WAL on");
+        return session_sql_err(e, s, c->db, rc, "set persistent WAL on");
     rc = sqlite3_exec(c->db, "PRAGMA mmap_size=0", NULL, NULL, NULL);
     if (rc != SQLITE_OK)
-        return sql_err(e, s, c->db, rc, "configure the connection to");
+        return session_sql_err(e, s, c->db, rc, "configure the connection to");
     return 0;
 }
 
@@ -143,8 +101,8 @@ static int conn_open(const struct session *s, struct conn *c, struct err *e)
 {
     int rc = sqlite3_open_v2(s->path, &c->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL);
     if (rc != SQLITE_OK) {
-        sql_err(e, s, c->db, rc, "open");
-        conn_close(c);
+        session_sql_err(e, s, c->db, rc, "open");
+        session_conn_close(c);
         return -(int)e->code;
     }
     return 0;
@@ -163,7 +121,7 @@ static int conn_prepare(const struct session *s, struct conn *c, struct err *e)
         int rc = sqlite3_prepare_v3(c->db, list[i].sql, -1, SQLITE_PREPARE_PERSISTENT,
                                     list[i].stmt, NULL);
         if (rc != SQLITE_OK)
-            return sql_err(e, s, c->db, rc, "prepare a statement on");
+            return session_sql_err(e, s, c->db, rc, "prepare a statement on");
     }
     return 0;
 }
@@ -185,7 +143,7 @@ static int step(sqlite3_stmt *stmt)
     return rc == SQLITE_ROW || rc == SQLITE_DONE ? SQLITE_OK : rc2;
 }
 
-static void read_end(struct conn *c)
+void session_read_end(struct conn *c)
 {
     if (!sqlite3_get_autocommit(c->db))
         (void)step(c->rollback);
@@ -198,7 +156,7 @@ static int read_begin(struct conn *c)
     if (rc == SQLITE_OK)
         rc = step(c->read);
     if (rc != SQLITE_OK)
-        read_end(c);
+        session_read_end(c);
     return rc;
 }
 
@@ -210,14 +168,14 @@ static void pause_us(long us)
 
 /* ---- attach and detach ------------------------------------------------------------------------ */
 
-static sqlite3_file *db_file(struct conn *c)
+sqlite3_file *session_db_file(struct conn *c)
 {
     sqlite3_file *f = NULL;
     (void)sqlite3_file_control(c->db, "main", SQLITE_FCNTL_FILE_POINTER, &f);
     return f;
 }
 
-static sqlite3_file *wal_file(struct conn *c)
+sqlite3_file *session_wal_file(struct conn *c)
 {
     sqlite3_file *f = NULL;
     (void)sqlite3_file_control(c->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &f);
@@ -228,7 +186,7 @@ static sqlite3_file *wal_file(struct conn *c)
 static int check_header(struct session *s, struct err *e)
 {
     uint8_t h[100];
-    sqlite3_file *f = db_file(&s->guard[0]);
+    sqlite3_file *f = session_db_file(&s->guard[0]);
     if (!f || !f->pMethods)
         return err_set(e, ERR_INTERNAL, "no file handle for %s", s->path);
     sqlite3_int64 size = 0;
@@ -238,7 +196,7 @@ static int check_header(struct session *s, struct err *e)
     if (rc == SQLITE_OK)
         rc = f->pMethods->xRead(f, h, sizeof h, 0);
     if (rc != SQLITE_OK)
-        return sql_err(e, s, s->guard[0].db, rc, "read the header of");
+        return session_sql_err(e, s, s->guard[0].db, rc, "read the header of");
     if (memcmp(h, "SQLite format 3", 16) != 0) {
         err_set(e, ERR_CORRUPT, "%s is not an SQLite database (or it is encrypted)", s->path);
         return err_hint(e, "point path = at the database file itself");
@@ -264,12 +222,12 @@ static int first_guard(struct session *s, struct err *e)
         if (rc == SQLITE_OK)
             break;
         if ((rc & 0xff) != SQLITE_BUSY)
-            return sql_err(e, s, s->guard[0].db, rc, "read");
+            return session_sql_err(e, s, s->guard[0].db, rc, "read");
         if (clk_mono_ms() > end)
             return SESSION_BUSY;
         pause_us(1000);
     }
-    sqlite3_file *f = db_file(&s->guard[0]);
+    sqlite3_file *f = session_db_file(&s->guard[0]);
     volatile void *p = NULL;
     int rc = f->pMethods->iVersion >= 2 && f->pMethods->xShmMap
                  ? f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p)
@@ -293,6 +251,27 @@ static int unmoved(const struct session *s)
     return session_moved(s) ? SESSION_BUSY : 0;
 }
 
+static int open_first(struct session *s, struct err *e)
+{
+    int r = conn_open(s, &s->guard[0], e);
+    if (r == 0)
+        r = check_header(s, e);
+    if (r == 0)
+        r = conn_settings(s, &s->guard[0], e);
+    if (r == 0)
+        r = conn_prepare(s, &s->guard[0], e);
+    return r == 0 ? first_guard(s, e) : r;
+}
+
+static void tell_holder(const struct session *s, struct err *e)
+{
+    char who[80];
+    (void)os_command(os_lock_holder(s->files.db.fd, OS_LOCK_DB_ANY), who, sizeof who);
+    err_set(e, ERR_BUSY, "another process%s holds an exclusive lock on %s", who, s->path);
+    (void)err_hint(e, "an application with PRAGMA locking_mode=EXCLUSIVE, or with its own locking, cannot be replicated: "
+                      "use locking_mode=NORMAL there");
+}
+
 static int open_all(struct session *s, struct err *e)
 {
     struct stat st;
@@ -303,30 +282,42 @@ static int open_all(struct session *s, struct err *e)
         err_set(e, ERR_CONFIG, "%s is not a regular file", s->path);
         return err_hint(e, "path = names the database file");
     }
-    s->dev = st.st_dev;
-    s->ino = st.st_ino;
-    int r = conn_open(s, &s->guard[0], e);
-    if (r == 0)
-        r = check_header(s, e);
-    if (r == 0)
-        r = conn_settings(s, &s->guard[0], e);
-    if (r == 0)
-        r = conn_prepare(s, &s->guard[0], e);
-    if (r == 0)
-        r = first_guard(s, e);
+    struct os_files *before = os_record(&s->files);
+    int r = open_first(s, e);
+    (void)os_record(before);
+    if (r == SESSION_BUSY)
+        tell_holder(s, e);
     return r != 0 ? r : unmoved(s);
 }
 
-/* The other connections are opened when they are needed first: each costs more than a short wake-up. */
+static bool same_file(const struct os_file *a, const struct os_file *b)
+{
+    return b->fd < 0 || (a->dev == b->dev && a->ino == b->ino); /* not opened: SQLite shares it with the first one */
+}
+
+/* The other connections are opened when they are needed first: each costs more than a short wake-up. One that has
+ * another file under one of the three names must not be used for anything, least of all for a checkpoint. It reads
+ * once, because a connection that never read has no WAL open, and its checkpoint would silently do nothing. */
 static int more_conn(struct session *s, struct conn *c, struct err *e)
 {
     if (c->db)
         return 0;
+    struct os_files f = OS_FILES_INIT;
+    struct os_files *before = os_record(&f);
     int r = conn_add(s, c, e);
-    if (r == 0)
+    int rc = r == 0 ? read_begin(c) : SQLITE_OK;
+    (void)os_record(before);
+    if (rc != SQLITE_OK)
+        r = (rc & 0xff) == SQLITE_BUSY ? SESSION_BUSY : session_sql_err(e, s, c->db, rc, "read");
+    if (r == 0) {
+        session_read_end(c);
         r = unmoved(s);
+    }
+    if (r == 0 && !(same_file(&s->files.db, &f.db) && same_file(&s->files.wal, &f.wal) && same_file(&s->files.shm, &f.shm)))
+        r = SESSION_BUSY;
+    os_files_done(&f);
     if (r != 0)
-        conn_close(c);
+        session_conn_close(c);
     return r;
 }
 
@@ -337,16 +328,8 @@ static int ckpt_ready(struct session *s, struct err *e)
     int r = more_conn(s, &s->ckpt, e);
     if (r != 0)
         return r;
-    /* a connection that never read has no WAL open: its checkpoint would silently do nothing */
-    int rc = read_begin(&s->ckpt);
-    if (rc == SQLITE_OK) {
-        read_end(&s->ckpt);
-        shim_install(s);
-        return 0;
-    }
-    r = (rc & 0xff) == SQLITE_BUSY ? SESSION_BUSY : sql_err(e, s, s->ckpt.db, rc, "read");
-    conn_close(&s->ckpt);
-    return r;
+    shim_install(s);
+    return 0;
 }
 
 int session_open(const char *path, struct session **ret, struct err *e)
@@ -354,6 +337,7 @@ int session_open(const char *path, struct session **ret, struct err *e)
     struct session *s = util_zalloc(sizeof *s);
     s->magic = SESSION_MAGIC;
     s->path = util_strdup(path);
+    s->files = (struct os_files)OS_FILES_INIT;
     int r = open_all(s, e);
     if (r == 0)
         *ret = s;
@@ -362,20 +346,27 @@ int session_open(const char *path, struct session **ret, struct err *e)
     return r;
 }
 
+void session_one_conn(struct session *s)
+{
+    if (s->writer.db)
+        session_conn_close(&s->writer);
+    if (s->ckpt.db) {
+        shim_remove(s);
+        session_conn_close(&s->ckpt);
+    }
+    session_conn_close(&s->guard[!s->held]);
+    s->both = false;
+}
+
 struct session *session_close(struct session *s)
 {
     if (!s)
         return NULL;
-    if (s->writer.db)
-        conn_close(&s->writer);
-    if (s->ckpt.db) {
-        shim_remove(s);
-        conn_close(&s->ckpt);
-    }
-    conn_close(&s->guard[!s->held]);
+    session_one_conn(s);
     if (s->guard[s->held].db)
-        read_end(&s->guard[s->held]);
-    conn_close(&s->guard[s->held]);
+        session_read_end(&s->guard[s->held]);
+    session_conn_close(&s->guard[s->held]);
+    os_files_done(&s->files);
     free(s->path);
     s->magic = 0;
     free(s);
@@ -397,7 +388,7 @@ int session_stat(const struct session *s, struct stat *ret)
     struct stat st;
     if (stat(s->path, &st) < 0)
         return -1;
-    if (st.st_dev != s->dev || st.st_ino != s->ino) {
+    if (st.st_dev != s->files.db.dev || st.st_ino != s->files.db.ino) {
         errno = ESTALE;
         return -1;
     }
@@ -411,95 +402,10 @@ bool session_moved(const struct session *s)
     return session_stat(s, &st) < 0;
 }
 
-/* ---- the wal-index ---------------------------------------------------------------------------- */
-
-/* Layout of one header copy, in 32-bit words: 0 version, 2 change, 3 init/byte order/page size,
- * 4 mxFrame, 5 pages, 6-7 frame checksum, 8-9 salts, 10-11 checksum of the 40 bytes before. Two
- * copies, then nBackfill at word 24. Writers store the second copy first. */
-static bool header_good(const uint32_t h[12])
+bool session_removed(const struct session *s)
 {
-    uint32_t s0 = 0, s1 = 0;
-    for (int i = 0; i < 10; i += 2) {
-        s0 += h[i] + s1;
-        s1 += h[i + 1] + s0;
-    }
-    return s0 == h[10] && s1 == h[11];
-}
-
-static int file_pages(struct session *s, uint32_t *ret, struct err *e)
-{
-    sqlite3_file *f = db_file(&s->guard[s->held]);
-    sqlite3_int64 size = 0;
-    int rc = f->pMethods->xFileSize(f, &size);
-    if (rc != SQLITE_OK)
-        return sql_err(e, s, s->guard[s->held].db, rc, "take the size of");
-    *ret = (uint32_t)(size / s->page_size);
-    return 0;
-}
-
-static void copy_header(const struct session *s, unsigned first, uint32_t h[12])
-{
-    for (unsigned i = 0; i < 12; i++)
-        h[i] = s->shm[first + i];
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-}
-
-/* N and B of one moment: B is no part of the header, and a restart sets it back to 0. N of the old WAL
- * beside that 0 would look like a long WAL that is safe from a restart. */
-static bool read_index(const struct session *s, uint32_t a[12], uint32_t *ret_backfill)
-{
-    uint32_t b[12];
-    copy_header(s, 0, a);
-    copy_header(s, 12, b);
-    if (memcmp(a, b, sizeof b) != 0 || !header_good(a))
-        return false;
-    *ret_backfill = s->shm[24];
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    copy_header(s, 0, b);
-    return !memcmp(a, b, sizeof b);
-}
-
-/* A writer is between its two copies for less than a microsecond; one that died there leaves it so. */
-static int index_at_most(struct session *s, unsigned pauses, struct session_index *ret,
-                         struct err *e)
-{
-    uint32_t a[12], backfill = 0;
-    for (unsigned tries = 0; !read_index(s, a, &backfill); tries++) {
-        if (tries > SPINS + pauses)
-            return err_set(e, ERR_CORRUPT, "the wal-index of %s never gets consistent", s->path);
-        if (tries > SPINS)
-            pause_us(100);
-    }
-    if (a[0] != 3007000)
-        return err_set(e, ERR_UNSUPPORTED, "the wal-index of %s has version %u", s->path, a[0]);
-    const uint8_t *bytes = (const uint8_t *)&a[3]; /* init u8, big-endian flag u8, page size u16 */
-    uint16_t stored;
-    memcpy(&stored, bytes + 2, sizeof stored);
-    uint32_t page_size = stored == 1 ? 65536 : stored;
-    *ret = (struct session_index){
-        .n = a[4],
-        .b = backfill,
-        .salt = {be32toh(a[8]), be32toh(a[9])}, /* copied from the WAL header as stored */
-        .pages = a[5],
-        .cksum = {a[6], a[7]},
-        .page_size = s->page_size,
-    };
-    if (!ret->n) /* page size and pages may be unset then, and the file is the truth */
-        return file_pages(s, &ret->pages, e);
-    if (page_size != s->page_size)
-        return err_set(e, ERR_CORRUPT, "the wal-index of %s gives page size %u, its header %u",
-                       s->path, page_size, s->page_size);
-    return 0;
-}
-
-int session_index(struct session *s, struct session_index *ret, struct err *e)
-{
-    return index_at_most(s, 2000, ret, e);
-}
-
-int session_peek(struct session *s, struct session_index *ret)
-{
-    return index_at_most(s, 0, ret, NULL);
+    struct stat st;
+    return fstat(s->files.db.fd, &st) == 0 && st.st_nlink == 0;
 }
 
 /* ---- guards, checkpoint, write lock ----------------------------------------------------------- */
@@ -515,7 +421,7 @@ int session_guard_next(struct session *s, struct err *e)
             return 0;
         }
         if ((rc & 0xff) != SQLITE_BUSY)
-            return sql_err(e, s, c->db, rc, "begin a read transaction on");
+            return session_sql_err(e, s, c->db, rc, "begin a read transaction on");
         if (tries >= 20)
             return SESSION_BUSY;
         pause_us(500);
@@ -528,7 +434,7 @@ int session_guard_again(struct session *s, struct session_index *ret, struct err
     int r = session_index(s, ret, e);
     if (r < 0)
         return r;
-    read_end(&s->guard[s->held]);
+    session_read_end(&s->guard[s->held]);
     return first_guard(s, e);
 }
 
@@ -536,7 +442,7 @@ void session_guard_switch(struct session *s)
 {
     if (!s->both)
         return;
-    read_end(&s->guard[s->held]);
+    session_read_end(&s->guard[s->held]);
     s->held = !s->held;
     s->both = false;
 }
@@ -545,7 +451,7 @@ void session_guard_undo(struct session *s)
 {
     if (!s->both)
         return;
-    read_end(&s->guard[!s->held]);
+    session_read_end(&s->guard[!s->held]);
     s->both = false;
 }
 
@@ -559,12 +465,24 @@ static int shim_shm_lock(sqlite3_file *f, int offset, int n, int flags)
     return shim->real->xShmLock(f, offset, n, flags);
 }
 
+/* A checkpoint reads the WAL where the wal-index that is mapped here says. Once that index has been removed from its
+ * name, others may have another one by which they overwrite the very frames. */
+static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 off)
+{
+    struct shim *shim = (struct shim *)(uintptr_t)f->pMethods;
+    if (shim->writes++ % WRITES_A_LOOK == 0 && !os_same(&shim->s->files.shm))
+        return SQLITE_IOERR_WRITE;
+    return shim->real->xWrite(f, p, n, off);
+}
+
 static void shim_install(struct session *s)
 {
-    sqlite3_file *f = db_file(&s->ckpt);
+    sqlite3_file *f = session_db_file(&s->ckpt);
+    s->shim.s = s;
     s->shim.real = f->pMethods;
     s->shim.methods = *f->pMethods;
     s->shim.methods.xShmLock = shim_shm_lock;
+    s->shim.methods.xWrite = shim_write;
     f->pMethods = &s->shim.methods;
 }
 
@@ -573,7 +491,7 @@ static void shim_remove(struct session *s)
     if (!s->shim.real)
         return;
     session_hold_checkpoints(s, false);
-    db_file(&s->ckpt)->pMethods = s->shim.real;
+    session_db_file(&s->ckpt)->pMethods = s->shim.real;
     s->shim.real = NULL;
 }
 
@@ -582,7 +500,7 @@ void session_hold_checkpoints(struct session *s, bool on)
     struct err e;
     if (on == s->shim.holding || ckpt_ready(s, &e) != 0)
         return;
-    int rc = s->shim.real->xShmLock(db_file(&s->ckpt), WAL_CKPT_LOCK, 1,
+    int rc = s->shim.real->xShmLock(session_db_file(&s->ckpt), WAL_CKPT_LOCK, 1,
                                     (on ? SQLITE_SHM_LOCK : SQLITE_SHM_UNLOCK) | SQLITE_SHM_EXCLUSIVE);
     s->shim.holding = on && rc == SQLITE_OK;
 }
@@ -599,12 +517,13 @@ int session_passive(struct session *s, bool *ret_all, struct err *e)
     if (r != 0)
         return r;
     beat_park(true);
+    s->shim.writes = 0;
     int rc = sqlite3_wal_checkpoint_v2(s->ckpt.db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
     beat_park(false);
     if ((rc & 0xff) == SQLITE_BUSY)
         return SESSION_BUSY;
     if (rc != SQLITE_OK)
-        return sql_err(e, s, s->ckpt.db, rc, "checkpoint");
+        return session_sql_err(e, s, s->ckpt.db, rc, "checkpoint");
     *ret_all = log >= 0 && log == done;
     return 0;
 }
@@ -620,7 +539,7 @@ int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)
         if (rc == SQLITE_OK)
             return 0;
         if ((rc & 0xff) != SQLITE_BUSY)
-            return sql_err(e, s, s->writer.db, rc, "take the write lock of");
+            return session_sql_err(e, s, s->writer.db, rc, "take the write lock of");
         uint64_t now = clk_mono_ms();
         if (now >= end)
             return SESSION_BUSY;
@@ -631,14 +550,14 @@ int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)
 
 void session_write_unlock(struct session *s)
 {
-    read_end(&s->writer);
+    session_read_end(&s->writer);
 }
 
 /* ---- reading ---------------------------------------------------------------------------------- */
 
 int session_wal_read(struct session *s, uint64_t off, void *p, size_t n, struct err *e)
 {
-    sqlite3_file *f = wal_file(&s->guard[s->held]);
+    sqlite3_file *f = session_wal_file(&s->guard[s->held]);
     if (!f)
         return err_set(e, ERR_IO, "%s has no WAL open", s->path);
     uint8_t *to = p;
@@ -660,7 +579,7 @@ int session_wal_read(struct session *s, uint64_t off, void *p, size_t n, struct 
 
 int session_db_read(struct session *s, uint32_t pgno, uint32_t n_pages, uint8_t *p, struct err *e)
 {
-    sqlite3_file *f = db_file(&s->guard[s->held]);
+    sqlite3_file *f = session_db_file(&s->guard[s->held]);
     if (!f || !f->pMethods)
         return err_set(e, ERR_IO, "%s is not open", s->path);
     uint64_t off = (uint64_t)(pgno - 1) * s->page_size;

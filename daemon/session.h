@@ -29,19 +29,34 @@ enum session_outcome {
 /* what the wal-index says, read consistently */
 struct session_index {
     uint32_t n, b;
+    uint32_t attempted; /* up to which frame a checkpoint copied, or set out to: set before it writes */
     uint32_t salt[2];
     uint32_t pages;    /* database size in pages after frame n */
     uint32_t cksum[2]; /* running checksum after frame n */
     uint32_t page_size;
 };
 
-/** session_open(path, ret, e): attach: open the connections and take the first guard. Creates -wal and
+/** session_open(path, ret, e): attach: open the first connection and take the first guard. Creates -wal and
  * -shm if SQLite needs them (owned by the database's owner). MISSING, EMPTY, NOT_WAL and BUSY are
- * outcomes, and leave nothing behind. path is absolute. */
+ * outcomes; with BUSY e says who has it, as far as that is known. path is absolute. */
 int session_open(const char *path, struct session **ret, struct err *e);
 /** session_close(s): detach, the guard last, changing nothing: no checkpoint, side files stay. NULL is
  * fine. Returns NULL. */
 struct session *session_close(struct session *s);
+
+/* How a session may end when everything in the WAL up to `n` was captured. */
+enum session_leave {
+    SESSION_LEAVE_FOLD,   /* as the last close of SQLite: the WAL into the database, -wal and -shm removed */
+    SESSION_LEAVE_DISCARD /* the database file was replaced in place: what the WAL has is of the one before */
+};
+/** session_leave_begin(s, how, x, e): if nobody else has the database open, keep everybody away from it (SQLite's
+ * exclusive lock on the file), and with FOLD copy what is left of the WAL into it. What is recorded about the files
+ * now stays true until session_leave_end(). Before that the session can be used for nothing else, but the guard still
+ * protects the WAL if the outcome is positive: BUSY: somebody else has it, or something changed since x was read, or
+ * the -wal holds commits that the wal-index does not show; nothing was done. */
+int session_leave_begin(struct session *s, enum session_leave how, const struct session_index *x, struct err *e);
+/** session_leave_end(s): remove the side files and close. Returns NULL. */
+struct session *session_leave_end(struct session *s, enum session_leave how);
 
 /** session_index(s, ret, e): consistent copy of the wal-index header and B. No system call,
  * but for the file size when the WAL is empty. */
@@ -84,6 +99,26 @@ int session_wal_read(struct session *s, uint64_t off, void *p, size_t n, struct 
 int session_db_read(struct session *s, uint32_t pgno, uint32_t n_pages, uint8_t *p,
                     struct err *e);
 
+/* ---- a second opinion: what can be seen without believing the wal-index that is mapped here */
+
+/** session_side(s): whether -wal and -shm are still the files that are open. INDEX: the -shm was removed or replaced:
+ * the mapping shows nothing that happens from then on, and a checkpoint by it would ruin the database. WAL: only the
+ * -wal was. Three calls of stat. */
+enum session_side { SESSION_SIDE_SAME, SESSION_SIDE_WAL, SESSION_SIDE_INDEX };
+enum session_side session_side(const struct session *s);
+/** session_writer(s, ret_pid): whether a writer has the write lock, so that a commit may be on its way that the
+ * wal-index does not show yet. Its process, or 0. Takes no lock. */
+bool session_writer(struct session *s, long *ret_pid);
+/** session_company(s, ret_pid): who else has the database open: nobody that can be seen, somebody who shares our
+ * -shm, or somebody who has the file but not our -shm: under another name, or with locks of his own. */
+enum session_company { SESSION_ALONE, SESSION_SHARED, SESSION_ELSEWHERE };
+enum session_company session_company(const struct session *s, long *ret_pid);
+/** session_reader(s): the process of a reader that keeps frames of the WAL; 0: not known which; -1: none. */
+long session_reader(const struct session *s);
+/** session_unseen(s, x): committed frames that are on disk behind what x, just read, shows. Without a writer under
+ * way they are of a process that died in its commit, or of one whose wal-index is not ours. */
+uint64_t session_unseen(struct session *s, const struct session_index *x);
+
 const char *session_path(const struct session *s);
 uint32_t session_page_size(const struct session *s);
 /** session_stat(s, ret): stat of the database file by its path; -1 and errno on failure, ESTALE when
@@ -91,6 +126,8 @@ uint32_t session_page_size(const struct session *s);
 int session_stat(const struct session *s, struct stat *ret);
 /** session_moved(s): the path no longer leads to the file that is open (replaced or removed). */
 bool session_moved(const struct session *s);
+/** session_removed(s): no name leads to it any more. */
+bool session_removed(const struct session *s);
 
 /** session_setup(e): once, before the first session: SQLite settings of the whole process. */
 int session_setup(struct err *e);

@@ -21,6 +21,11 @@ void source_reconf(struct source *s, const struct source_conf *c)
     s->conf.dir = s->dir;
 }
 
+void source_set_without(struct source *s, unsigned mask)
+{
+    s->without = mask;
+}
+
 void source_forget_out(struct source *s)
 {
     for (size_t i = 0; i < s->n_out; i++)
@@ -178,11 +183,15 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
                         struct err *e)
 {
     int r = 0;
+    long pid;
     source_map_load(s);
     if (s->pos.valid && job->distrust)
         return source_start_over(s, ret, "pages of the file changed without SQLite's WAL", e);
-    if (s->pos.valid && source_tampered(s))
+    if (s->pos.valid && source_tampered(s)) {
+        if (source_replaced(s, ret))
+            return source_attach(s, ret, e); /* as soon as it is complete */
         return source_start_over(s, ret, "the file was written by something else than SQLite", e);
+    }
     if (!s->pos.valid) {
         r = source_start_over(s, ret, NULL, e);
         if (r == 0 && s->pos.valid)
@@ -192,8 +201,14 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     }
     if (r == 0 && s->pos.valid && source_guard_is_old(s))
         r = source_handover(s, e);
+    if (job->closed)
+        ret->alone = session_company(s->session, &pid) == SESSION_ALONE;
     if (r == 0 && s->pos.valid)
         r = source_look_after_wal(s, job, ret, e);
+    if (r == 0 && job->audit)
+        source_audit(s, ret);
+    if (!s->session)
+        return r;
     if (r == CAPTURE_BROKEN)
         r = source_start_over(s, ret, "the WAL was restarted before its end was captured", e);
     if (r == 0 && job->snapshot && s->pos.valid && s->txid)
@@ -287,16 +302,21 @@ static int run(struct source *s, const struct source_job *job, struct source_res
     source_check_identity(s, ret);
     while (!s->lineage)
         util_random(&s->lineage, sizeof s->lineage);
-    if (!s->session && job->stay_away)
+    if (!s->session && job->stay_away) {
+        if (job->audit && source_audit_asleep(s))
+            ret->doubt = SOURCE_DOUBT_UNSEEN;
+        ret->audited = job->audit;
         return 0;
-    if (!s->session && job->doze && source_asleep(s)) {
+    }
+    if (!s->session && job->doze && source_asleep(s) && !(job->audit && source_audit_asleep(s))) {
         ret->state = SOURCE_ASLEEP;
+        ret->audited = job->audit;
         return 0;
     }
     int r = check_room(s, ret, e);
     if (r == 0 && !s->session)
         r = source_attach(s, ret, e);
-    if (r == 0)
+    if (r == 0 && s->session)
         r = attached_job(s, job, ret, e);
     return r < 0 ? r : 0;
 }
@@ -328,7 +348,8 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
             (void)drop(s, job, ret, &ret->err);
         if (job->drop_snapshot)
             (void)spool_drop_snapshot(s->dir, job->drop_snapshot, NULL);
-        source_close_session(s);
+        if (!ret->stays)
+            source_close_session(s);
         describe(s, ret);
         return;
     }

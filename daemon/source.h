@@ -19,6 +19,7 @@ struct source_conf {
     uint64_t checkpoint_pages;  /* WAL length in frames that starts a checkpoint cycle */
     uint64_t wal_limit_bytes;   /* WAL size that justifies the barrier */
     uint64_t min_free_bytes;    /* of the spool's file system: nothing is written below that */
+    uint64_t copy_wait_ms;      /* what nobody has open must have been still for so long before we open it first; 0: no */
     uint64_t stream_bytes;      /* snapshots of so large a database are not staged; 0: all are */
 };
 
@@ -27,9 +28,22 @@ enum source_state {
     SOURCE_WAITING, /* no file, or no database in it yet */
     SOURCE_NOT_WAL,
     SOURCE_BUSY,     /* could not get a read lock; try again */
+    SOURCE_ARRIVING, /* nobody has it open, and it may still be being copied in; try again */
     SOURCE_ATTACHED,
     SOURCE_ASLEEP, /* detached with everything captured, or found unchanged since */
 };
+
+/* Why what the wal-index shows may not be all there is. */
+enum source_doubt {
+    SOURCE_DOUBT_NONE,
+    SOURCE_DOUBT_UNSEEN,    /* commits are on disk that it does not show */
+    SOURCE_DOUBT_ELSEWHERE, /* somebody has the database open, but not our -shm */
+    SOURCE_DOUBT_SIDES,     /* a side file was removed or replaced while somebody has it open */
+    SOURCE_DOUBTS
+};
+
+/* Checks to leave out, for tests that show that others notice. */
+enum source_without { SOURCE_WRITER = 1, SOURCE_SIDES = 2, SOURCE_TIMES = 4 };
 
 /* What one run is to do. Zero: look only. */
 struct source_job {
@@ -44,6 +58,10 @@ struct source_job {
     bool distrust;        /* compare every page with the page map */
     bool detach;          /* close the database, leaving a proof of where it stood; nothing else */
     bool hurry;           /* with detach: no checkpoint first; at worst the pages are compared next time */
+    bool if_alone;        /* with detach: only if nobody else has it open */
+    bool may_stay;        /* with detach: rather not than without a proof */
+    bool closed;          /* somebody has closed it: if nobody else has it open, settle */
+    bool audit;           /* a second opinion: ret->doubt */
     bool doze;            /* do not attach if nothing happened since the last proof */
     bool stay_away;       /* do not attach at all: only drops and numbering */
     uint64_t next_txid;   /* with local state missing: the first TXID to use (0 = as it stands) */
@@ -74,6 +92,7 @@ struct source_result {
     bool compared;   /* with the page map: only what differs was captured */
     uint32_t differ; /* pages */
     char why[200];   /* why continuity was lost */
+    char away[400];  /* BUSY, ARRIVING: why it is not attached */
     char map_lost[200]; /* why the page map could not be used; empty: nothing happened */
     uint64_t txid;   /* newest in the spool */
     uint64_t lineage;
@@ -82,6 +101,12 @@ struct source_result {
     uint64_t pending_bytes; /* of it not captured */
     bool drained;           /* everything captured and copied into the database */
     bool low_space;         /* the spool's file system has less room than it must keep */
+    bool stays;             /* job.detach: it is still attached */
+    uint64_t again_ms;      /* ARRIVING, or with stays: when to try again; 0: as usual */
+    bool audited, alone;    /* alone: nobody else has it open; after an audit, or job.closed */
+    bool writer;            /* audited: a commit is under way that is on disk but not to be seen yet */
+    enum source_doubt doubt;
+    char doubt_why[320];    /* a sentence */
     struct source_counters count;
     bool pinned;            /* a reader of the application keeps the WAL from being copied */
     uint64_t map_copy;      /* source_copy_path() of it is the map at `txid`; 0: none was made */
@@ -106,6 +131,8 @@ bool source_wants_look(struct source *s);
 char *source_copy_path(const char *dir, uint64_t id);
 /** source_spool(s): what `load` found; valid until the next run. */
 const struct spool_state *source_spool(const struct source *s);
+/** source_set_without(s, mask): enum source_without; only while idle. */
+void source_set_without(struct source *s, unsigned mask);
 /** source_reconf(s, c): new settings; only while idle; path and dir must be the same. */
 void source_reconf(struct source *s, const struct source_conf *c);
 

@@ -4,7 +4,6 @@
 
 #include "daemon/dblock.h"
 
-#define SETTLED_US 25000 /* file times are kept in steps of a few milliseconds */
 #define FULL_TRIES 5
 
 /* ---- every page -------------------------------------------------------------------------------- */
@@ -106,7 +105,7 @@ static bool frame_is_ours(struct source *s, const struct position *p)
 }
 
 /* Another file is another history: nothing that was known of the old one holds. */
-static void another_file(struct source *s, struct source_result *ret, const char *what)
+void source_another_file(struct source *s, struct source_result *ret, const char *what)
 {
     source_map_drop(s, ret, NULL);
     s->pos.valid = false;
@@ -115,6 +114,11 @@ static void another_file(struct source *s, struct source_result *ret, const char
         util_random(&s->lineage, sizeof s->lineage);
     ret->broken = true;
     (void)snprintf(ret->why, sizeof ret->why, "%s %s", s->path, what);
+}
+
+bool source_look(struct source *s, struct position *p)
+{
+    return position_look(p, s->path) && !session_moved(s->session);
 }
 
 /* Go on where an earlier process stopped, if that can be proven under the guard just taken. Same
@@ -129,7 +133,7 @@ static int resume(struct source *s, struct source_result *ret, struct err *e)
     if (!position_read(s->dir, &p) || p.lineage != s->lineage || !position_look(&now, s->path))
         return 0;
     if (!position_same_file(&p, &now)) {
-        another_file(s, ret, "was replaced while it was not watched");
+        source_another_file(s, ret, "was replaced while it was not watched");
         return 0;
     }
     if (p.txid != s->published)
@@ -144,7 +148,7 @@ static int resume(struct source *s, struct source_result *ret, struct err *e)
             return 0;
         s->pos = p.pos;
         s->pos.restartable = x.n == x.b && !news;
-    } else if (untouched) {
+    } else if (untouched && (s->without & SOURCE_TIMES || position_successor(&p, &now, x.salt[0]))) {
         s->pos = (struct capture_pos){
             .valid = true, .salt = {x.salt[0], x.salt[1]}, .pages = p.pos.pages,
             .restartable = !x.n};
@@ -181,6 +185,9 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
     int r = lock_file(s, e);
     if (r < 0)
         return r;
+    if (source_waits_until_still(s, ret))
+        return 1;
+    err_clear(e);
     r = session_open(s->path, &s->session, e);
     switch (r) {
     case SESSION_MISSING:
@@ -192,6 +199,7 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
         return r;
     case SESSION_BUSY:
         ret->state = SOURCE_BUSY;
+        (void)snprintf(ret->away, sizeof ret->away, "%s", e->msg);
         return r;
     default:
         if (r < 0)
@@ -208,49 +216,6 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
     return r < 0 ? r : 0;
 }
 
-void source_check_identity(struct source *s, struct source_result *ret)
-{
-    if (!s->session || !session_moved(s->session))
-        return;
-    source_forget_out(s);
-    source_close_session(s);
-    another_file(s, ret, "was replaced or removed");
-}
-
-/* What is noted is about the file that is open, not about one that has just taken its name. */
-static bool look(struct source *s, struct position *p)
-{
-    return position_look(p, s->path) && !session_moved(s->session);
-}
-
-bool source_tampered(struct source *s)
-{
-    struct session_index x;
-    struct position now = {.txid = 0};
-    if (!s->still.valid || session_index(s->session, &x, NULL) < 0 || x.n != x.b || x.n != s->still.n ||
-        memcmp(x.salt, s->still.salt, sizeof x.salt) != 0) {
-        s->still.valid = false;
-        return false;
-    }
-    if (!position_look(&now, s->path) || position_same_content(&s->still.file, &now))
-        return false;
-    s->still.valid = false;
-    return true;
-}
-
-void source_stand_still(struct source *s)
-{
-    struct session_index x;
-    if (!s->session || !s->pos.valid || !s->pos.restartable || session_index(s->session, &x, NULL) < 0 ||
-        x.n != x.b || capture_behind(&s->pos, &x) || !look(s, &s->still.file)) {
-        s->still.valid = false;
-        return;
-    }
-    s->still.n = x.n;
-    memcpy(s->still.salt, x.salt, sizeof x.salt);
-    s->still.valid = true;
-}
-
 /* ---- records ----------------------------------------------------------------------------------- */
 
 /* Cheap enough for every capture: it is not synced, and worthless only after a power cut. */
@@ -265,7 +230,7 @@ void source_record(struct source *s)
     struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
                          .checksum = s->map ? pagemap_state(s->map)->checksum : 0,
                          .boot = position_boot()};
-    if (!look(s, &p))
+    if (!source_look(s, &p))
         return;
     if (position_write(s->dir, &p, false, NULL) == 0)
         s->recorded = s->pos;
@@ -280,71 +245,4 @@ bool source_asleep(struct source *s)
         return false;
     /* an application that goes away removes the WAL, and it had nothing that was not copied */
     return !now.wal_ino || position_same_wal(&p, &now);
-}
-
-static bool old_enough(int64_t time_ns)
-{
-    return clk_real_ms() - time_ns / 1000000 > 2 * SETTLED_US / 1000;
-}
-
-/* Everything captured, copied, the guard in slot 0, and the files' last change old enough to be told from
- * a later one. */
-static bool prove(struct source *s, bool hurry, struct position *p)
-{
-    struct session_index x;
-    for (int i = 0; i < 2; i++) {
-        if (!look(s, p) || session_index(s->session, &x, NULL) < 0 ||
-            x.n != x.b || capture_behind(&s->pos, &x) || !capture_same_wal(&s->pos, &x))
-            return false;
-        if (!i && !hurry && !(old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns)))
-            (void)usleep(2 * SETTLED_US + 5000);
-    }
-    return old_enough(p->mtime_ns) && old_enough(p->wal_mtime_ns);
-}
-
-/* Writers or readers at work: no proof, but nothing is left behind either, if they pause long enough. */
-static void detach_unproven(struct source *s, struct source_result *ret)
-{
-    struct err e;
-    struct session_index x;
-    bool all = source_capture_all(s, &e) == 0 && source_publish(s, ret, &e) == 0 &&
-               session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x);
-    source_record(s);
-    if (all)
-        ret->state = SOURCE_ASLEEP;
-}
-
-void source_detach(struct source *s, const struct source_job *job, struct source_result *ret)
-{
-    struct err e;
-    bool done = false, pinned;
-    if (!s->session || !s->pos.valid || s->n_out || !s->published)
-        return;
-    if (source_tampered(s)) { /* then this position proves nothing */
-        position_remove(s->dir);
-        return;
-    }
-    struct session_index x;
-    bool drained = session_index(s->session, &x, &e) == 0 && x.n == x.b &&
-                   !capture_behind(&s->pos, &x) && s->pos.restartable;
-    if (!drained && job->hurry) {
-        detach_unproven(s, ret);
-        return;
-    }
-    if (!drained) {
-        int r = source_cycle(s, &done, &pinned, &e);
-        if (source_publish(s, ret, &e) < 0)
-            return;
-        if (r != 0 || !done) {
-            detach_unproven(s, ret);
-            return;
-        }
-    }
-    struct position p = {.txid = s->published, .lineage = s->lineage, .pos = s->pos,
-                         .checksum = s->map ? pagemap_state(s->map)->checksum : 0,
-                         .boot = position_boot()};
-    p.drained = prove(s, job->hurry, &p);
-    if (!session_moved(s->session) && session_index(s->session, &x, &e) == 0 && !capture_behind(&s->pos, &x) &&
-        position_write(s->dir, &p, false, NULL) == 0)
-        ret->state = SOURCE_ASLEEP;
 }

@@ -1,5 +1,6 @@
 /* source_int.h - what the parts of a source share: source.c (the job, publishing), source_wal.c (guards,
- * checkpoints, frames: W1 to W8), source_attach.c (attach, proof of continuity, resync, detach),
+ * checkpoints, frames: W1 to W8), source_attach.c (attach, proof of continuity, resync), source_leave.c (detach, the
+ * last one out), source_audit.c (a second opinion),
  * source_base.c (bases), source_map.c (the page map's life). Nobody else includes it. */
 #ifndef WALSUP_SOURCE_INT_H
 #define WALSUP_SOURCE_INT_H
@@ -32,13 +33,20 @@ struct source {
     uint64_t bytes_since_sync; /* published since the map on disk was made durable */
     struct capture_pos recorded; /* what the position file says */
     struct session_index last_look, guard_at, tried_at;
-    /* While our guard is in slot 0 and everything is copied, nobody but a tool that does not know SQLite
-     * writes into the file: what it looked like then. */
+    /* What the database file looked like when no checkpoint was under way: until the next one is begun nobody but a
+     * tool that does not know SQLite writes into it. */
     struct {
         bool valid;
-        uint32_t n, salt[2];
+        uint32_t attempted, salt[2];
         struct position file;
     } still;
+    struct { /* nobody has it open, and it may still be being copied in: how it looks, and since when */
+        uint64_t since_ms;
+        struct position file;
+    } arriving;
+    bool changed_under_us; /* by something that is not SQLite, which may not be finished */
+    uint64_t unseen_at_ms; /* commits were on disk that the wal-index did not show; 0: never */
+    unsigned without;      /* enum source_without; for tests */
     unsigned failures; /* jobs in a row */
     struct { /* of the database file, against other processes */
         bool held;
@@ -88,16 +96,35 @@ int source_start_over(struct source *s, struct source_result *ret, const char *w
 int source_attach(struct source *s, struct source_result *ret, struct err *e);
 /** source_asleep(s): without attaching: nothing happened since the record of a detach. */
 bool source_asleep(struct source *s);
+/** source_look(s, p): what is noted is about the file that is open, not about one that has just taken its name. */
+bool source_look(struct source *s, struct position *p);
+/** source_another_file(s, ret, what): another file is another history: nothing that was known of the old one holds. */
+void source_another_file(struct source *s, struct source_result *ret, const char *what);
+/** source_record(s): what a later process needs to know to go on from here. */
+void source_record(struct source *s);
+
+/* source_leave.c */
 /** source_check_identity(s, ret): the file under the path is not the one that is open any more: another
- * database, another history. */
+ * database, another history. Or one of its side files is not: another session. */
 void source_check_identity(struct source *s, struct source_result *ret);
 /** source_tampered(s): the file was written since source_stand_still(), and by no checkpoint. */
 bool source_tampered(struct source *s);
 void source_stand_still(struct source *s);
-/** source_record(s): what a later process needs to know to go on from here. */
-void source_record(struct source *s);
-/** source_detach(s, job, ret): so that the next attach can prove that nothing was missed. */
+/** source_replaced(s, ret): after source_tampered(): if nobody else has the database open, forget the WAL that belonged
+ * to the old content. True: done, and it is not attached any more. */
+bool source_replaced(struct source *s, struct source_result *ret);
+/** source_detach(s, job, ret): so that the next attach can prove that nothing was missed, and the files are left as
+ * SQLite's own last close would leave them. ret->stays: it did not, and stays attached. */
 void source_detach(struct source *s, const struct source_job *job, struct source_result *ret);
+
+/* source_audit.c */
+/** source_waits_until_still(s, ret): nobody has the database open, and it is not certain yet that it is complete. */
+bool source_waits_until_still(struct source *s, struct source_result *ret);
+/** source_audit(s, ret): fill ret->doubt, ->alone, ->audited. May close the session. */
+void source_audit(struct source *s, struct source_result *ret);
+/** source_audit_asleep(s): the -wal holds commits that are not on record. */
+bool source_audit_asleep(struct source *s);
+void source_tell_doubt(struct source_result *ret, long pid);
 
 /* source_base.c */
 int source_snapshot(struct source *s, struct source_result *ret, bool base, struct err *e);

@@ -256,7 +256,7 @@ int source_look_after_wal(struct source *s, const struct source_job *job,
     uint64_t bytes = x.n * wal_frame_size(x.page_size);
     if (bytes >= s->conf.wal_limit_bytes && !job->reading)
         return barrier(s, bytes, e);
-    if (x.n < next_cycle(s, &x) && !job->settle)
+    if (x.n < next_cycle(s, &x) && !job->settle && !(job->closed && ret->alone))
         return 0;
     bool done = false;
     r = source_cycle(s, &done, &ret->pinned, e);

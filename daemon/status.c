@@ -41,12 +41,18 @@ const char *status_state(const struct database *db)
         return "waiting";
     case SOURCE_NOT_WAL:
         return "not-wal";
+    case SOURCE_BUSY:
+        return "locked";
+    case SOURCE_ARRIVING:
+        return "copying";
     case SOURCE_ATTACHED:
     case SOURCE_ASLEEP:
         break;
     default:
         return "starting";
     }
+    if (db->doubt.why)
+        return "unseen";
     bool starting = !db->txid;
     for (size_t i = 0; i < db->n_up; i++) {
         const char *s = replica_state(db->up[i]);
@@ -58,7 +64,7 @@ const char *status_state(const struct database *db)
 }
 
 const char *const status_state_names[STATUS_STATES] = {"replicating", "idle",   "starting", "waiting",
-                                                       "not-wal",     "behind", "paused",   "failed"};
+                                                       "not-wal",     "behind", "paused",   "failed", "locked", "copying", "unseen"};
 
 size_t status_state_index(const struct database *db)
 {
@@ -78,7 +84,7 @@ enum status_health status_health(const struct database *db)
     for (size_t i = 0; i < db->n_up; i++)
         if (history_trouble(db, i, &since))
             return STATUS_DEGRADED;
-    bool bad = !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") || !strcmp(s, "paused") ||
+    bool bad = !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") || !strcmp(s, "paused") || !strcmp(s, "locked") || !strcmp(s, "copying") || !strcmp(s, "unseen") ||
                drill_is_bad(db);
     return bad ? STATUS_DEGRADED : STATUS_HEALTHY;
 }
@@ -184,6 +190,10 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
     }
     if (e->leaving)
         return "the file is gone; what is pending is uploaded, then it is not replicated any more";
+    if (db->doubt.why || db->away) {
+        (void)snprintf(buf, STATUS_DETAIL, "%s", db->doubt.why ? db->doubt.why : db->away);
+        return buf;
+    }
     if (db->seen.pinned)
         return "a reader of the application keeps the WAL from being checkpointed";
     switch (db->state) {

@@ -12,7 +12,7 @@ enum status_health { STATUS_HEALTHY, STATUS_DEGRADED, STATUS_FAILED };
  * failed. */
 const char *status_state(const struct database *db);
 /* all of these words */
-#define STATUS_STATES 8
+#define STATUS_STATES 11
 extern const char *const status_state_names[STATUS_STATES];
 size_t status_state_index(const struct database *db);
 enum status_health status_health(const struct database *db);

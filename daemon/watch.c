@@ -10,7 +10,7 @@
 #include "common/base/map.h"
 
 #define WATCH_MASK                                                                       \
-    (IN_MODIFY | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB | IN_DELETE_SELF | \
+    (IN_MODIFY | IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB | IN_DELETE_SELF | \
      IN_MOVE_SELF | IN_ONLYDIR)
 
 #define PAUSE_MS 8
@@ -32,6 +32,7 @@ struct watch_dir {
     bool told;
     struct entry *entry;
     struct watch_listener *listener;
+    struct entry *hushed; /* asked for no more events of writes; NULL: there are */
     struct watch_dir *same; /* another path to the same directory */
     struct watch_dir *prev, *next;
 };
@@ -87,6 +88,8 @@ static bool on_pairs(struct scan_job *j)
             database_event(en->db, DATABASE_WAL);
         else if (file)
             database_event(en->db, DATABASE_NAME);
+        else if (p->wal.size_bytes)
+            database_event(en->db, DATABASE_AUDIT);
     }
     return j->n_used == j->n_pairs;
 }
@@ -148,18 +151,33 @@ static struct entry *find_entry(struct watch *w, const char *dir, const char *na
     return map_get(&w->by_file, path, dir_len + 1 + n);
 }
 
+#define NAMES (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO)
+
+static enum database_event event_of_file(uint32_t mask)
+{
+    return mask & (NAMES | IN_ATTRIB) ? DATABASE_NAME : mask & IN_CLOSE_WRITE ? DATABASE_CLOSED : DATABASE_FILE;
+}
+
+/* SQLite gives a -wal that it opens to the database's owner, so a changed attribute of one tells only that somebody
+ * opened it: ourselves, mostly. */
+static void on_side_file(struct database *db, const char *suffix, uint32_t mask)
+{
+    if (!strcmp(suffix, "-shm") && mask & NAMES)
+        database_event(db, DATABASE_INDEX);
+    else if (!strcmp(suffix, "-wal") && mask & (IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO))
+        database_event(db, DATABASE_NAME);
+    else if (!strcmp(suffix, "-wal") && mask & (IN_MODIFY | IN_CREATE))
+        database_event(db, DATABASE_WAL);
+}
+
 static void on_name(struct watch *w, struct watch_dir *d, const char *name, uint32_t mask)
 {
     size_t n = strlen(name);
     struct entry *en = d->entry ? find_entry(w, d->path, name, n) : NULL;
-    bool names = mask & (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB);
     if (en)
-        database_event(en->db, names ? DATABASE_NAME : DATABASE_FILE);
-    /* SQLite gives a -wal that it opens to the database's owner, so a changed attribute of one tells only
-     * that somebody opened it: ourselves, mostly */
-    else if (d->entry && n > 4 && mask & ~(uint32_t)IN_ATTRIB && !memcmp(name + n - 4, "-wal", 4) &&
-             (en = find_entry(w, d->path, name, n - 4)))
-        database_event(en->db, DATABASE_WAL);
+        database_event(en->db, event_of_file(mask));
+    else if (d->entry && n > 4 && name[n - 4] == '-' && (en = find_entry(w, d->path, name, n - 4)))
+        on_side_file(en->db, name + n - 4, mask);
     for (struct watch_listener *l = d->listener; l; l = l->next)
         l->event(l, name, mask);
 }
@@ -284,9 +302,23 @@ bool watch_hush(struct watch *w, struct database *db, bool on)
     struct watch_dir *d = en ? en->dir : NULL;
     if (!d || d->wd < 0 || (on && (d->listener || d->same || d->entry != en || en->next)))
         return false;
+    d->hushed = on ? en : NULL;
     if (inotify_add_watch(w->fd, d->path, on ? WATCH_MASK & ~(uint32_t)IN_MODIFY : WATCH_MASK) != d->wd)
         watch_again(w, d);
     return on;
+}
+
+/* Somebody else wants to hear what happens there, or the one who did not has gone. */
+static void unhush(struct watch *w, struct watch_dir *d)
+{
+    if (!d->hushed)
+        return;
+    struct database *db = d->hushed->db;
+    d->hushed = NULL;
+    db->hushed = false;
+    if (inotify_add_watch(w->fd, d->path, WATCH_MASK) != d->wd)
+        watch_again(w, d);
+    database_event(db, DATABASE_WAL); /* what was written without an event */
 }
 
 /* The path may lead to another directory now: a watch stays with the one it was put on. */
@@ -385,6 +417,7 @@ void watch_listen(struct watch *w, const char *path, struct watch_listener *l)
     if (l->next)
         l->next->prev = l;
     d->listener = l;
+    unhush(w, d);
     if (d->wd < 0)
         (void)dir_watch(w, d);
 }
@@ -450,6 +483,7 @@ void watch_add(struct watch *w, struct database *db, const struct scan_mark mark
     w->entry = en;
     map_put_str(&w->by_file, en->path, en);
     db->watch = en;
+    unhush(w, d);
     if (d->wd < 0)
         (void)dir_watch(w, d);
 }
@@ -461,6 +495,11 @@ void watch_remove(struct watch *w, struct database *db)
         return;
     db->watch = NULL;
     struct watch_dir *d = en->dir;
+    if (d->hushed == en) {
+        d->hushed = NULL;
+        if (d->wd >= 0)
+            (void)inotify_add_watch(w->fd, d->path, WATCH_MASK);
+    }
     if (en->prev)
         en->prev->next = en->next;
     else

@@ -100,6 +100,7 @@ struct conf {
     uint32_t workers;
     uint64_t scan_interval_ms;
     uint64_t idle_timeout_ms;
+    uint64_t copy_wait_ms;
     uint32_t max_open; /* databases attached at once */
     uint64_t min_free_bytes; /* of state_dir's file system */
     uint64_t shutdown_timeout_ms;

@@ -127,6 +127,7 @@ static void build_daemon(struct conf_ctx *x)
     c->workers = (uint32_t)num_of(s, CONF_WALSUP_workers);
     c->scan_interval_ms = num_of(s, CONF_WALSUP_scan_interval);
     c->idle_timeout_ms = num_of(s, CONF_WALSUP_idle_timeout);
+    c->copy_wait_ms = num_of(s, CONF_WALSUP_copy_wait);
     c->max_open = (uint32_t)num_of(s, CONF_WALSUP_max_open);
     c->min_free_bytes = num_of(s, CONF_WALSUP_min_free);
     c->shutdown_timeout_ms = num_of(s, CONF_WALSUP_shutdown_timeout);

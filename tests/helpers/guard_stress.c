@@ -225,7 +225,7 @@ static void drop_guard(struct source *s)
     if (!s->session)
         return;
     struct conn *c = &s->session->guard[s->session->held];
-    read_end(c);
+    session_read_end(c);
     pause_us(rnd() % 20000);
     while (read_begin(c) != SQLITE_OK)
         pause_us(500);

@@ -1,0 +1,78 @@
+#include <errno.h>
+#include <unistd.h>
+
+#include "daemon/session_int.h"
+
+static void let_others_in(struct session *s)
+{
+    sqlite3_file *f = session_db_file(&s->guard[s->held]);
+    (void)f->pMethods->xUnlock(f, SQLITE_LOCK_SHARED);
+}
+
+/* Under the exclusive lock: is everything still as x says, and is the -wal nobody else's business? */
+static bool unchanged(struct session *s, const struct session_index *x)
+{
+    struct session_index now;
+    /* a -wal that was removed, and side files of a database that was moved, are ours all the more */
+    if (session_side(s) == SESSION_SIDE_INDEX && os_same(&s->files.db))
+        return false;
+    if (session_index(s, &now, NULL) < 0 || now.n != x->n || memcmp(now.salt, x->salt, sizeof now.salt) != 0)
+        return false;
+    /* Somebody whose locks cannot be seen may have it open all the same. The database file itself cannot be asked:
+     * SQLite keeps the descriptors of connections that were closed, because of its locks. */
+    return !session_unseen(s, &now) && os_others_have(&s->files.wal) != 1;
+}
+
+/* By the connection that has the guard: nobody can restart the WAL, and there is no other connection left. */
+static int fold(struct session *s, struct err *e)
+{
+    struct conn *c = &s->guard[s->held];
+    int log = -1, done = -1;
+    session_read_end(c);
+    int rc = sqlite3_wal_checkpoint_v2(c->db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
+    if (rc != SQLITE_OK)
+        return session_sql_err(e, s, c->db, rc, "checkpoint");
+    return log == done ? 0 : err_set(e, ERR_BUSY, "not all of the WAL of %s could be copied", s->path);
+}
+
+int session_leave_begin(struct session *s, enum session_leave how, const struct session_index *x, struct err *e)
+{
+    long pid;
+    if (s->both || session_company(s, &pid) != SESSION_ALONE)
+        return SESSION_BUSY;
+    session_one_conn(s);
+    sqlite3_file *f = session_db_file(&s->guard[s->held]);
+    if (f->pMethods->xLock(f, SQLITE_LOCK_EXCLUSIVE) != SQLITE_OK || !unchanged(s, x)) {
+        let_others_in(s);
+        return SESSION_BUSY;
+    }
+    int r = how == SESSION_LEAVE_FOLD && x->n > x->b ? fold(s, e) : 0;
+    if (r < 0)
+        let_others_in(s);
+    return r;
+}
+
+/* SQLite would remove what has taken the names since, or nothing, if the database was moved. */
+static void remove_ours(struct session *s)
+{
+    sqlite3_file *wal = session_wal_file(&s->guard[s->held]);
+    if (wal) /* whoever opens it a moment before it goes finds nothing in it */
+        (void)wal->pMethods->xTruncate(wal, 0);
+    if (os_same(&s->files.wal))
+        (void)unlink(s->files.wal.path);
+    if (os_same(&s->files.shm))
+        (void)unlink(s->files.shm.path);
+}
+
+struct session *session_leave_end(struct session *s, enum session_leave how)
+{
+    struct conn *c = &s->guard[s->held];
+    if (how == SESSION_LEAVE_DISCARD || !os_same(&s->files.db) || session_side(s) != SESSION_SIDE_SAME) {
+        remove_ours(s);
+    } else {
+        int off = 0;
+        (void)sqlite3_db_config(c->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
+        (void)sqlite3_file_control(c->db, "main", SQLITE_FCNTL_PERSIST_WAL, &off);
+    }
+    return session_close(s);
+}

@@ -1,0 +1,192 @@
+#include "daemon/session_os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <stdarg.h>
+
+#include "common/base/fsx.h"
+#include "common/base/util.h"
+
+/* os_unix.c: PENDING_BYTE, RESERVED_BYTE, SHARED_FIRST, SHARED_SIZE; UNIX_SHM_BASE, UNIX_SHM_DMS. wal.c: the read marks
+ * are locks 3 to 7, of which 0 is for readers that do not use the WAL. */
+#define PENDING_BYTE 0x40000000
+#define SHARED_FIRST (PENDING_BYTE + 2)
+#define SHARED_SIZE 510
+#define SHM_BASE 120
+#define SHM_DMS 128
+#define SHM_READ_1 4
+
+static _Thread_local struct os_files *recording;
+static _Thread_local struct {
+    bool on;
+    long answer;
+} asking;
+
+static uid_t pretend_root(void)
+{
+    return 0;
+}
+
+static bool ends_with(const char *path, const char *suffix)
+{
+    size_t n = strlen(path), m = strlen(suffix);
+    return n > m && !memcmp(path + n - m, suffix, m);
+}
+
+static void note(struct os_files *f, const char *path, int fd)
+{
+    struct os_file *o = ends_with(path, "-wal") ? &f->wal : ends_with(path, "-shm") ? &f->shm : &f->db;
+    struct stat st;
+    if (ends_with(path, "-journal") || fstat(fd, &st) < 0 || o->fd >= 0)
+        return;
+    *o = (struct os_file){.fd = fd, .dev = st.st_dev, .ino = st.st_ino, .path = util_strdup(path)};
+}
+
+static int os_open(const char *path, int flags, int mode)
+{
+    int fd = open(path, flags, mode); /* for SQLite, which knows when it may close it */
+    if (fd >= 0 && recording)
+        note(recording, path, fd);
+    return fd;
+}
+
+static int os_fcntl(int fd, int cmd, ...)
+{
+    va_list ap;
+    va_start(ap, cmd);
+    void *arg = va_arg(ap, void *);
+    va_end(ap);
+    const struct flock *want = arg;
+    if (!asking.on || cmd != F_SETLK || want->l_type == F_UNLCK)
+        return fcntl(fd, cmd, arg);
+    struct flock q = *want;
+    if (fcntl(fd, F_GETLK, &q) < 0)
+        asking.answer = 0;
+    else
+        asking.answer = q.l_type == F_UNLCK ? -1 : MAX((long)q.l_pid, 0L);
+    errno = EAGAIN;
+    return -1;
+}
+
+int os_setup(struct err *e)
+{
+    static const struct {
+        const char *name;
+        sqlite3_syscall_ptr call;
+    } calls[] = {{"open", (sqlite3_syscall_ptr)os_open}, {"fcntl", (sqlite3_syscall_ptr)os_fcntl}};
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    if (!vfs || vfs->iVersion < 3 || !vfs->xSetSystemCall)
+        return err_set(e, ERR_UNSUPPORTED, "this SQLite has no table of system calls");
+    for (size_t i = 0; i < ARRAY_LEN(calls); i++)
+        if (vfs->xSetSystemCall(vfs, calls[i].name, calls[i].call) != SQLITE_OK)
+            return err_set(e, ERR_UNSUPPORTED, "this SQLite has no system call %s to replace", calls[i].name);
+    /* SQLite gives -wal and -shm to the database's owner only if it believes to be root; with
+     * CAP_CHOWN that works for our own user as well, and without it nothing changes. */
+    if (geteuid() != 0)
+        (void)vfs->xSetSystemCall(vfs, "geteuid", (sqlite3_syscall_ptr)pretend_root);
+    (void)signal(SIGIO, SIG_IGN); /* somebody opens a file on which os_others_have() has its lease for a moment */
+    return 0;
+}
+
+struct os_files *os_record(struct os_files *f)
+{
+    struct os_files *before = recording;
+    recording = f;
+    return before;
+}
+
+void os_files_done(struct os_files *f)
+{
+    struct os_file *const all[] = {&f->db, &f->wal, &f->shm};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        free(all[i]->path);
+        *all[i] = (struct os_file){.fd = -1};
+    }
+}
+
+/* ---- locks -------------------------------------------------------------------------------------- */
+
+void os_ask(bool on)
+{
+    asking.on = on;
+    if (on)
+        asking.answer = -2;
+}
+
+long os_answer(void)
+{
+    return asking.answer;
+}
+
+long os_lock_holder(int fd, enum os_lock which)
+{
+    static const struct {
+        off_t start, len;
+    } range[] = {[OS_LOCK_DB_SHARED] = {SHARED_FIRST, SHARED_SIZE},
+                 [OS_LOCK_DB_ANY] = {PENDING_BYTE, 2 + SHARED_SIZE},
+                 [OS_LOCK_SHM_OPEN] = {SHM_DMS, 1},
+                 [OS_LOCK_SHM_READ] = {SHM_BASE + SHM_READ_1, 4}};
+    struct flock q = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = range[which].start, .l_len = range[which].len};
+    if (fd < 0 || fcntl(fd, F_GETLK, &q) < 0 || q.l_type == F_UNLCK)
+        return -1;
+    return MAX((long)q.l_pid, 0L);
+}
+
+/* ---- open files --------------------------------------------------------------------------------- */
+
+/* A lease is granted only to somebody who has the file for himself. It is given back at once; whoever opens the file
+ * in between waits for that moment. */
+static int leased(int fd, int type)
+{
+    if (fcntl(fd, F_SETLEASE, type) == 0) {
+        (void)fcntl(fd, F_SETLEASE, F_UNLCK);
+        return 0;
+    }
+    return errno == EAGAIN ? 1 : -1;
+}
+
+int os_others_have(const struct os_file *f)
+{
+    return f->fd < 0 ? -1 : leased(f->fd, F_WRLCK);
+}
+
+int os_being_written(const char *path)
+{
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    return fd < 0 ? -1 : leased(fd, F_RDLCK);
+}
+
+long os_holder_of(const char *path)
+{
+    char real[PATH_MAX];
+    if (!realpath(path, real)) /* the -shm lies beside the file that a symbolic link leads to */
+        return -1;
+    cleanup_free char *shm = util_printf("%s-shm", real);
+    cleanup_close int fd = open(real, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    cleanup_close int shm_fd = open(shm, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    long pid = os_lock_holder(fd, OS_LOCK_DB_ANY);
+    return pid >= 0 ? pid : os_lock_holder(shm_fd, OS_LOCK_SHM_OPEN);
+}
+
+bool os_same(const struct os_file *f)
+{
+    struct stat st;
+    return f->path && stat(f->path, &st) == 0 && st.st_dev == f->dev && st.st_ino == f->ino;
+}
+
+const char *os_command(long pid, char *buf, size_t n)
+{
+    char path[64];
+    cleanup_buf struct buf b = BUF_INIT;
+    *buf = '\0';
+    if (pid <= 0)
+        return buf;
+    (void)snprintf(path, sizeof path, "/proc/%ld/comm", pid);
+    bool known = fsx_read(path, 64, &b, NULL) == 0 && b.len > 1;
+    (void)snprintf(buf, n, known ? " (pid %ld, %.*s)" : " (pid %ld)", pid, known ? (int)b.len - 1 : 0,
+                   known ? (const char *)b.p : "");
+    return buf;
+}
