@@ -157,9 +157,13 @@ class Database(threading.Thread):
         self.begin()
 
     def stopped(self, meanwhile):
-        """in the middle of commits, most of whose time is their fsync"""
-        self.order("rows", 25)
-        time.sleep(self.rng.uniform(0, 0.05))
+        """in the middle of a commit, most of whose time is its fsync, and which nothing follows"""
+        start = time.monotonic()
+        for _ in range(5):
+            self.commit(1)
+        takes = (time.monotonic() - start) / 5
+        self.order("rows", 1)
+        time.sleep(self.rng.uniform(0, takes))
         self.app.send_signal(signal.SIGSTOP)
         meanwhile()
         self.app.send_signal(signal.SIGCONT)

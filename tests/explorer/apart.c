@@ -110,7 +110,7 @@ static void obey(const char *path, char what, const char *arg)
     n_syncs = n_barriers = 0;
     wrote = false;
     steps_arm(at_step);
-    if (what == 'o')
+    if (what == 'o' || what == 'h')
         rc = open_it(path);
     else if (what == 's')
         rc = db ? statement(arg) : SQLITE_BUSY;
@@ -129,7 +129,7 @@ static void obey(const char *path, char what, const char *arg)
     if (rc != SQLITE_OK && what == 'o')
         (void)close_it();
     sqlite3_int64 bytes = 0;
-    uint8_t *p = db && (what == 'o' || what == 's') ? read_all(&bytes) : NULL;
+    uint8_t *p = db && (what == 'o' || what == 's' || what == 'h') ? read_all(&bytes) : NULL;
     if (p)
         a.hash = crc64(0, p, (size_t)bytes);
     a.has_hash = p != NULL;
@@ -157,14 +157,25 @@ void apart_main(int argc, char **argv)
 
 /* ---- this side of the pipes ------------------------------------------------------------------- */
 
-static pid_t pid;
-static int to = -1, from = -1;
-static struct answer last;
-static char doing; /* what it was told last */
+struct apart {
+    pid_t pid;
+    int to, from;
+    struct answer last;
+    char doing; /* what it was told last */
+};
 
-static void start(void)
+static struct apart processes[2];
+struct apart *const apart_app = &processes[0], *const apart_other = &processes[1];
+
+static void give_up(const char *why)
 {
-    if (pid)
+    (void)fprintf(stderr, "apart: %s\n", why);
+    exit(2);
+}
+
+static void start(struct apart *a)
+{
+    if (a->pid)
         return;
     static uint64_t n; /* other random numbers, and so other salts, in each of them */
     int in[2], out[2];
@@ -175,122 +186,126 @@ static void start(void)
     if (pipe2(in, O_CLOEXEC) < 0 || pipe2(out, O_CLOEXEC) < 0 || posix_spawn_file_actions_init(&fa) ||
         posix_spawn_file_actions_adddup2(&fa, in[0], STDIN_FILENO) ||
         posix_spawn_file_actions_adddup2(&fa, out[1], STDOUT_FILENO) ||
-        posix_spawn(&pid, argv[0], &fa, NULL, argv, environ)) {
-        (void)fprintf(stderr, "apart: %s\n", strerror(errno));
-        exit(2);
-    }
+        posix_spawn(&a->pid, argv[0], &fa, NULL, argv, environ))
+        give_up(strerror(errno));
     (void)posix_spawn_file_actions_destroy(&fa);
     (void)close(in[0]);
     (void)close(out[1]);
-    to = in[1];
-    from = out[0];
-    last = (struct answer){.what = APART_DONE};
+    a->to = in[1];
+    a->from = out[0];
+    a->last = (struct answer){.what = APART_DONE};
 }
 
-void apart_kill(void)
+void apart_kill(struct apart *a)
 {
-    if (!pid)
+    if (!a->pid)
         return;
-    if (last.what == APART_STOPPED)
+    if (a->last.what == APART_STOPPED)
         world.unsettled = true;
-    (void)kill(pid, SIGKILL);
-    (void)waitpid(pid, NULL, 0);
-    (void)close(to);
-    (void)close(from);
-    pid = 0;
-    last = (struct answer){.what = APART_DONE};
+    (void)kill(a->pid, SIGKILL);
+    (void)waitpid(a->pid, NULL, 0);
+    (void)close(a->to);
+    (void)close(a->from);
+    a->pid = 0;
+    a->last = (struct answer){.what = APART_DONE};
 }
 
-static enum apart_answer hear(void)
+static enum apart_answer hear(struct apart *a)
 {
-    if (read(from, &last, sizeof last) != (ssize_t)sizeof last) {
+    struct answer *last = &a->last;
+    if (read(a->from, last, sizeof *last) != (ssize_t)sizeof *last) {
         world_violation("the application died");
-        last = (struct answer){.what = APART_FAILED};
+        *last = (struct answer){.what = APART_FAILED};
         return APART_FAILED;
     }
-    if (last.what == APART_FAILED && !world.any_error)
-        world_violation("the application: %s", last.text);
-    world.n_busy += last.what == APART_BUSY;
-    if (last.what == APART_STOPPED)
-        return last.what;
-    if (last.has_hash)
-        world_note_state(last.hash);
-    else if (doing == 's')
+    if (last->what == APART_FAILED && !world.any_error)
+        world_violation("the application: %s", last->text);
+    world.n_busy += last->what == APART_BUSY;
+    if (last->what == APART_STOPPED || a->doing == 'h')
+        return last->what;
+    if (last->has_hash)
+        world_note_state(last->hash);
+    else if (a->doing == 's')
         world.hidden = true;
-    return last.what;
+    return last->what;
 }
 
-static void send_line(const char *line)
+static void send_line(struct apart *a, const char *line)
 {
     size_t n = strlen(line);
-    if (write(to, line, n) != (ssize_t)n) {
-        (void)fprintf(stderr, "apart: the process is gone\n");
-        exit(2);
-    }
+    if (write(a->to, line, n) != (ssize_t)n)
+        give_up("the process is gone");
 }
 
-static enum apart_answer order(char what, unsigned stop, const char *arg)
+static enum apart_answer order(struct apart *a, char what, unsigned stop, const char *arg)
 {
-    start();
+    start(a);
     cleanup_free char *line = util_printf("%c %u %s\n", what, stop, arg);
-    doing = what;
-    send_line(line);
-    return hear();
+    a->doing = what;
+    send_line(a, line);
+    return hear(a);
 }
 
-enum apart_answer apart_open(unsigned stop)
+enum apart_answer apart_open(struct apart *a, unsigned stop)
 {
     world_settle();
-    return order('o', stop, "");
+    return order(a, 'o', stop, "");
 }
 
-enum apart_answer apart_sql(unsigned stop, const char *sql)
+enum apart_answer apart_sql(struct apart *a, unsigned stop, const char *sql)
 {
-    return order('s', stop, sql);
+    return order(a, 's', stop, sql);
 }
 
-enum apart_answer apart_close(unsigned stop)
+enum apart_answer apart_close(struct apart *a, unsigned stop)
 {
-    return order('c', stop, "");
+    return order(a, 'c', stop, "");
 }
 
-enum apart_answer apart_go(void)
+enum apart_answer apart_go(struct apart *a)
 {
-    if (last.what != APART_STOPPED)
-        return last.what;
-    send_line("\n");
-    return hear();
+    if (a->last.what != APART_STOPPED)
+        return a->last.what;
+    send_line(a, "\n");
+    return hear(a);
 }
 
-bool apart_is_stopped(void)
+bool apart_is_stopped(const struct apart *a)
 {
-    return pid && last.what == APART_STOPPED;
+    return a->pid && a->last.what == APART_STOPPED;
 }
 
-bool apart_is_open(void)
+bool apart_is_open(const struct apart *a)
 {
-    return pid && last.open;
+    return a->pid && a->last.open;
 }
 
-unsigned apart_steps(void)
+unsigned apart_steps(const struct apart *a)
 {
-    return last.steps;
+    return a->last.steps;
 }
 
-const char *apart_where(void)
+const char *apart_where(const struct apart *a)
 {
-    return last.text;
+    return a->last.text;
 }
 
-bool apart_image(struct buf *ret)
+bool apart_hash(struct apart *a, uint64_t *ret)
+{
+    bool fine = order(a, 'h', 0, "") == APART_DONE && a->last.has_hash;
+    *ret = a->last.hash;
+    return fine;
+}
+
+bool apart_image(struct apart *a, struct buf *ret)
 {
     cleanup_free char *path = util_printf("%s/image", world.dir);
     struct err e;
-    return order('i', 0, path) == APART_DONE && fsx_read(path, SIZE_MAX, ret, &e) == 0;
+    return order(a, 'i', 0, path) == APART_DONE && fsx_read(path, SIZE_MAX, ret, &e) == 0;
 }
 
-void apart_ask(const char *sql, char *ret, size_t size)
+void apart_ask(struct apart *a, const char *sql, char *ret, size_t size)
 {
-    (void)order('a', 0, sql);
-    (void)snprintf(ret, size, "%s", last.text);
+    (void)order(a, 'a', 0, sql);
+    (void)snprintf(ret, size, "%s", a->last.text);
 }

@@ -17,6 +17,10 @@ enum apart_answer {
     APART_FAILED,  /* any other error, which is noted as a violation unless world.any_error */
 };
 
+/* The one that stands for "the application" wherever world.apart is set, and another one. */
+struct apart;
+extern struct apart *const apart_app, *const apart_other;
+
 /** apart_main(argc, argv): first of all in main; does not return in such a process. */
 void apart_main(int argc, char **argv);
 
@@ -24,24 +28,26 @@ void apart_main(int argc, char **argv);
  * is: APART_SYNC + n, before the nth sync of the WAL; APART_BARRIER + n, at the nth barrier after a frame was
  * written, the first of which is the one between the two copies of the wal-index' header. */
 enum { APART_SYNC = 1000, APART_BARRIER = 2000 };
-enum apart_answer apart_open(unsigned stop);
-enum apart_answer apart_sql(unsigned stop, const char *sql);
+enum apart_answer apart_open(struct apart *a, unsigned stop);
+enum apart_answer apart_sql(struct apart *a, unsigned stop, const char *sql);
 /** apart_close(stop): an orderly last close as far as it is concerned. The process stays. */
-enum apart_answer apart_close(unsigned stop);
+enum apart_answer apart_close(struct apart *a, unsigned stop);
 /** apart_go(): it continues where it was stopped, to the end. */
-enum apart_answer apart_go(void);
+enum apart_answer apart_go(struct apart *a);
 /** apart_kill(): SIGKILL, wherever it is. */
-void apart_kill(void);
+void apart_kill(struct apart *a);
 
-bool apart_is_stopped(void);
-bool apart_is_open(void);
+bool apart_is_stopped(const struct apart *a);
+bool apart_is_open(const struct apart *a);
 /** apart_steps(): how many steps its last statement took, and the name of the one it stopped at. */
-unsigned apart_steps(void);
-const char *apart_where(void);
+unsigned apart_steps(const struct apart *a);
+const char *apart_where(const struct apart *a);
 
+/** apart_hash(a, ret): the hash of that, without a word to the ledger; opens the database if it has to. */
+bool apart_hash(struct apart *a, uint64_t *ret);
 /** apart_image(ret): everything that a reader of that process sees now; false: it cannot read. */
-bool apart_image(struct buf *ret);
+bool apart_image(struct apart *a, struct buf *ret);
 /** apart_ask(sql, ret, size): the first value of the first row as text, or the error. */
-void apart_ask(const char *sql, char *ret, size_t size);
+void apart_ask(struct apart *a, const char *sql, char *ret, size_t size);
 
 #endif

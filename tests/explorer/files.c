@@ -155,15 +155,15 @@ static const struct deed {
 static void commits(unsigned n)
 {
     for (unsigned i = 0; i < n; i++)
-        if (apart_is_open() || apart_open(0) == APART_DONE)
-            (void)apart_sql(0, i % 2 ? "update t set b=randomblob(90) where a%3=1"
+        if (apart_is_open(apart_app) || apart_open(apart_app, 0) == APART_DONE)
+            (void)apart_sql(apart_app, 0, i % 2 ? "update t set b=randomblob(90) where a%3=1"
                                      : "insert into t(b) values(randomblob(700))");
 }
 
 static bool empty_wal(void)
 {
     char busy[200];
-    apart_ask("pragma wal_checkpoint(truncate)", busy, sizeof busy);
+    apart_ask(apart_app, "pragma wal_checkpoint(truncate)", busy, sizeof busy);
     cleanup_free char *wal = beside("-wal");
     struct stat st;
     return !strcmp(busy, "0") && (stat(wal, &st) < 0 || !st.st_size);
@@ -174,11 +174,11 @@ static bool beneath(const struct deed *d, enum end end)
     if (d->emptied && !empty_wal())
         return false;
     if (end == DIES)
-        apart_kill();
+        apart_kill(apart_app);
     else if (end == ENDS)
-        (void)apart_close(0);
+        (void)apart_close(apart_app, 0);
     d->run();
-    if (d->another && apart_open(0) != APART_DONE)
+    if (d->another && apart_open(apart_app, 0) != APART_DONE)
         world.hidden = true;
     commits(2);
     return true;
@@ -202,19 +202,19 @@ static void over(const struct leaving *l, bool moved, bool in_use)
 {
     commits(1);
     if (!in_use)
-        (void)apart_close(0);
+        (void)apart_close(apart_app, 0);
     for (unsigned i = 0; i < l->n; i++)
         world_job(&l->job[i]);
     if (in_use) /* it was the last one, and nobody kept it from leaving as it should */
-        (void)apart_close(0);
+        (void)apart_close(apart_app, 0);
     put_backup(moved);
     char sum[200], ok[200];
-    if (apart_open(0) != APART_DONE) {
+    if (apart_open(apart_app, 0) != APART_DONE) {
         world_violation("the application cannot open the backup");
         return;
     }
-    apart_ask("select count(*) from t", sum, sizeof sum);
-    apart_ask("pragma integrity_check", ok, sizeof ok);
+    apart_ask(apart_app, "select count(*) from t", sum, sizeof sum);
+    apart_ask(apart_app, "pragma integrity_check", ok, sizeof ok);
     if (strcmp(sum, "20") != 0 || strcmp(ok, "ok") != 0)
         world_violation("the application finds %s of 20 rows of the backup, integrity '%.80s'", sum, ok);
     if (l->is_gone)
@@ -228,10 +228,10 @@ static void hot_copy(struct buf *db, struct buf *wal)
 {
     cleanup_free char *log = beside("-wal");
     for (int i = 0; i < 40; i++)
-        (void)apart_sql(0, "insert into t(b) values(randomblob(300))");
+        (void)apart_sql(apart_app, 0, "insert into t(b) values(randomblob(300))");
     if (!slurp(world.db, db) || !slurp(log, wal))
         world_violation("nothing to copy");
-    apart_kill();
+    apart_kill(apart_app);
     remove_it("");
     rm_both();
 }
@@ -265,7 +265,7 @@ static void in(unsigned pieces, bool wal_first)
         look_on();
     }
     size_t before = world.n_states;
-    if (apart_open(0) != APART_DONE)
+    if (apart_open(apart_app, 0) != APART_DONE)
         world_violation("the application cannot open what was copied in");
     if (world.n_states != before)
         world_violation("the application does not find what was copied in");
@@ -309,11 +309,11 @@ static void afterwards(void)
 {
     commits(1);
     world_job(&(struct source_job){.assist = true});
-    (void)apart_sql(0, "pragma wal_checkpoint(restart)");
+    (void)apart_sql(apart_app, 0, "pragma wal_checkpoint(restart)");
     commits(2);
     world_job(&(struct source_job){.capture = true, .settle = true});
-    (void)apart_sql(0, "pragma wal_checkpoint(truncate)");
-    (void)apart_sql(0, "delete from t where a%7=1");
+    (void)apart_sql(apart_app, 0, "pragma wal_checkpoint(truncate)");
+    (void)apart_sql(apart_app, 0, "delete from t where a%7=1");
 }
 
 /* The events of its files, and so a look at them; and what an application that went on meanwhile does at its end. */
@@ -322,9 +322,9 @@ static void look_after(void)
     if (now.kind == 'b' && did && deeds[now.deed].live) {
         look_on();
         look_on();
-        (void)apart_close(0);
+        (void)apart_close(apart_app, 0);
         look_on();
-        if (apart_open(0) != APART_DONE)
+        if (apart_open(apart_app, 0) != APART_DONE)
             world_violation("the application cannot open its database any more");
     }
     world_job(&(struct source_job){.doze = true});
@@ -343,9 +343,8 @@ static unsigned run(const struct point *p, uint64_t seed)
     world_begin(seed);
     make_backup();
     ops[p->op].before();
-    world.apart = world.any_error = world.may_break = true;
-    (void)apart_open(0); /* first, so that the other one's close is not the last */
-    world_app_close();
+    (void)apart_open(apart_app, 0);
+    world.any_error = world.may_break = true;
     unsigned n = 0;
     steps_arm(at_step);
     if (p->kind != 'i')
@@ -465,6 +464,8 @@ static struct point parse(char *text)
 
 int files_search(const struct search *s)
 {
+    world.always_apart = true;
+    world.copy_wait_ms = 2000;
     if (s->only) {
         struct point p = parse(s->only);
         print_steps = true;

@@ -54,7 +54,7 @@ static const struct then {
     {"restart-detach", true, {{.capture = true, .settle = true}, {.detach = true}}, 2},
 };
 
-static const char *const beside[] = {"commit", "passive", "full", "truncate", "long-reader", "last-close"};
+static const char *const beside[] = {"commit", "passive", "full", "truncate", "last-close"};
 
 /* ---- one run ---------------------------------------------------------------------------------- */
 
@@ -74,39 +74,38 @@ static void note_where(void)
     static const char *const kind[] = {"xWrite wal", "xSync wal", "xShmBarrier", "xShmLock"};
     n_stopped++;
     for (unsigned i = 0; i < ARRAY_LEN(kind); i++)
-        n_where[i] += !strncmp(apart_where(), kind[i], strlen(kind[i]));
+        n_where[i] += !strncmp(apart_where(apart_other), kind[i], strlen(kind[i]));
 }
 
 static void begin_it(void)
 {
     const struct how *h = &hows[now.how];
-    if (apart_open(h->sql || !strcmp(h->name, "close") ? 0 : now.gate) == APART_DONE) {
+    if (apart_open(apart_other, h->sql || !strcmp(h->name, "close") ? 0 : now.gate) == APART_DONE) {
         if (h->sql)
-            (void)apart_sql(now.gate, h->sql);
+            (void)apart_sql(apart_other, now.gate, h->sql);
         else if (!strcmp(h->name, "close"))
-            (void)apart_close(now.gate);
+            (void)apart_close(apart_other, now.gate);
     }
-    if (apart_is_stopped())
+    if (apart_is_stopped(apart_other))
         note_where();
     if (print_steps)
-        printf("  %s: %s %s\n", h->name, apart_is_stopped() ? "stopped at" : "not stopped, took", apart_where());
+        printf("  %s: %s %s\n", h->name, apart_is_stopped(apart_other) ? "stopped at" : "not stopped, took", apart_where(apart_other));
 }
 
 static void end_it(void)
 {
-    if (!apart_is_stopped())
+    if (!apart_is_stopped(apart_other))
         return;
     if (now.killed)
-        apart_kill();
+        apart_kill(apart_other);
     else
-        (void)apart_go();
+        (void)apart_go(apart_other);
     if (print_steps)
         printf("  %s\n", now.killed ? "killed" : "continued");
 }
 
 static void act_beside(void)
 {
-    world_app_open();
     world_record(); /* a commit that is there, but of which its application was not told yet */
     for (size_t i = 0; i < n_actions; i++)
         if (!strcmp(actions[i].name, now.beside))
@@ -183,7 +182,7 @@ static void count_gates(uint64_t seed)
         world_begin(seed);
         now = (struct point){.how = h};
         begin_it();
-        n_gates[h] = MAX(apart_steps(), 1u);
+        n_gates[h] = MAX(apart_steps(apart_other), 1u);
         world_end();
     }
 }
@@ -274,6 +273,7 @@ static void print_violation(const struct point *p, uint64_t seed)
 
 int held_search(const struct search *s)
 {
+    world.always_apart = true;
     if (s->only) {
         struct point p = parse(s->only);
         print_steps = true;

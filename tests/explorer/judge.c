@@ -83,7 +83,7 @@ static bool see(struct buf *b)
 {
     sqlite3_int64 bytes = 0;
     if (world.apart)
-        return apart_open(0) == APART_DONE && apart_image(b);
+        return apart_open(apart_app, 0) == APART_DONE && apart_image(apart_app, b);
     world_app_open();
     uint8_t *p = world.app ? world_image(world.app, &bytes) : NULL;
     if (p)
@@ -119,7 +119,7 @@ static void check_integrity(void)
     const char *text = NULL;
     char answer[200];
     if (world.apart) {
-        apart_ask("pragma integrity_check", answer, sizeof answer);
+        apart_ask(apart_app, "pragma integrity_check", answer, sizeof answer);
         if (strcmp(answer, "ok") != 0)
             world_violation("integrity_check: %.100s", answer);
         return;

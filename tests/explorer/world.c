@@ -108,6 +108,10 @@ static bool is_busy(int rc)
 
 void world_app_open(void)
 {
+    if (world.apart) {
+        (void)apart_open(apart_app, 0);
+        return;
+    }
     if (world.app || world.elsewhere)
         return;
     if (sqlite3_open_v2(world.db, &world.app, SQLITE_OPEN_READWRITE, STEPS_APP_VFS) != SQLITE_OK)
@@ -126,6 +130,10 @@ void world_app_open(void)
 
 void world_app_close(void)
 {
+    if (world.apart) {
+        (void)apart_close(apart_app, 0);
+        return;
+    }
     (void)sqlite3_close(world.app);
     world.app = NULL;
 }
@@ -173,10 +181,15 @@ void world_note_state(uint64_t hash)
     note('s', hash);
 }
 
+static bool hash_now(uint64_t *ret)
+{
+    return world.apart ? apart_hash(apart_app, ret) : image_hash(world.app, ret);
+}
+
 void world_record(void)
 {
     uint64_t hash;
-    if (image_hash(world.app, &hash))
+    if (hash_now(&hash))
         world_note_state(hash);
     else
         world.hidden = true;
@@ -189,7 +202,7 @@ void world_settle(void)
         return;
     world.unsettled = false;
     world_app_open();
-    if (!image_hash(world.app, &hash)) {
+    if (!hash_now(&hash)) {
         world.hidden = true;
         return;
     }
@@ -207,6 +220,9 @@ bool world_sql(const char *fmt, ...)
     (void)vsnprintf(sql, sizeof sql, fmt, ap);
     va_end(ap);
     world_settle();
+    if (world.apart)
+        return (apart_is_open(apart_app) || apart_open(apart_app, 0) == APART_DONE) &&
+               apart_sql(apart_app, 0, sql) == APART_DONE;
     world_app_open();
     if (!world.app)
         return false; /* and nothing was committed */
@@ -342,7 +358,8 @@ void world_begin(uint64_t seed)
     world.n_states = 0;
     world.acked_txid = 0;
     world.any_error = world.may_break = world.hidden = world.elsewhere = false;
-    world.unsettled = world.apart = false;
+    world.unsettled = false;
+    world.apart = world.always_apart;
     world.violation[0] = '\0';
     world_app_open();
     world_record();
@@ -355,7 +372,8 @@ void world_end(void)
     world.reader = NULL;
     world_app_close();
     child_end();
-    apart_kill();
+    apart_kill(apart_app);
+    apart_kill(apart_other);
 }
 
 void world_source(uint64_t checkpoint_pages, uint64_t wal_limit_bytes)
@@ -364,6 +382,7 @@ void world_source(uint64_t checkpoint_pages, uint64_t wal_limit_bytes)
     world.conf = (struct source_conf){.path = world.db,
                                       .dir = world.spool,
                                       .checkpoint_pages = checkpoint_pages,
+                                      .copy_wait_ms = world.copy_wait_ms,
                                       .wal_limit_bytes = wal_limit_bytes};
     world.s = source_new(&world.conf);
     world_job(&(struct source_job){.load = true});

@@ -28,7 +28,9 @@ struct world {
     bool elsewhere;  /* the application is in another process for the rest of the operation */
     bool may_lose;   /* the application does not sync, the power may go: states may be taken back */
     bool unsettled;  /* an application was killed in a commit: there, or not, is for the next reader to say */
-    bool apart;      /* the application is in apart.h's process for the rest of the run */
+    bool apart;      /* the application is in apart.h's process in this run */
+    bool always_apart;     /* in each that begins */
+    uint64_t copy_wait_ms; /* of its sources */
     bool hidden;     /* a commit could not be looked at: intermediate states cannot be judged */
     char violation[400]; /* the first one; empty: none */
     unsigned long n_jobs, n_files, n_pages, n_busy, n_fulls, n_states_checked; /* of all runs */
