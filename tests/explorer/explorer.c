@@ -233,7 +233,7 @@ static struct point parse_point(char *text)
 static int only(char *text)
 {
     struct point p = parse_point(text);
-    print_steps = true;
+    print_steps = world.print = true;
     (void)run(&p);
     printf("%s\n", world.violation[0] ? world.violation : "no violation");
     return world.violation[0] != '\0';

@@ -468,7 +468,7 @@ int files_search(const struct search *s)
     world.copy_wait_ms = 2000;
     if (s->only) {
         struct point p = parse(s->only);
-        print_steps = true;
+        print_steps = world.print = true;
         (void)run(&p, s->seed);
         printf("%s%s\n", world.violation[0] ? world.violation : "no violation", did ? "" : " (nothing was done)");
         return world.violation[0] != '\0';

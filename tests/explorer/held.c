@@ -276,7 +276,7 @@ int held_search(const struct search *s)
     world.always_apart = true;
     if (s->only) {
         struct point p = parse(s->only);
-        print_steps = true;
+        print_steps = world.print = true;
         (void)run(&p, s->seed);
         printf("%s\n", world.violation[0] ? world.violation : "no violation");
         return world.violation[0] != '\0';

@@ -393,6 +393,11 @@ void world_job(const struct source_job *job)
     struct source_result *r = &world.r;
     source_run(world.s, job, r);
     world.n_jobs++;
+    if (world.print)
+        printf("  job%s%s%s%s%s%s: state %d, TXID %llu%s%s%s%s\n", job->load ? " load" : "", job->capture ? " capture" : "",
+               job->settle ? " settle" : "", job->doze ? " doze" : "", job->detach ? " detach" : "",
+               job->hurry ? " hurry" : "", r->state, (unsigned long long)r->txid, r->err.code ? ", error: " : "",
+               r->err.code ? r->err.msg : "", r->broken ? ", continuity lost: " : "", r->broken ? r->why : "");
     if (r->err.code != ERR_OK && r->err.code != ERR_BUSY && !world.any_error)
         world_violation("a job: %s", r->err.msg);
     for (size_t i = 0; i < r->n_files; i++) {

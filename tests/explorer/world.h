@@ -32,6 +32,7 @@ struct world {
     bool always_apart;     /* in each that begins */
     uint64_t copy_wait_ms; /* of its sources */
     bool hidden;     /* a commit could not be looked at: intermediate states cannot be judged */
+    bool print;      /* what comes of each job */
     char violation[400]; /* the first one; empty: none */
     unsigned long n_jobs, n_files, n_pages, n_busy, n_fulls, n_states_checked; /* of all runs */
 };
