@@ -8,10 +8,13 @@ if driver == "sqlite3":
     import sqlite3
     db = sqlite3.connect(path, timeout=5, isolation_level=None)
     version = "SQLite " + sqlite3.sqlite_version
-elif driver == "apsw":
+elif driver.startswith("apsw"):
     import apsw
-    db = apsw.Connection(path)
-    db.setbusytimeout(5000)
+    vfs = "unix" if driver in ("apsw", "apsw-exclusive") else driver[5:]
+    db = apsw.Connection(path, vfs=vfs)
+    db.setbusytimeout(40000 if driver == "apsw-exclusive" else 5000)
+    if driver != "apsw":  # no wal-index that anybody could share
+        db.execute("pragma locking_mode=exclusive")
     version = "SQLite " + apsw.sqlitelibversion()
 else:
     import turso
