@@ -285,6 +285,7 @@ static int open_all(struct session *s, struct err *e)
     struct os_files *before = os_record(&s->files);
     int r = open_first(s, e);
     (void)os_record(before);
+    os_fill(&s->files, s->path, &st);
     if (r == SESSION_BUSY)
         tell_holder(s, e);
     return r != 0 ? r : unmoved(s);
@@ -405,7 +406,7 @@ bool session_moved(const struct session *s)
 bool session_removed(const struct session *s)
 {
     struct stat st;
-    return fstat(s->files.db.fd, &st) == 0 && st.st_nlink == 0;
+    return s->files.db.fd >= 0 && fstat(s->files.db.fd, &st) == 0 && st.st_nlink == 0;
 }
 
 /* ---- guards, checkpoint, write lock ----------------------------------------------------------- */

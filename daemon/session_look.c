@@ -35,7 +35,7 @@ enum session_company session_company(const struct session *s, long *ret_pid)
     *ret_pid = MAX(db >= 0 ? db : shm, 0L);
     if (db < 0)
         return shm < 0 ? SESSION_ALONE : SESSION_SHARED;
-    return shm < 0 ? SESSION_ELSEWHERE : SESSION_SHARED;
+    return shm < 0 && s->files.shm.fd >= 0 ? SESSION_ELSEWHERE : SESSION_SHARED;
 }
 
 long session_reader(const struct session *s)

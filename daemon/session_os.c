@@ -47,7 +47,7 @@ static void note(struct os_files *f, const char *path, int fd)
 
 static int os_open(const char *path, int flags, int mode)
 {
-    int fd = open(path, flags, mode); /* for SQLite, which knows when it may close it */
+    int fd = openat(AT_FDCWD, path, flags, mode); /* for SQLite, which knows when it may close it */
     if (fd >= 0 && recording)
         note(recording, path, fd);
     return fd;
@@ -96,6 +96,23 @@ struct os_files *os_record(struct os_files *f)
     struct os_files *before = recording;
     recording = f;
     return before;
+}
+
+static void fill(struct os_file *f, char *path, const struct stat *st)
+{
+    *f = (struct os_file){.fd = -1, .dev = st->st_dev, .ino = st->st_ino, .path = path};
+}
+
+void os_fill(struct os_files *f, const char *path, const struct stat *db)
+{
+    char real[PATH_MAX];
+    const char *base = realpath(path, real) ? real : path;
+    cleanup_free char *shm = util_printf("%s-shm", base);
+    struct stat st;
+    if (!f->db.path)
+        fill(&f->db, util_strdup(base), db);
+    if (!f->shm.path && stat(shm, &st) == 0)
+        fill(&f->shm, TAKE_PTR(shm), &st);
 }
 
 void os_files_done(struct os_files *f)

@@ -33,6 +33,10 @@ int os_setup(struct err *e);
 /** os_record(f): from now on what SQLite opens on this thread is noted in f; NULL: no more. A file that is opened
  * twice keeps its first descriptor. Returns what was in force before. */
 struct os_files *os_record(struct os_files *f);
+/** os_fill(f, path, st): SQLite shares the -shm among the connections of a process, and uses descriptors of the database
+ * again: a second session may open neither. Then the database is what was at the path before (st), the -shm what is
+ * there now, and their descriptors stay unknown. */
+void os_fill(struct os_files *f, const char *path, const struct stat *st);
 void os_files_done(struct os_files *f);
 
 /** os_ask(on), os_answer(ret_pid): between these calls a lock that SQLite wants on this thread is not taken: the

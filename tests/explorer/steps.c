@@ -4,6 +4,8 @@
 #include <sqlite3.h>
 #include <stdarg.h>
 
+#include "daemon/session_os.h"
+
 bool steps_no_guard;
 
 static sqlite3_vfs *base;
@@ -30,7 +32,9 @@ int steps_at(const char *what)
     if (!armed)
         return 0;
     armed = false;
+    struct os_files *mine = os_record(NULL); /* what an application of this process opens is none of the session's */
     int r = hook(++count, what);
+    (void)os_record(mine);
     armed = true;
     errno = r;
     return r;

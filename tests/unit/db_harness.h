@@ -49,6 +49,9 @@ static sqlite3 *app_open(const char *path)
 
 static inline void tdb_dir(struct tdb *t)
 {
+    struct err e = {0};
+    if (session_setup(&e) < 0) /* again does no harm */
+        fail_msg("%s", e.msg);
     *t = (struct tdb){.dir = "/tmp/walsup-unitXXXXXX"};
     assert_non_null(mkdtemp(t->dir));
     t->path = util_printf("%s/a.db", t->dir);
