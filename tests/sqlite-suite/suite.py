@@ -33,7 +33,7 @@ LIMIT = float(os.environ.get("SUITE_LIMIT", "300"))
 JOBS = int(os.environ.get("JOBS", "1"))
 WORDS = ("wal", "lock", "shared", "busy", "exclusive", "backup", "journal", "pager", "vacuum")
 SHOWN = 8  # of the tests of a script that differ
-EARLY, LATE = "(ended early)", "(took too long)"
+EARLY, LATE, DIED = "(ended early)", "(took too long)", "(walsupd died)"
 
 
 def scripts(test_dir, only):
@@ -81,16 +81,18 @@ def run_one(fixture, test_dir, name, where):
 
 class Walsup:
     def __init__(self, root):
-        self.ini = root / "walsup.ini"
-        self.log = root / "log"
+        self.root, self.ini, self.log = root, root / "walsup.ini", root / "log"
         self.ini.write_text(f"[walsup]\nstate-dir = {root}/state\nsocket = {root}/socket\nlandlock = off\n"
                             f"[target t]\ntype = file\npath = {root}/replica\n"
                             f"[db suite]\npath = {root}/work/*/testdir/*.db*\ntarget = t\n")
-        env = dict(os.environ, WALSUP_TEST_LOCK_FILE=str(root / "lock"))
-        self.p = subprocess.Popen([OUT / "walsupd", "-c", self.ini], env=env, stdout=open(self.log, "wb"),
+        self.start()
+
+    def start(self):
+        env = dict(os.environ, WALSUP_TEST_LOCK_FILE=str(self.root / "lock"))
+        self.p = subprocess.Popen([OUT / "walsupd", "-c", self.ini], env=env, stdout=open(self.log, "ab"),
                                   stderr=subprocess.STDOUT)
         end = time.monotonic() + 20
-        while self.ctl("status").returncode == 3 or not (root / "socket").exists():
+        while self.ctl("list").returncode:
             if time.monotonic() > end or self.p.poll() is not None:
                 sys.exit("sqlite-suite: walsupd does not start: " + self.log.read_text()[-500:])
             time.sleep(0.05)
@@ -98,15 +100,21 @@ class Walsup:
     def ctl(self, *args):
         return subprocess.run([OUT / "walsupctl", "-c", self.ini, *args], capture_output=True, text=True)
 
+    def died(self):
+        """whether it did; another one takes its place"""
+        if self.p.poll() is None:
+            return False
+        self.start()
+        return True
+
     def end(self):
-        """whether it lived to the end, and how many databases it had replicated"""
-        alive = self.p.poll() is None
+        """whether it came to an orderly end"""
         self.p.terminate()
         try:
-            self.p.wait(60)
+            return self.p.wait(60) == 0
         except subprocess.TimeoutExpired:
             self.p.kill()
-        return alive
+            return False
 
 
 def run_all(names, d, kind, root, keep, fresh):
@@ -123,6 +131,8 @@ def run_all(names, d, kind, root, keep, fresh):
     with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
         def go(n):
             r = run_one(d / "testfixture", d / "source" / "test", n, root / "work" / n)
+            if w and w.died():
+                r["failed"].append(DIED)
             r["of"] = keep
             (results / n).write_text(json.dumps(r))
             return n, r
@@ -134,7 +144,7 @@ def run_all(names, d, kind, root, keep, fresh):
         print(f"sqlite-suite: walsupd put {replicas} files into its target", flush=True)
         if not w.end() or not replicas:
             (d / "walsupd.log").write_bytes(w.log.read_bytes())
-            sys.exit(f"sqlite-suite: walsupd died, or had nothing to do: {d}/walsupd.log")
+            sys.exit(f"sqlite-suite: walsupd did not end in order, or had nothing to do: {d}/walsupd.log")
     return {n: json.loads((results / n).read_text()) for n in names}
 
 
