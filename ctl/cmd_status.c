@@ -1,4 +1,5 @@
 /* status, list */
+#include "common/format/db_state.h"
 #include "ctl/ctl.h"
 
 #include "ctl/client.h"
@@ -128,14 +129,17 @@ static void add_verify(struct buf *b, const json_t *d, uint64_t now_ms)
 
 static enum out_tone db_tone(const char *state)
 {
-    static const char *const bad[] = {"failed"};
-    static const char *const warn[] = {"waiting", "not-wal", "behind", "paused"};
-    for (size_t i = 0; i < ARRAY_LEN(bad); i++)
-        if (!strcmp(state, bad[i]))
-            return OUT_BAD;
-    for (size_t i = 0; i < ARRAY_LEN(warn); i++)
-        if (!strcmp(state, warn[i]))
-            return OUT_WARN;
+    const struct state_row *row = db_state_find(state);
+    switch (row ? row->severity : SEVERITY_HEALTHY) {
+    case SEVERITY_HEALTHY:
+        break;
+    case SEVERITY_PENDING: /* "starting" is no trouble by itself; its target is, if it does not answer */
+        return row == db_state_row(DB_STARTING) ? OUT_PLAIN : OUT_WARN;
+    case SEVERITY_DEGRADED:
+        return OUT_WARN;
+    case SEVERITY_FAILED:
+        return OUT_BAD;
+    }
     return OUT_PLAIN;
 }
 
@@ -318,6 +322,19 @@ static void print_watch(const json_t *reply)
     out_wrapped(stdout, 0, line);
 }
 
+static void print_lost(const json_t *reply)
+{
+    size_t i;
+    json_t *p;
+    json_array_foreach(json_object_get(reply, "lost_patterns"), i, p) {
+        cleanup_free char *line = util_printf("[db %s] %s: %s; hint: %s", str(p, "section"), str(p, "path"), str(p, "detail"),
+                                              str(p, "hint"));
+        out_tone(stdout, OUT_WARN);
+        out_wrapped(stdout, 0, line);
+        out_tone(stdout, OUT_PLAIN);
+    }
+}
+
 void status_print(const json_t *reply, bool one)
 {
     static const enum out_tone tone[] = {OUT_GOOD, OUT_WARN, OUT_BAD};
@@ -333,7 +350,8 @@ void status_print(const json_t *reply, bool one)
     out_text(stdout, str(reply, "version"));
     printf(", pid %llu, up %s\n", (unsigned long long)num(reply, "pid"),
            out_short_duration(up, now > started ? now - started : 0));
-    if (!total) {
+    print_lost(reply);
+    if (!total && !json_array_size(json_object_get(reply, "lost_patterns"))) {
         out_wrapped(stdout, 0, "Nothing is replicated: add a section [db NAME] to the "
                                "configuration, then walsupctl reload.");
         return;

@@ -225,6 +225,7 @@ void database_maybe_closed(struct database *db)
     free(db->err);
     free(db->away);
     free(db->doubt.why);
+    free(db->gone);
     free(db->pause);
     drill_fact_done(&db->drill);
     db->magic = 0;

@@ -147,10 +147,14 @@ struct database {
     struct stream *stream;         /* a snapshot that is read and uploaded; NULL: none */
     uint64_t closed_ms, closed_look_ms; /* closed by somebody; when to see whether anybody else has it, 0: no need */
     uint64_t alone_at_ms, alone_wait_ms; /* when to let go if nobody else has it, 0: not; how long after a close */
+    uint64_t let_go_ms; /* when it let go of a database that somebody wanted for himself */
+    int64_t ahead_ms;   /* real time since when it is locked, and not as it was captured; 0: it is not */
     uint64_t stay_until_ms;              /* the file system's clock is slow: no proof before that */
     bool audit;                          /* a second opinion is wanted */
     uint64_t audit_at_ms, last_audit_ms; /* the next one of a commit under way not before; the last one */
-    int64_t audited_ms;                  /* real time of the last one that found nothing */
+    uint64_t audited_ms; /* when the files were last found to be what was captured, attached; 0: never */
+    uint64_t looked_ms;  /* by the safety scan, asleep: unchanged then */
+    char *gone;          /* what became of the file, with SOURCE_WAITING: "was moved away ... at TIME"; NULL */
     struct {
         char *why; /* NULL: none */
         int64_t since_ms;

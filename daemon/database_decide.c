@@ -11,6 +11,7 @@
 #define AGED_MS 60   /* a file time so old can be told from any later one (position.c) */
 #define SMALL_BYTES (16u << 20) /* cheaper to compare than to checkpoint, when there is no time */
 #define NEVER UINT64_MAX
+#define LET_GO_MS 60000 /* whoever has it by another name gets it once; then he is told of */
 #define DOUBT_AGAIN_MS 300 /* while what is seen is in doubt: look again */
 
 /* The first TXID must follow everything any replica holds. With local state that is known; without,
@@ -212,7 +213,7 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     if (attached && !db->flushing && (!needed || db->leave_at_ms) && leaves(db, now, ret_at)) {
         bool alone = !db->leave_at_ms && db->alone_at_ms && db->alone_at_ms <= now;
         *job = (struct source_job){.detach = true, .hurry = leaves_in_a_hurry(db), .if_alone = alone,
-                                   .may_stay = !db->leave_at_ms, .drop_snapshot = db->drop_snapshot};
+                                   .let_go = now >= db->let_go_ms + LET_GO_MS, .may_stay = !db->leave_at_ms, .drop_snapshot = db->drop_snapshot};
         database_files_to_drop(db, !db->leave_at_ms, job);
         return true;
     }

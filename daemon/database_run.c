@@ -9,6 +9,7 @@
 #define NUMBER_WAIT_MS 3000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000
 #define SETTLE_AGAIN_MS 30000
+#define LET_GO_LOOK_MS 2000
 #define ARRIVING_MS 1000 /* an application may open what is being copied in: then it is complete */
 
 static void learn_acked(struct database_run *run)
@@ -113,6 +114,7 @@ static void after_load(struct database *db, struct database_run *run)
     if (run->result.state == SOURCE_ASLEEP) { /* nothing happened while nobody was looking */
         set_state(db, SOURCE_ASLEEP);
         db->attached_once = true;
+        db->audited_ms = clk_mono_ms();
         db->seen.page_size = st->tip.page_size;
         db->seen.pages = st->tip.commit;
         return;
@@ -223,7 +225,7 @@ static void take_doubt(struct database *db, const struct source_job *job, const 
     if (r->doubt == SOURCE_DOUBT_NONE && !r->audited)
         return;
     if (r->audited && r->doubt == SOURCE_DOUBT_NONE)
-        db->audited_ms = clk_real_ms();
+        db->audited_ms = db->last_run_ms;
     if (r->doubt == SOURCE_DOUBT_NONE) {
         if (db->doubt.why) {
             log_about(LOG_CAPTURED_AGAIN, db->name, NULL, "replicating");
@@ -244,8 +246,20 @@ static void take_doubt(struct database *db, const struct source_job *job, const 
     log_line(LOG_WARN, "%s: commits may be missed: %s", db->name, r->doubt_why);
 }
 
+/* Kept until there is one again. */
+static void take_gone(struct database *db, const struct source_result *r)
+{
+    char stamp[40];
+    if (r->state != SOURCE_WAITING || !(r->broken || db->state == SOURCE_ASLEEP))
+        return;
+    free(db->gone);
+    db->gone = util_printf("%s at %s", r->gone[0] ? r->gone : "was moved away or removed",
+                           util_rfc3339(stamp, clk_real_ms() / 1000 * 1000));
+}
+
 static void take_away(struct database *db, const struct source_result *r)
 {
+    db->ahead_ms = !r->ahead ? 0 : db->ahead_ms ? db->ahead_ms : clk_real_ms();
     bool was = db->away && !strcmp(db->away, r->away);
     if (was)
         return;
@@ -259,16 +273,28 @@ static void take_alone(struct database *db, const struct source_job *job, const 
         db->stay_until_ms = r->again_ms ? db->last_run_ms + r->again_ms : 0;
         if (!r->again_ms)
             db->alone_at_ms = 0; /* somebody came, or is at work: his close will tell */
+    } else if (job->closed && r->elsewhere) {
+        db->alone_at_ms = db->last_run_ms;
     } else if (job->closed && !r->alone) {
         db->alone_at_ms = 0;
     }
-    if (job->detach && !r->stays)
-        db->alone_at_ms = db->stay_until_ms = 0;
+    if (!job->detach || r->stays)
+        return;
+    db->alone_at_ms = db->stay_until_ms = 0;
+    if (job->let_go && r->elsewhere) { /* he who waits can have it; see soon whether that was it */
+        db->let_go_ms = db->last_run_ms;
+        db->retry_at_ms = db->last_run_ms + LET_GO_LOOK_MS;
+        db->dirty = true;
+    }
 }
 
 static void take_state(struct database *db, enum source_state state, uint64_t again_ms)
 {
     if (db->state != state || !db->attached_once) {
+        if (state == SOURCE_ATTACHED || state == SOURCE_ASLEEP) {
+            db->audited_ms = db->last_run_ms;
+            free(TAKE_PTR(db->gone));
+        }
         set_state(db, state);
         db->last_event_ms = clk_mono_ms(); /* quiet is counted from here, not from the boot */
     }
@@ -322,6 +348,7 @@ static void take_run(struct database *db, struct database_run *run)
         if (run->job.drop_last && ok) /* only now: files that could not be removed are tried again */
             database_files_gone(db, run->job.drop_last);
         take_result(db, &run->job, r);
+        take_gone(db, r);
     }
     if (!ok) {
         take_error(db, &r->err);

@@ -247,11 +247,13 @@ static void go_on(struct hook *h)
 
 void hook_look(struct hook *h, struct manager_db *e)
 {
-    const char *state = status_state(e->db);
-    if (!h->m->conf->on_state_change || h->closed || h->m->stopping || !strcmp(state, "starting"))
+    enum db_state s = status_state(e->db);
+    if (!h->m->conf->on_state_change || h->closed || h->m->stopping)
         return;
-    if (!strcmp(state, "idle")) /* asleep or awake is no news */
-        state = "replicating";
+    /* what begins is no news for the first seconds, and asleep or awake never is */
+    if (db_state_row(s)->severity == SEVERITY_PENDING && status_health(e->db) == STATUS_HEALTHY)
+        return;
+    const char *state = db_state_row(s == DB_IDLE ? DB_REPLICATING : s)->word;
     if (!strcmp(state, told(e)))
         return;
     if (!e->hook.from) {

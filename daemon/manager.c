@@ -7,6 +7,7 @@
 #include "common/base/log.h"
 #include "daemon/ctlserver.h"
 #include "daemon/metrics.h"
+#include "daemon/patterns.h"
 #include "daemon/status.h"
 
 #define TICK_MS 1000
@@ -342,6 +343,7 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
     m->hook = hook_new(m);
     m->drill = drill_new(m);
     manager_learn_due(m);
+    patterns_learn(m);
     for (size_t i = 0; i < conf->n_dbs; i++)
         if (!conf->db[i].glob)
             (void)manager_add(m, &conf->db[i], conf->db[i].path, NULL);
@@ -361,6 +363,7 @@ int manager_free(struct manager *m)
     map_free(&m->by_path);
     map_free(&m->by_id);
     manager_forget_due(m);
+    patterns_forget(m);
     free(m->db);
     (void)conf_free(m->conf);
     (void)berths_free(m->berths);

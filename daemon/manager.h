@@ -63,6 +63,7 @@ struct manager {
     size_t n_refused;
     size_t not_ready; /* of db, what READY waits for */
     bool settled;     /* the patterns have found what there was at start */
+    struct map had;      /* sections whose patterns had databases (patterns.c) */
     struct map overlaps; /* pairs of sections whose patterns match the same, as said */
     unsigned ticks;
     bool stuck;

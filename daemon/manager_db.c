@@ -7,6 +7,7 @@
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "common/format/name.h"
+#include "daemon/patterns.h"
 #include "daemon/status.h"
 
 #define OVERDUE_MS 60000
@@ -473,6 +474,7 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
     if (!e)
         return DISCOVER_LATER;
     f->user = e;
+    patterns_found(m, c->name);
     log_line(m->settled ? LOG_NOTICE : LOG_DEBUG, "%s: found at %s", e->db->name, f->path);
     return DISCOVER_TAKEN;
 }

@@ -3,6 +3,7 @@
 #include <sqlite3.h>
 
 #include "common/base/clk.h"
+#include "daemon/patterns.h"
 #include "daemon/status.h"
 
 /* A value that is not known yields no sample. */
@@ -25,6 +26,8 @@ static bool daemon_value(struct manager *m, enum metrics_id id, int64_t *ret)
         return count(1, ret);
     case METRICS_START_TIME:
         return known_time(m->started_ms, ret);
+    case METRICS_PATTERNS_LOST:
+        return count(patterns_lost(m), ret);
     case METRICS_SESSIONS:
         return count(berths_taken(m->berths), ret);
     case METRICS_LOOP_DELAY:
@@ -123,13 +126,13 @@ static bool of_daemon(struct manager *m, struct metrics_at *at, struct buf *out)
 
 static bool of_state(struct manager *m, struct metrics_at *at, struct buf *out)
 {
-    size_t n[STATUS_STATES] = {0};
+    size_t n[DB_STATES] = {0};
     if (at->n++)
         return false;
     for (size_t i = 0; i < m->n_dbs; i++)
-        n[status_state_index(m->db[i])]++;
-    for (size_t i = 0; i < STATUS_STATES; i++)
-        metrics_sample(out, (enum metrics_id)at->metric, &status_state_names[i], (int64_t)n[i] * 1000);
+        n[status_state(m->db[i])]++;
+    for (size_t i = 0; i < DB_STATES; i++)
+        metrics_sample(out, (enum metrics_id)at->metric, &db_state_row((enum db_state)i)->word, (int64_t)n[i] * 1000);
     return true;
 }
 

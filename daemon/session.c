@@ -7,6 +7,7 @@
 #include "common/base/beat.h"
 #include "common/base/clk.h"
 #include "common/format/wal.h"
+#include "daemon/busfault.h"
 
 #define SESSION_MAGIC 0x5e551011u
 #define ATTACH_BUSY_MS 2000
@@ -22,7 +23,7 @@ int session_setup(struct err *e)
     int rc = sqlite3_initialize();
     if (rc != SQLITE_OK)
         return err_set(e, ERR_INTERNAL, "sqlite3_initialize: %s", sqlite3_errstr(rc));
-    return os_setup(e);
+    return os_setup(e) < 0 ? -(int)e->code : busfault_setup(e);
 }
 
 /* ---- connections ------------------------------------------------------------------------------ */
@@ -525,6 +526,8 @@ int session_passive(struct session *s, bool *ret_all, struct err *e)
         return SESSION_BUSY;
     if (rc != SQLITE_OK)
         return session_sql_err(e, s, s->ckpt.db, rc, "checkpoint");
+    if (session_faulted(s))
+        return err_set(e, ERR_CORRUPT, "%s-shm was truncated while it was in use", s->path);
     *ret_all = log >= 0 && log == done;
     return 0;
 }

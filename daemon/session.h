@@ -129,6 +129,10 @@ bool session_moved(const struct session *s);
 /** session_removed(s): no name leads to it any more. */
 bool session_removed(const struct session *s);
 
+/** session_faulted(s): the -shm has become shorter than it is mapped, so that zeros were read from it: nothing that was
+ * seen since the last job is true, and the session is to be closed. For the thread that did the reading. */
+bool session_faulted(struct session *s);
+
 /** session_setup(e): once, before the first session: SQLite settings of the whole process. */
 int session_setup(struct err *e);
 

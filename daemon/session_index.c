@@ -1,6 +1,7 @@
 #include <time.h>
 
 #include "common/format/wal.h"
+#include "daemon/busfault.h"
 #include "daemon/session_int.h"
 
 #define SPINS 100
@@ -94,10 +95,18 @@ static int index_at_most(struct session *s, unsigned pauses, struct session_inde
 
 int session_index(struct session *s, struct session_index *ret, struct err *e)
 {
-    return index_at_most(s, 2000, ret, e);
+    int r = index_at_most(s, 2000, ret, e);
+    return session_faulted(s) ? err_set(e, ERR_CORRUPT, "%s-shm was truncated while it was in use", s->path) : r;
 }
 
 int session_peek(struct session *s, struct session_index *ret)
 {
-    return index_at_most(s, 0, ret, NULL);
+    int r = index_at_most(s, 0, ret, NULL);
+    return session_faulted(s) ? -ERR_CORRUPT : r;
+}
+
+bool session_faulted(struct session *s)
+{
+    s->faulted = busfault_taken() || s->faulted;
+    return s->faulted;
 }

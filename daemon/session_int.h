@@ -41,6 +41,7 @@ struct session {
     struct conn writer;   /* takes the write lock for the barrier; opened when first needed */
     struct shim shim;      /* on ckpt's handle */
     const volatile uint32_t *shm; /* the wal-index, through SQLite's own mapping */
+    bool faulted;
 };
 
 /* session.c */

@@ -2,6 +2,8 @@
 
 #include <sys/statvfs.h>
 
+#include "daemon/busfault.h"
+
 #define RANGE_LIMIT_BYTES (64u << 20)
 #define IO_TRIES 2 /* failed jobs in a row before the database is opened anew */
 
@@ -201,8 +203,11 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     }
     if (r == 0 && s->pos.valid && source_guard_is_old(s))
         r = source_handover(s, e);
-    if (job->closed)
-        ret->alone = session_company(s->session, &pid) == SESSION_ALONE;
+    if (job->closed) {
+        enum session_company company = session_company(s->session, &pid);
+        ret->alone = company == SESSION_ALONE;
+        ret->elsewhere = company == SESSION_ELSEWHERE;
+    }
     if (r == 0 && s->pos.valid)
         r = source_look_after_wal(s, job, ret, e);
     if (r == 0 && job->audit)
@@ -339,11 +344,26 @@ static bool needs_new_session(struct source *s, enum err_code code)
     }
 }
 
+/* What was captured since may be anything. */
+static int lost_to_a_fault(struct source *s, struct err *e)
+{
+    source_forget_out(s);
+    source_close_session(s);
+    s->pos.valid = false;
+    s->changed_under_us = true;
+    position_remove(s->dir);
+    err_set(e, ERR_CORRUPT, "%s-shm was truncated while it was in use", s->path);
+    return err_hint(e, "whoever did that can damage the database: it belongs to SQLite alone");
+}
+
 void source_run(struct source *s, const struct source_job *job, struct source_result *ret)
 {
     *ret = (struct source_result){.state = SOURCE_LOADED};
+    (void)busfault_taken(); /* of an earlier job, by a file of the spool */
     if (job->detach) {
         source_detach(s, job, ret);
+        if (s->session && session_faulted(s->session))
+            (void)lost_to_a_fault(s, &ret->err);
         if (job->drop_last)
             (void)drop(s, job, ret, &ret->err);
         if (job->drop_snapshot)
@@ -354,7 +374,11 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
         return;
     }
     int r = run(s, job, ret, &ret->err);
-    source_choose_checkpointer(s);
+    if (s->session && session_faulted(s->session)) {
+        r = lost_to_a_fault(s, &ret->err);
+    } else {
+        source_choose_checkpointer(s);
+    }
     struct err pe;
     err_clear(&pe);
     if (source_publish(s, ret, &pe) < 0 && r == 0) {

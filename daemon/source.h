@@ -59,6 +59,7 @@ struct source_job {
     bool detach;          /* close the database, leaving a proof of where it stood; nothing else */
     bool hurry;           /* with detach: no checkpoint first; at worst the pages are compared next time */
     bool if_alone;        /* with detach: only if nobody else has it open */
+    bool let_go;          /* with if_alone: also if somebody wants it for himself (locking_mode=EXCLUSIVE) */
     bool may_stay;        /* with detach: rather not than without a proof */
     bool closed;          /* somebody has closed it: if nobody else has it open, settle */
     bool audit;           /* a second opinion: ret->doubt */
@@ -92,6 +93,7 @@ struct source_result {
     bool compared;   /* with the page map: only what differs was captured */
     uint32_t differ; /* pages */
     char why[200];   /* why continuity was lost */
+    char gone[64];   /* what became of the file, for WAITING */
     char away[400];  /* BUSY, ARRIVING: why it is not attached */
     char map_lost[200]; /* why the page map could not be used; empty: nothing happened */
     uint64_t txid;   /* newest in the spool */
@@ -104,6 +106,8 @@ struct source_result {
     bool stays;             /* job.detach: it is still attached */
     uint64_t again_ms;      /* ARRIVING, or with stays: when to try again; 0: as usual */
     bool audited, alone;    /* alone: nobody else has it open; after an audit, or job.closed */
+    bool elsewhere;         /* somebody has the file, but not our -shm: perhaps he waits for us to go */
+    bool ahead;             /* BUSY: the files are not those of the last capture */
     bool writer;            /* audited: a commit is under way that is on disk but not to be seen yet */
     enum source_doubt doubt;
     char doubt_why[320];    /* a sentence */

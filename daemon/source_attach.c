@@ -142,7 +142,8 @@ static int resume(struct source *s, struct source_result *ret, struct err *e)
     if (r < 0)
         return r;
     bool untouched = p.drained && position_same_content(&p, &now);
-    if (capture_same_wal(&p.pos, &x)) {
+    bool named = p.pos.frame || p.pos.salt[0] || p.pos.salt[1]; /* every new and empty WAL has salts of zero */
+    if (named && capture_same_wal(&p.pos, &x)) {
         bool news = x.n > p.pos.frame;
         if (x.n < p.pos.frame || !frame_is_ours(s, &p) || (p.drained && !news && !untouched))
             return 0;
@@ -200,6 +201,7 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
     case SESSION_BUSY:
         ret->state = SOURCE_BUSY;
         (void)snprintf(ret->away, sizeof ret->away, "%s", e->msg);
+        ret->ahead = !source_asleep(s);
         return r;
     default:
         if (r < 0)

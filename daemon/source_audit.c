@@ -9,7 +9,7 @@
 
 #define AUDIT_TRIES 4
 #define AUDIT_PAUSE_US 2000
-#define AGAIN_MS 100
+#define TROUBLED_MS 200 /* somebody is at work on the files with other tools than SQLite */
 
 /* ---- before the first look ------------------------------------------------------------------------------ */
 
@@ -31,7 +31,8 @@ static uint64_t still_ms(struct source *s, const struct position *now)
 bool source_waits_until_still(struct source *s, struct source_result *ret)
 {
     struct position p, now = {.txid = 0};
-    if (!s->conf.copy_wait_ms || !position_look(&now, s->path))
+    uint64_t wait = s->changed_under_us ? MAX(s->conf.copy_wait_ms, (uint64_t)TROUBLED_MS) : s->conf.copy_wait_ms;
+    if (!wait || !position_look(&now, s->path))
         return false;
     bool known = position_read(s->dir, &p) && position_same_file(&p, &now) && !s->changed_under_us;
     if ((known && !now.wal_ino) || os_holder_of(s->path) >= 0) {
@@ -42,13 +43,13 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
     cleanup_free char *wal = util_printf("%s-wal", realpath(s->path, real) ? real : s->path);
     bool written = os_being_written(s->path) == 1 || (now.wal_ino && os_being_written(wal) == 1);
     uint64_t still = still_ms(s, &now);
-    if (!written && still >= s->conf.copy_wait_ms) {
+    if (!written && still >= wait) {
         s->arriving.since_ms = 0;
         s->changed_under_us = false;
         return false;
     }
     ret->state = SOURCE_ARRIVING;
-    ret->again_ms = written ? s->conf.copy_wait_ms : MAX(s->conf.copy_wait_ms - still, (uint64_t)1) + AGAIN_MS / 10;
+    ret->again_ms = written ? wait : wait - MIN(still, wait - 1);
     (void)snprintf(ret->away, sizeof ret->away,
                    written ? "%s is open for writing in a process that holds none of SQLite's locks: is it being copied in?"
                            : "%s changed a moment ago and nobody has it open: perhaps it is still being copied in",

@@ -8,6 +8,7 @@
 
 #define SETTLE_US 55000   /* longer than a file system's clock takes for a tick */
 #define SETTLE_MAX_MS 100 /* a file system with a slower clock is waited for with the database attached */
+#define SMALL_BYTES (16u << 20)
 #define SUSPECT_MS 600000 /* after commits that the wal-index did not show, nothing is removed for so long */
 
 /* ---- the file under our feet ---------------------------------------------------------------------- */
@@ -207,13 +208,14 @@ static void let_go_of_moved(struct source *s, struct source_result *ret)
 {
     struct session_index x;
     struct err e;
-    const char *what = session_removed(s->session) ? "was removed" : "was moved away or replaced";
+    const char *what = session_removed(s->session) ? "was removed" : "was moved away";
     if (s->pos.valid && capture_rest(s, ret, &x) && !suspect(s) &&
         session_leave_begin(s->session, SESSION_LEAVE_FOLD, &x, &e) == 0)
         s->session = session_leave_end(s->session, SESSION_LEAVE_FOLD);
     source_forget_out(s);
     source_close_session(s);
     source_another_file(s, ret, what);
+    (void)snprintf(ret->gone, sizeof ret->gone, "%s", what);
 }
 
 /* A session over a -shm that was removed sees nothing of what happens from then on. As long as somebody else has the
@@ -225,6 +227,7 @@ static void side_files(struct source *s, struct source_result *ret)
     enum session_side side = s->without & SOURCE_SIDES ? SESSION_SIDE_SAME : session_side(s->session);
     if (side == SESSION_SIDE_SAME)
         return;
+    s->changed_under_us = true;
     enum session_company company = session_company(s->session, &pid);
     if (company == SESSION_SHARED) {
         ret->doubt = SOURCE_DOUBT_SIDES;
@@ -279,14 +282,15 @@ static bool drain(struct source *s, struct source_result *ret)
     return source_publish(s, ret, &e) == 0 && r == 0 && done;
 }
 
-/* A file system whose clock is slow: rather a moment longer than without a proof. */
+/* A file system whose clock is slow: rather a moment longer than without a proof, unless what is small is as quickly
+ * compared. */
 static bool too_young(struct source *s, const struct source_job *job, struct source_result *ret)
 {
     struct position p = {.txid = 0};
     if (!job->may_stay || s->without & SOURCE_TIMES || !source_look(s, &p))
         return false;
     uint64_t ms = position_settled_ms(&p);
-    if (ms <= SETTLE_MAX_MS)
+    if (ms <= SETTLE_MAX_MS || p.size <= SMALL_BYTES)
         return false;
     ret->again_ms = ms;
     return true;
@@ -321,11 +325,13 @@ void source_detach(struct source *s, const struct source_job *job, struct source
             position_remove(s->dir);
         return;
     }
-    if (job->if_alone && session_company(s->session, &pid) != SESSION_ALONE) {
+    enum session_company company = session_company(s->session, &pid);
+    ret->elsewhere = company == SESSION_ELSEWHERE;
+    if (job->if_alone && company != SESSION_ALONE && !(ret->elsewhere && job->let_go)) {
         ret->stays = true;
         return;
     }
-    bool hurried = job->hurry && session_company(s->session, &pid) != SESSION_ALONE;
+    bool hurried = job->hurry && company != SESSION_ALONE;
     struct session_index x;
     struct err e;
     bool drained = session_index(s->session, &x, &e) == 0 && x.n == x.b && !capture_behind(&s->pos, &x) &&

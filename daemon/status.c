@@ -4,89 +4,129 @@
 
 #include "common/base/clk.h"
 #include "common/format/proto.h"
+#include "daemon/patterns.h"
 
 /* A replica counts as late when it lacks something for longer than this beyond its interval. */
 #define LATE_MS 5000
+#define PENDING_MS 5000 /* what begins may take so long */
+#define STALLED_MS 10000 /* a job that is not begun, or does not get on */
+#define PARKED_MS 60000  /* in one call of which it was said that it takes time */
+#define PROOF_SCANS 3    /* so many times scan-interval, and a bit, may pass between two looks */
+#define PROOF_MS 30000
 
 uint64_t status_lag_ms(const struct uploader *u)
 {
     const struct database *db = u->db;
+    if (db->ahead_ms)
+        return (uint64_t)MAX(clk_real_ms() - db->ahead_ms, (int64_t)1);
     for (size_t i = 0; i < db->n_files; i++)
         if (db->file[i].txid > u->acked)
             return (uint64_t)MAX(clk_real_ms() - db->file[i].timestamp_ms, (int64_t)1);
     return 0;
 }
 
-static const char *replica_state(const struct uploader *u)
+static enum replica_state replica_state(const struct uploader *u)
 {
     if (u->fenced)
-        return "fenced";
+        return REPLICA_FENCED;
     if (u->retry.failures)
-        return "error";
+        return REPLICA_ERROR;
     if (!u->known)
-        return "starting";
-    return status_lag_ms(u) > u->interval_ms + LATE_MS ? "behind" : "ok";
+        return REPLICA_STARTING;
+    return status_lag_ms(u) > u->interval_ms + LATE_MS ? REPLICA_BEHIND : REPLICA_OK;
 }
 
-const char *status_state(const struct database *db)
+/* A job that no worker has taken, or that has stopped getting on. */
+static bool stalled(const struct database *db, uint64_t now)
 {
+    enum beat_state beat;
+    if (!db->run || now < db->run->started_ms + STALLED_MS)
+        return false;
+    uint64_t still = beat_still_ms(&db->run->beat, now, &beat);
+    return still > (beat == BEAT_PARKED ? PARKED_MS : STALLED_MS);
+}
+
+/* For how long nobody has compared the files with what was captured. */
+static uint64_t unproven_ms(const struct database *db, uint64_t now)
+{
+    uint64_t at = db->state == SOURCE_ASLEEP ? MAX(db->looked_ms, db->audited_ms) : db->audited_ms;
+    return now > at ? now - at : 0;
+}
+
+static enum db_state state_of_replicas(const struct database *db)
+{
+    bool starting = !db->txid;
+    for (size_t i = 0; i < db->n_up; i++)
+        switch (replica_state(db->up[i])) {
+        case REPLICA_OK:
+            break;
+        case REPLICA_STARTING:
+            starting = true;
+            break;
+        case REPLICA_BEHIND:
+        case REPLICA_ERROR:
+        case REPLICA_FENCED:
+        case REPLICA_STATES:
+            return DB_BEHIND;
+        }
+    return starting ? DB_STARTING : db->state == SOURCE_ASLEEP ? DB_IDLE : DB_REPLICATING;
+}
+
+enum db_state status_state(const struct database *db)
+{
+    uint64_t now = clk_mono_ms();
     if (db->pause)
-        return "paused";
+        return DB_PAUSED;
     if (db->retry.failures)
-        return "failed";
+        return DB_FAILED;
+    if (stalled(db, now))
+        return DB_STALLED;
     if (!db->attached_once)
-        return "starting";
+        return DB_STARTING;
     switch (db->state) {
+    case SOURCE_LOADED:
+        return DB_STARTING;
     case SOURCE_WAITING:
-        return "waiting";
+        return db->has_history || db->txid ? DB_MISSING : DB_WAITING;
     case SOURCE_NOT_WAL:
-        return "not-wal";
+        return DB_NOT_WAL;
     case SOURCE_BUSY:
-        return "locked";
+        return DB_LOCKED;
     case SOURCE_ARRIVING:
-        return "copying";
+        return DB_COPYING;
     case SOURCE_ATTACHED:
     case SOURCE_ASLEEP:
         break;
-    default:
-        return "starting";
     }
     if (db->doubt.why)
-        return "unseen";
-    bool starting = !db->txid;
-    for (size_t i = 0; i < db->n_up; i++) {
-        const char *s = replica_state(db->up[i]);
-        if (!strcmp(s, "error") || !strcmp(s, "behind") || !strcmp(s, "fenced"))
-            return "behind";
-        starting = starting || !strcmp(s, "starting");
-    }
-    return starting ? "starting" : db->state == SOURCE_ASLEEP ? "idle" : "replicating";
+        return DB_UNSEEN;
+    return unproven_ms(db, now) > db->conf.scan_ms * PROOF_SCANS + PROOF_MS ? DB_UNPROVEN : state_of_replicas(db);
 }
 
-const char *const status_state_names[STATUS_STATES] = {"replicating", "idle",   "starting", "waiting",
-                                                       "not-wal",     "behind", "paused",   "failed", "locked", "copying", "unseen"};
-
-size_t status_state_index(const struct database *db)
+/* What is only beginning is no trouble yet. */
+static enum status_health health_of(enum severity s, int64_t since_ms)
 {
-    const char *state = status_state(db);
-    size_t i = 0;
-    while (strcmp(state, status_state_names[i]) != 0)
-        i++;
-    return i;
+    switch (s) {
+    case SEVERITY_HEALTHY:
+        return STATUS_HEALTHY;
+    case SEVERITY_PENDING:
+        return clk_real_ms() > since_ms + PENDING_MS || clk_real_ms() < since_ms ? STATUS_DEGRADED : STATUS_HEALTHY;
+    case SEVERITY_DEGRADED:
+        return STATUS_DEGRADED;
+    case SEVERITY_FAILED:
+        return STATUS_FAILED;
+    }
+    return STATUS_FAILED;
 }
 
 enum status_health status_health(const struct database *db)
 {
-    const char *s = status_state(db);
     int64_t since;
-    if (!strcmp(s, "failed"))
-        return STATUS_FAILED;
-    for (size_t i = 0; i < db->n_up; i++)
+    enum status_health h = health_of(db_state_row(status_state(db))->severity, db->since_ms);
+    for (size_t i = 0; i < db->n_up && h == STATUS_HEALTHY; i++)
         if (history_trouble(db, i, &since))
-            return STATUS_DEGRADED;
-    bool bad = !strcmp(s, "behind") || !strcmp(s, "not-wal") || !strcmp(s, "waiting") || !strcmp(s, "paused") || !strcmp(s, "locked") || !strcmp(s, "copying") || !strcmp(s, "unseen") ||
-               drill_is_bad(db);
-    return bad ? STATUS_DEGRADED : STATUS_HEALTHY;
+            h = STATUS_DEGRADED;
+    return h == STATUS_HEALTHY && drill_is_bad(db) ? STATUS_DEGRADED : h;
 }
 
 static json_t *json_time(int64_t ms)
@@ -156,7 +196,7 @@ static json_t *replica_json(const struct uploader *u)
     json_t *r = json_object();
     json_object_set_new(r, "target", json_string(u->target));
     json_object_set_new(r, "location", json_string(where));
-    json_object_set_new(r, "state", json_string(replica_state(u)));
+    json_object_set_new(r, "state", json_string(replica_state_row(replica_state(u))->word));
     json_object_set_new(r, "fencing", json_string(fencing_text(u->store)));
     const struct store_peer *peer = store_peer(u->store);
     json_object_set_new(r, "provider", peer ? json_string(peer->provider) : json_null());
@@ -196,14 +236,38 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
     }
     if (db->seen.pinned)
         return "a reader of the application keeps the WAL from being checkpointed";
-    switch (db->state) {
-    case SOURCE_WAITING:
+    uint64_t now = clk_mono_ms();
+    char dur[32];
+    switch (status_state(db)) {
+    case DB_WAITING:
         return "no database at this path yet; it is picked up when it appears";
-    case SOURCE_NOT_WAL:
+    case DB_MISSING:
+        (void)snprintf(buf, STATUS_DETAIL, "the file %s; a restored or new one is picked up when it appears",
+                       db->gone ? db->gone : "is gone");
+        return buf;
+    case DB_NOT_WAL:
         return "rollback journal; run PRAGMA journal_mode=WAL once in the application";
-    default:
-        return "";
+    case DB_STALLED:
+        (void)snprintf(buf, STATUS_DETAIL, "its job has not got on for %s: does a file system hang, are there too few workers?",
+                       util_duration(dur, now - db->run->started_ms));
+        return buf;
+    case DB_UNPROVEN:
+        (void)snprintf(buf, STATUS_DETAIL, "its files were last compared with what was captured %s ago",
+                       util_duration(dur, unproven_ms(db, now)));
+        return buf;
+    case DB_REPLICATING:
+    case DB_IDLE:
+    case DB_STARTING:
+    case DB_COPYING:
+    case DB_LOCKED:
+    case DB_UNSEEN:
+    case DB_BEHIND:
+    case DB_PAUSED:
+    case DB_FAILED:
+    case DB_STATES:
+        break;
     }
+    return "";
 }
 
 static json_t *database_error(const struct database *db)
@@ -259,6 +323,12 @@ size_t status_spool_files(const struct database *db)
     return (size_t)most;
 }
 
+static int64_t proven_ms(const struct database *db)
+{
+    uint64_t now = clk_mono_ms();
+    return db->audited_ms ? wall_of(now - unproven_ms(db, now)) : 0;
+}
+
 json_t *status_database_json(const struct database *db)
 {
     const struct database_seen *s = &db->seen;
@@ -269,7 +339,7 @@ json_t *status_database_json(const struct database *db)
     json_object_set_new(d, "name", json_string(db->name));
     json_object_set_new(d, "path", proto_text(db->path));
     json_object_set_new(d, "section", json_string(e->conf->name));
-    json_object_set_new(d, "state", json_string(status_state(db)));
+    json_object_set_new(d, "state", json_string(db_state_row(status_state(db))->word));
     json_object_set_new(d, "detail", proto_text(status_detail(db, text)));
     json_object_set_new(d, "since_ms", json_time(db->pause ? db->pause->since_ms : db->since_ms));
     json_object_set_new(d, "paused", paused_json(db));
@@ -282,6 +352,7 @@ json_t *status_database_json(const struct database *db)
     json_object_set_new(d, "spool_bytes", json_integer((json_int_t)db->spool_bytes));
     json_object_set_new(d, "merges", json_integer((json_int_t)db->seen_merges));
     json_object_set_new(d, "last_commit_ms", json_time(db->last_commit_ms));
+    json_object_set_new(d, "proven_ms", json_time(proven_ms(db)));
     json_object_set_new(d, "verify", drill_json(db));
     json_object_set_new(d, "error", database_error(db));
     json_object_set_new(d, "counters", counters_json(&s->count));
@@ -313,15 +384,18 @@ void status_line(const struct manager *m, char *buf, size_t n)
             worst = MAX(worst, status_lag_ms(m->db[i]->up[r]));
     }
     char dur[32];
+    size_t lost = patterns_lost(m);
     /* below a few seconds the figure would change with every commit and say nothing */
     if (worst < LATE_MS)
         (void)snprintf(buf, n, "%zu database%s%s", m->n_dbs, PLURAL(m->n_dbs),
-                       failed || degraded ? "" : ", all replicas up to date");
+                       failed || degraded || lost ? "" : ", all replicas up to date");
     else
         (void)snprintf(buf, n, "%zu database%s, worst lag %s", m->n_dbs, PLURAL(m->n_dbs),
                        util_duration(dur, worst));
     size_t used = strlen(buf);
     if (failed || degraded)
-        (void)snprintf(buf + used, n - used, ", %u failed, %u degraded (walsupctl status)", failed,
-                       degraded);
+        (void)snprintf(buf + used, n - used, ", %u failed, %u degraded (walsupctl status)", failed, degraded);
+    used = strlen(buf);
+    if (lost)
+        (void)snprintf(buf + used, n - used, ", %zu pattern%s lost all databases", lost, PLURAL(lost));
 }

@@ -4,17 +4,13 @@
 
 #include <jansson.h>
 
+#include "common/format/db_state.h"
 #include "daemon/manager.h"
 
 enum status_health { STATUS_HEALTHY, STATUS_DEGRADED, STATUS_FAILED };
 
-/** status_state(db): one of the words of the manual: waiting, not-wal, starting, replicating, behind,
- * failed. */
-const char *status_state(const struct database *db);
-/* all of these words */
-#define STATUS_STATES 11
-extern const char *const status_state_names[STATUS_STATES];
-size_t status_state_index(const struct database *db);
+/** status_state(db): a row of common/format/db_state.def. */
+enum db_state status_state(const struct database *db);
 enum status_health status_health(const struct database *db);
 /** status_lag_ms(u): age of the oldest commit that this replica lacks; 0 if it has everything. */
 uint64_t status_lag_ms(const struct uploader *u);

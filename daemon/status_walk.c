@@ -2,6 +2,7 @@
 #include <sqlite3.h>
 
 #include "common/base/clk.h"
+#include "daemon/patterns.h"
 #include "daemon/status.h"
 
 #define LOOK_AT_ONCE 500u /* databases that are counted in one go */
@@ -12,7 +13,7 @@ struct status_walk {
     size_t limit;
     size_t at; /* in m->db */
     size_t listed;
-    size_t count[STATUS_STATES];
+    size_t count[DB_STATES];
     enum status_health worst;
     char *only;     /* text of the one that was asked for */
     char **later;   /* texts of those that are degraded: those that failed come before them */
@@ -59,7 +60,7 @@ static void list(struct status_walk *w, struct buf *out, const char *text)
 static void visit(struct status_walk *w, struct buf *out, const struct database *db)
 {
     enum status_health h = status_health(db);
-    w->count[status_state_index(db)]++;
+    w->count[status_state(db)]++;
     if (w->one)
         return;
     w->worst = MAX(w->worst, h);
@@ -79,15 +80,18 @@ static void visit(struct status_walk *w, struct buf *out, const struct database 
 static void add_tail(struct status_walk *w, struct buf *out)
 {
     static const char *const health[] = {"healthy", "degraded", "failed"};
+    json_t *lost = patterns_json(w->m);
+    if (!w->one && json_array_size(lost))
+        w->worst = MAX(w->worst, STATUS_DEGRADED);
     json_t *counts = json_object();
-    for (size_t i = 0; i < STATUS_STATES; i++)
+    for (size_t i = 0; i < DB_STATES; i++)
         if (w->count[i])
-            json_object_set_new(counts, status_state_names[i], json_integer((json_int_t)w->count[i]));
+            json_object_set_new(counts, db_state_row((enum db_state)i)->word, json_integer((json_int_t)w->count[i]));
     cleanup_free char *tail = text_of(json_pack(
-        "{s:i, s:s, s:i, s:I, s:I, s:s, s:s, s:I, s:o, s:o}", "schema", STATUS_SCHEMA, "version", WALSUP_VERSION,
+        "{s:i, s:s, s:i, s:I, s:I, s:s, s:s, s:I, s:o, s:o, s:o}", "schema", STATUS_SCHEMA, "version", WALSUP_VERSION,
         "pid", (int)getpid(), "started_ms", (json_int_t)w->m->started_ms, "now_ms", (json_int_t)clk_real_ms(),
         "sqlite_version", sqlite3_libversion(), "state", health[w->worst], "total", (json_int_t)w->m->n_dbs, "counts",
-        counts, "watch", status_watch_json(w->m)));
+        counts, "lost_patterns", lost, "watch", status_watch_json(w->m)));
     buf_printf(out, "],%s", tail + 1);
 }
 

@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <sys/inotify.h>
 
+#include "common/base/clk.h"
 #include "common/base/log.h"
 #include "common/base/map.h"
 
@@ -84,6 +85,7 @@ static bool on_pairs(struct scan_job *j)
             watch_again(w, en->dir);
         en->mark = p->db;
         en->wal_mark = p->wal;
+        en->db->looked_ms = !wal && !file ? clk_mono_ms() : en->db->looked_ms;
         if (wal)
             database_event(en->db, DATABASE_WAL);
         else if (file)

@@ -40,7 +40,7 @@ def test_story_the_host_taken_for_the_bucket(world):
     world.configure("[target s3]\ntype = s3\nurl = s3://s3.example.com/litestream/qt.db\n\n",
                     world.db("qt", target="s3"))
     text = check_fails(world, "s3.example.com", "endpoint = https://s3.example.com",
-                       "bucket = litestream", "path = qt.db", "walsup.ini:7")
+                       "bucket = litestream", "path = qt.db", "walsup.ini:8")
     assert "AWS" in text
     r = subprocess.run([OUT / "walsupd", "-c", world.ini], capture_output=True, text=True)
     assert r.returncode == 78 and "endpoint = https://s3.example.com" in r.stderr

@@ -1,0 +1,80 @@
+#include "daemon/patterns.h"
+
+#include "common/base/fsx.h"
+#include "common/format/name.h"
+#include "common/format/proto.h"
+
+void patterns_found(struct manager *m, const char *section)
+{
+    if (map_get_str(&m->had, section))
+        return;
+    char *key = util_strdup(section);
+    map_put_str(&m->had, key, key);
+}
+
+void patterns_forget(struct manager *m)
+{
+    size_t at = 0;
+    for (void *key; (key = map_next(&m->had, &at));)
+        free(key);
+    map_free(&m->had);
+}
+
+static int on_entry(const char *entry, void *arg)
+{
+    struct manager *m = arg;
+    cleanup_free char *name = name_of_dir(entry);
+    for (size_t i = 0; name && i < m->conf->n_dbs; i++) {
+        const struct conf_db *c = &m->conf->db[i];
+        if (!c->glob || map_get_str(&m->had, c->name))
+            continue;
+        cleanup_free char *prefix = name_prefix(c->name_template, c->name);
+        size_t n = strlen(prefix);
+        if (n && !strncmp(name, prefix, n) && name[n] == '/')
+            patterns_found(m, c->name);
+    }
+    return 0;
+}
+
+void patterns_learn(struct manager *m)
+{
+    cleanup_free char *dir = util_printf("%s/db", m->conf->state_dir);
+    if (m->conf->n_patterns)
+        (void)fsx_list(dir, on_entry, m, NULL);
+}
+
+static bool is_lost(const struct manager *m, const struct conf_db *c)
+{
+    if (!c->glob || !m->settled || !map_get_str(&m->had, c->name))
+        return false;
+    for (size_t i = 0; i < m->n_dbs; i++) {
+        const struct manager_db *e = m->db[i]->owner;
+        if (e->conf == c && e->file)
+            return false;
+    }
+    return true;
+}
+
+size_t patterns_lost(const struct manager *m)
+{
+    size_t n = 0;
+    for (size_t i = 0; m->conf->n_patterns && i < m->conf->n_dbs; i++)
+        n += is_lost(m, &m->conf->db[i]);
+    return n;
+}
+
+json_t *patterns_json(const struct manager *m)
+{
+    json_t *all = json_array();
+    for (size_t i = 0; m->conf->n_patterns && i < m->conf->n_dbs; i++) {
+        const struct conf_db *c = &m->conf->db[i];
+        if (!is_lost(m, c))
+            continue;
+        cleanup_free char *hint =
+            util_printf("is a disk not mounted? If they were removed on purpose, remove the section [db %s], or what "
+                        "%s/db has of it", c->name, m->conf->state_dir);
+        json_array_append_new(all, json_pack("{s:s, s:o, s:s, s:o}", "section", c->name, "path", proto_text(c->path),
+                                             "detail", "had databases, and has none any more", "hint", proto_text(hint)));
+    }
+    return all;
+}
