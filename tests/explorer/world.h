@@ -31,6 +31,7 @@ struct world {
     bool apart;      /* the application is in apart.h's process in this run */
     bool always_apart;     /* in each that begins */
     uint64_t copy_wait_ms; /* of its sources */
+    unsigned without;      /* of its sources: enum source_without */
     bool hidden;     /* a commit could not be looked at: intermediate states cannot be judged */
     bool print;      /* what comes of each job */
     char violation[400]; /* the first one; empty: none */
