@@ -305,6 +305,7 @@ int held_search(const struct search *s)
            (unsigned long long)s->seed, s->control ? " without the look at the write lock" : "", s->runs, n_stopped, n_where[0],
            n_where[1], n_where[2], n_where[3], world.n_states_checked, world.n_busy, n_asleep, bad,
            (long long)(time(NULL) - start));
-    bool nothing = !s->runs || !world.n_states_checked || !n_where[0] || !n_where[1] || !n_where[2] || !n_asleep;
+    bool nothing = !s->runs || !world.n_states_checked || !n_where[1] || !n_asleep ||
+                   (!s->control && (!n_where[0] || !n_where[2]));
     return nothing || (s->control ? !bad : bad > 0);
 }
