@@ -42,6 +42,7 @@ void source_forget_out(struct source *s)
 void source_close_session(struct source *s)
 {
     s->session = session_close(s->session);
+    s->still.valid = false;
     if (s->n_out)
         return;
     source_map_forget(s);

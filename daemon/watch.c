@@ -14,7 +14,10 @@
     (IN_MODIFY | IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB | IN_DELETE_SELF | \
      IN_MOVE_SELF | IN_ONLYDIR)
 
-#define PAUSE_MS 8
+#define PAUSE_MS 8       /* after a batch of events, while they keep coming */
+#define PAUSE_FIRST_MS 1 /* after the first ones of a burst: a close may follow, and a copy of the file after it */
+#define BURST_GAP_MS 50
+#define BURST_FIRST 6    /* batches */
 #define PAIRS 256 /* databases in one job of the safety scan */
 
 /* One database in a directory, by the path of its file. */
@@ -50,6 +53,8 @@ struct watch {
     struct entry *entry, *cursor; /* all of them; where the safety scan goes on */
     struct watch_counters count;
     uint64_t told_unwatched;
+    uint64_t last_batch_ms;
+    unsigned burst; /* batches of events in quick succession */
     void (*overflow)(void *arg);
     void *overflow_arg;
     void (*closed)(void *arg);
@@ -248,6 +253,14 @@ static void on_pause_over(uv_timer_t *t)
     (void)uv_poll_start(&w->poll, UV_READABLE, on_readable);
 }
 
+static uint64_t pause_ms(struct watch *w)
+{
+    uint64_t now = clk_mono_ms();
+    w->burst = now < w->last_batch_ms + BURST_GAP_MS ? w->burst + 1 : 0;
+    w->last_batch_ms = now;
+    return w->burst < BURST_FIRST ? PAUSE_FIRST_MS : PAUSE_MS;
+}
+
 /* Every write to a WAL would wake this process, and that wake-up is paid by the writer: several
  * microseconds a commit. So after a batch of events the queue is left alone for a moment; meanwhile
  * equal events fold into one in the kernel. */
@@ -257,7 +270,7 @@ static void on_readable(uv_poll_t *p, int status, int events)
     (void)events;
     struct watch *w = p->data;
     (void)uv_poll_stop(&w->poll);
-    (void)uv_timer_start(&w->pause, on_pause_over, PAUSE_MS, 0);
+    (void)uv_timer_start(&w->pause, on_pause_over, pause_ms(w), 0);
     _Alignas(struct inotify_event) char buf[64 * 1024];
     for (;;) {
         ssize_t n = read(w->fd, buf, sizeof buf);
