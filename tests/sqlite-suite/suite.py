@@ -73,10 +73,12 @@ def run_one(fixture, test_dir, name, where):
     elif not m:
         failed.add(EARLY)
     got = dict(re.findall(r"^! (\S+) (?:expected: .*\n! \S+ )?got:\s+(.*)$", text, re.M))
+    got |= {k.rstrip("."): v for k, v in re.findall(r"^(\S+?)\.\.\.\nError: (.*)$", text, re.M)}
+    m_end = re.search(r"^\S*testfixture: (.*)$", text, re.M)
+    got[EARLY] = m_end[1] if m_end else text[-150:]
     shutil.rmtree(where / "testdir", ignore_errors=True)
     return {"failed": sorted(failed), "tests": tests, "seconds": round(time.monotonic() - start, 1),
-            "got": {k: v[:200] for k, v in got.items() if k in failed},
-            "end": text[-300:] if not m else ""}
+            "got": {k: v[:200] for k, v in got.items() if k in failed}}
 
 
 class Walsup:
@@ -174,7 +176,7 @@ def main():
         for e in (e for e in listed if e in used and fnmatch.fnmatch(n, e[0])):
             print(f"known: {n}: {e[1]}: {e[2]}")
         for test in unlisted[:SHOWN]:
-            print(f"NEW: {n}: {test}: {after['got'].get(test, '') or after['end'][-150:]!r}")
+            print(f"NEW: {n}: {test}: {after['got'].get(test, '')}")
         if len(unlisted) > SHOWN:
             print(f"NEW: {n}: {len(unlisted) - SHOWN} more")
         new += len(unlisted)
