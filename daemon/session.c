@@ -4,15 +4,12 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#include "common/base/beat.h"
 #include "common/base/clk.h"
 #include "common/format/wal.h"
 #include "daemon/busfault.h"
 
 #define SESSION_MAGIC 0x5e551011u
 #define ATTACH_BUSY_MS 2000
-#define SPIN_MS 20
-#define WRITES_A_LOOK 64
 
 /* ---- process-wide settings -------------------------------------------------------------------- */
 
@@ -151,7 +148,7 @@ void session_read_end(struct conn *c)
 }
 
 /* BEGIN takes no lock; the read does. Result code of SQLite. */
-static int read_begin(struct conn *c)
+int session_read_begin(struct conn *c)
 {
     int rc = step(c->begin);
     if (rc == SQLITE_OK)
@@ -219,16 +216,16 @@ static int first_guard(struct session *s, struct err *e)
 {
     uint64_t end = clk_mono_ms() + ATTACH_BUSY_MS;
     for (;;) {
-        int rc = read_begin(&s->guard[0]);
+        int rc = session_read_begin(&s->guard[s->held]);
         if (rc == SQLITE_OK)
             break;
         if ((rc & 0xff) != SQLITE_BUSY)
-            return session_sql_err(e, s, s->guard[0].db, rc, "read");
+            return session_sql_err(e, s, s->guard[s->held].db, rc, "read");
         if (clk_mono_ms() > end)
             return SESSION_BUSY;
         pause_us(1000);
     }
-    sqlite3_file *f = session_db_file(&s->guard[0]);
+    sqlite3_file *f = session_db_file(&s->guard[s->held]);
     volatile void *p = NULL;
     int rc = f->pMethods->iVersion >= 2 && f->pMethods->xShmMap
                  ? f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p)
@@ -241,9 +238,6 @@ static int first_guard(struct session *s, struct err *e)
     s->shm = p;
     return 0;
 }
-
-static void shim_install(struct session *s);
-static void shim_remove(struct session *s);
 
 /* Replaced meanwhile: a connection may have the old file with the new one's WAL. What it would read was
  * never committed, and a checkpoint would put the new frames into the file that is gone. */
@@ -300,14 +294,14 @@ static bool same_file(const struct os_file *a, const struct os_file *b)
 /* The other connections are opened when they are needed first: each costs more than a short wake-up. One that has
  * another file under one of the three names must not be used for anything, least of all for a checkpoint. It reads
  * once, because a connection that never read has no WAL open, and its checkpoint would silently do nothing. */
-static int more_conn(struct session *s, struct conn *c, struct err *e)
+int session_more_conn(struct session *s, struct conn *c, struct err *e)
 {
     if (c->db)
         return 0;
     struct os_files f = OS_FILES_INIT;
     struct os_files *before = os_record(&f);
     int r = conn_add(s, c, e);
-    int rc = r == 0 ? read_begin(c) : SQLITE_OK;
+    int rc = r == 0 ? session_read_begin(c) : SQLITE_OK;
     (void)os_record(before);
     if (rc != SQLITE_OK)
         r = (rc & 0xff) == SQLITE_BUSY ? SESSION_BUSY : session_sql_err(e, s, c->db, rc, "read");
@@ -321,17 +315,6 @@ static int more_conn(struct session *s, struct conn *c, struct err *e)
     if (r != 0)
         session_conn_close(c);
     return r;
-}
-
-static int ckpt_ready(struct session *s, struct err *e)
-{
-    if (s->ckpt.db)
-        return 0;
-    int r = more_conn(s, &s->ckpt, e);
-    if (r != 0)
-        return r;
-    shim_install(s);
-    return 0;
 }
 
 int session_open(const char *path, struct session **ret, struct err *e)
@@ -353,7 +336,7 @@ void session_one_conn(struct session *s)
     if (s->writer.db)
         session_conn_close(&s->writer);
     if (s->ckpt.db) {
-        shim_remove(s);
+        session_shim_remove(s);
         session_conn_close(&s->ckpt);
     }
     session_conn_close(&s->guard[!s->held]);
@@ -415,9 +398,9 @@ bool session_removed(const struct session *s)
 int session_guard_next(struct session *s, struct err *e)
 {
     struct conn *c = &s->guard[!s->held];
-    int r = more_conn(s, c, e);
+    int r = session_more_conn(s, c, e);
     for (int tries = 0; r == 0; tries++) {
-        int rc = read_begin(c);
+        int rc = session_read_begin(c);
         if (rc == SQLITE_OK) {
             s->both = true;
             return 0;
@@ -440,6 +423,11 @@ int session_guard_again(struct session *s, struct session_index *ret, struct err
     return first_guard(s, e);
 }
 
+int session_guard_back(struct session *s, struct err *e)
+{
+    return first_guard(s, e);
+}
+
 void session_guard_switch(struct session *s)
 {
     if (!s->both)
@@ -455,106 +443,6 @@ void session_guard_undo(struct session *s)
         return;
     session_read_end(&s->guard[!s->held]);
     s->both = false;
-}
-
-/* While the checkpoint lock is held, SQLite's own taking and giving up of it around our checkpoints is
- * answered here and goes no further: otherwise an application could slip in at every end of one. */
-static int shim_shm_lock(sqlite3_file *f, int offset, int n, int flags)
-{
-    const struct shim *shim = (const struct shim *)(const void *)f->pMethods;
-    if (shim->holding && offset == WAL_CKPT_LOCK && n == 1)
-        return SQLITE_OK;
-    return shim->real->xShmLock(f, offset, n, flags);
-}
-
-/* A checkpoint reads the WAL where the wal-index that is mapped here says. Once that index has been removed from its
- * name, others may have another one by which they overwrite the very frames. */
-static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 off)
-{
-    struct shim *shim = (struct shim *)(uintptr_t)f->pMethods;
-    if (shim->writes++ % WRITES_A_LOOK == 0 && !os_same(&shim->s->files.shm))
-        return SQLITE_IOERR_WRITE;
-    return shim->real->xWrite(f, p, n, off);
-}
-
-static void shim_install(struct session *s)
-{
-    sqlite3_file *f = session_db_file(&s->ckpt);
-    s->shim.s = s;
-    s->shim.real = f->pMethods;
-    s->shim.methods = *f->pMethods;
-    s->shim.methods.xShmLock = shim_shm_lock;
-    s->shim.methods.xWrite = shim_write;
-    f->pMethods = &s->shim.methods;
-}
-
-static void shim_remove(struct session *s)
-{
-    if (!s->shim.real)
-        return;
-    session_hold_checkpoints(s, false);
-    session_db_file(&s->ckpt)->pMethods = s->shim.real;
-    s->shim.real = NULL;
-}
-
-void session_hold_checkpoints(struct session *s, bool on)
-{
-    struct err e;
-    if (on == s->shim.holding || ckpt_ready(s, &e) != 0)
-        return;
-    int rc = s->shim.real->xShmLock(session_db_file(&s->ckpt), WAL_CKPT_LOCK, 1,
-                                    (on ? SQLITE_SHM_LOCK : SQLITE_SHM_UNLOCK) | SQLITE_SHM_EXCLUSIVE);
-    s->shim.holding = on && rc == SQLITE_OK;
-}
-
-bool session_holds_checkpoints(const struct session *s)
-{
-    return s->shim.holding;
-}
-
-int session_passive(struct session *s, bool *ret_all, struct err *e)
-{
-    int log = -1, done = -1;
-    int r = ckpt_ready(s, e);
-    if (r != 0)
-        return r;
-    beat_park(true);
-    s->shim.writes = 0;
-    int rc = sqlite3_wal_checkpoint_v2(s->ckpt.db, "main", SQLITE_CHECKPOINT_PASSIVE, &log, &done);
-    beat_park(false);
-    if ((rc & 0xff) == SQLITE_BUSY)
-        return SESSION_BUSY;
-    if (rc != SQLITE_OK)
-        return session_sql_err(e, s, s->ckpt.db, rc, "checkpoint");
-    if (session_faulted(s))
-        return err_set(e, ERR_CORRUPT, "%s-shm was truncated while it was in use", s->path);
-    *ret_all = log >= 0 && log == done;
-    return 0;
-}
-
-int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)
-{
-    int r = more_conn(s, &s->writer, e);
-    if (r != 0)
-        return r;
-    uint64_t start = clk_mono_ms(), end = start + timeout_ms;
-    for (;;) {
-        int rc = sqlite3_exec(s->writer.db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
-        if (rc == SQLITE_OK)
-            return 0;
-        if ((rc & 0xff) != SQLITE_BUSY)
-            return session_sql_err(e, s, s->writer.db, rc, "take the write lock of");
-        uint64_t now = clk_mono_ms();
-        if (now >= end)
-            return SESSION_BUSY;
-        if (now >= start + SPIN_MS) /* a writer that never pauses leaves a microsecond at a time */
-            pause_us(50);
-    }
-}
-
-void session_write_unlock(struct session *s)
-{
-    session_read_end(&s->writer);
 }
 
 /* ---- reading ---------------------------------------------------------------------------------- */

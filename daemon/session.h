@@ -87,6 +87,15 @@ int session_passive(struct session *s, bool *ret_all, struct err *e);
  * If the lock cannot be had now, nothing happens. */
 void session_hold_checkpoints(struct session *s, bool on);
 bool session_holds_checkpoints(const struct session *s);
+/** session_sync(s, ret_us, e): the -wal and the database file to disk, and how long that took. */
+int session_sync(struct session *s, uint64_t *ret_us, struct err *e);
+/** session_hold_all(s, timeout_ms, e): nobody begins a transaction from now on. Whoever tries waits in SQLite (for up to
+ * ten seconds), also without a busy timeout: all of the read marks are taken, as a RESTART checkpoint takes them. The
+ * guard is given up for it: the checkpoint lock, which is ours, and frames that are not copied yet protect the WAL.
+ * BUSY: somebody reads all the time; the guard is held as before. Negative: there is no guard any more, close.
+ * session_release_all(s, e): the guard first, then the others; if all was copied it is in slot 0. */
+int session_hold_all(struct session *s, unsigned timeout_ms, struct err *e);
+int session_release_all(struct session *s, struct err *e);
 /** session_write_lock(s, timeout_ms, e): BEGIN IMMEDIATE, retried for at most timeout_ms; BUSY if a
  * writer never let go. While it is held the application's writers wait. */
 int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e);

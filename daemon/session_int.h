@@ -1,5 +1,5 @@
 /* session_int.h - what the parts of a session share: session.c (connections, guards, checkpoints, reading),
- * session_index.c (the wal-index), session_look.c (a second opinion: identity, locks, the -wal as it is on disk),
+ * session_ckpt.c (checkpoints, barrier), session_index.c (the wal-index), session_look.c (a second opinion: identity, locks, the -wal as it is on disk),
  * session_leave.c (the last one out). Nobody else includes it. */
 #ifndef WALSUP_SESSION_INT_H
 #define WALSUP_SESSION_INT_H
@@ -17,15 +17,18 @@ struct conn {
     sqlite3_stmt *begin, *read, *rollback;
 };
 
-/* lock bytes of the wal-index: every writer, every checkpoint */
-enum { WAL_WRITE_LOCK = 0, WAL_CKPT_LOCK = 1 };
+/* lock bytes of the wal-index: every writer, every checkpoint, readers of the WAL */
+enum { WAL_WRITE_LOCK = 0, WAL_CKPT_LOCK = 1, WAL_READ_LOCK_1 = 4, WAL_READ_LOCKS = 4 };
 
 /* SQLite's methods for one file, with some of them answered here. */
 struct shim {
     sqlite3_io_methods methods; /* first: the handle points here */
     const sqlite3_io_methods *real; /* NULL: not installed */
     bool holding; /* we keep the checkpoint lock between our checkpoints */
+    unsigned slots; /* read marks that we keep everybody from, a bit for each of 1 to 4 */
     unsigned writes; /* of the checkpoint under way */
+    bool refused;    /* it did not go on */
+    struct stat before; /* the database file when it began */
     struct session *s;
 };
 
@@ -50,9 +53,20 @@ int session_sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc,
 sqlite3_file *session_db_file(struct conn *c);
 sqlite3_file *session_wal_file(struct conn *c);
 void session_conn_close(struct conn *c);
+/** session_read_begin(c): begin one that has really read; a result code of SQLite. */
+int session_read_begin(struct conn *c);
 /** session_read_end(c): end c's transaction, if it has one. */
 void session_read_end(struct conn *c);
 /** session_one_conn(s): close all connections but the one that has the guard. */
 void session_one_conn(struct session *s);
+
+/** session_more_conn(s, c, e): open c, if it is not. BUSY: it has other files than the first one. */
+int session_more_conn(struct session *s, struct conn *c, struct err *e);
+
+/** session_guard_back(s, e): begin the guard that was ended again. */
+int session_guard_back(struct session *s, struct err *e);
+
+/* session_ckpt.c */
+void session_shim_remove(struct session *s);
 
 #endif

@@ -78,7 +78,7 @@ struct source_job {
 /* Since the source was made; for status, tests and benchmarks. */
 struct source_counters {
     uint64_t captures, fulls, resyncs, resync_pages, resumed, frames, pages, bytes, handovers, checkpoints, restarts, barriers,
-        barrier_us, barrier_max_us, broken;
+        barrier_us, barrier_max_us, broken, barriers_forced, barriers_skipped;
 };
 
 struct source_result {

@@ -45,6 +45,7 @@ struct source {
         struct position file;
     } arriving;
     bool changed_under_us; /* by something that is not SQLite, which may not be finished */
+    uint64_t slow_until_ms; /* the disk was slow: no barrier before that */
     uint64_t unseen_at_ms; /* commits were on disk that the wal-index did not show; 0: never */
     unsigned without;      /* enum source_without; for tests */
     unsigned failures; /* jobs in a row */

@@ -4,6 +4,9 @@
 #define BARRIER_WAIT_MS 100
 #define CYCLE_TRIES 2
 #define LET_GO_FACTOR 2
+#define SLOW_SYNC_US 700000 /* a disk so slow is no place to make others wait */
+#define SLOW_MS 10000
+#define FORCE_FACTOR 3 /* times the limit: then the write lock, for which whoever has no busy timeout does not wait */
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 /* An application that checkpoints with FULL, RESTART or TRUNCATE waits, with the write lock held, first
@@ -196,6 +199,39 @@ static int shorten_tail(struct source *s, uint64_t wal_bytes, struct err *e)
     return 0;
 }
 
+static void count_barrier(struct source *s, uint64_t start_us)
+{
+    uint64_t took = clk_mono_us() - start_us;
+    s->count.barriers++;
+    s->count.restarts += s->pos.valid && s->pos.restartable;
+    s->count.barrier_us += took;
+    s->count.barrier_max_us = MAX(s->count.barrier_max_us, took);
+}
+
+/* Nobody sees SQLITE_BUSY: whoever begins a transaction waits in SQLite, as for a checkpoint of another process. */
+static int hold_everybody(struct source *s, unsigned timeout_ms, struct err *e)
+{
+    struct session_index x;
+    bool all = false;
+    int r = session_hold_all(s->session, timeout_ms, e);
+    if (r != 0)
+        return r;
+    uint64_t start = clk_mono_us();
+    r = source_capture_all(s, e);
+    if (r == 0)
+        r = session_passive(s->session, &all, e);
+    if (r == 0 && session_index(s->session, &x, e) == 0) {
+        s->guard_at = x;
+        if (all && x.n == x.b && capture_same_wal(&s->pos, &x) && !capture_behind(&s->pos, &x))
+            s->pos.restartable = true; /* by whoever comes first now */
+    }
+    struct err lost;
+    if (session_release_all(s->session, &lost) != 0) /* without a guard it is worth nothing: another session */
+        return err_set(e, ERR_INTERNAL, "the read transaction on %s could not be begun again", s->path);
+    count_barrier(s, start);
+    return r == SESSION_BUSY || r == OUT_FULL ? 0 : r;
+}
+
 /* Writers that never pause: hold them for the tail of the WAL, which is captured and copied while they
  * wait; then the next of them restarts the WAL. */
 static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
@@ -203,9 +239,23 @@ static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
     int r = shorten_tail(s, wal_bytes, e);
     if (r != 0 || s->n_out == SOURCE_MAX_FILES)
         return r;
-    /* trying costs the application nothing; the longer the WAL, the more patience */
+    /* what the disk needs for this it needs now, not while everybody waits */
+    uint64_t took, now = clk_mono_ms();
+    if (now < s->slow_until_ms)
+        return 0;
+    r = session_sync(s->session, &took, e);
+    if (r < 0)
+        return r;
+    if (took > SLOW_SYNC_US) {
+        s->slow_until_ms = now + SLOW_MS;
+        s->count.barriers_skipped++;
+        return 0;
+    }
     unsigned patience = (unsigned)MIN(wal_bytes / MAX(s->conf.wal_limit_bytes, (uint64_t)1), (uint64_t)10);
-    r = session_write_lock(s->session, BARRIER_WAIT_MS * MAX(patience, 1u), e);
+    r = hold_everybody(s, BARRIER_WAIT_MS * MAX(patience, 1u), e);
+    if (r != SESSION_BUSY || patience < FORCE_FACTOR)
+        return r == SESSION_BUSY ? 0 : r;
+    r = session_write_lock(s->session, BARRIER_WAIT_MS * patience, e);
     if (r != 0)
         return r == SESSION_BUSY ? 0 : r;
     uint64_t start = clk_mono_us();
@@ -216,11 +266,8 @@ static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
     if (r == 0 && all)
         r = source_handover(s, e);
     session_write_unlock(s->session);
-    uint64_t took = clk_mono_us() - start;
-    s->count.barriers++;
-    s->count.restarts += s->pos.valid && s->pos.restartable;
-    s->count.barrier_us += took;
-    s->count.barrier_max_us = MAX(s->count.barrier_max_us, took);
+    count_barrier(s, start);
+    s->count.barriers_forced++;
     return r == SESSION_BUSY ? 0 : r;
 }
 

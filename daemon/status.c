@@ -305,7 +305,8 @@ static json_t *counters_json(const struct source_counters *c)
         {"ltx_bytes", c->bytes},         {"handovers", c->handovers},
         {"checkpoints", c->checkpoints}, {"wal_restarts", c->restarts},
         {"barriers", c->barriers},       {"barrier_us", c->barrier_us},
-        {"barrier_max_us", c->barrier_max_us}, {"continuity_lost", c->broken},
+        {"barrier_max_us", c->barrier_max_us}, {"barriers_forced", c->barriers_forced},
+        {"barriers_skipped", c->barriers_skipped}, {"continuity_lost", c->broken},
     };
     for (size_t i = 0; i < ARRAY_LEN(list); i++)
         json_object_set_new(j, list[i].name, json_integer((json_int_t)list[i].value));

@@ -227,7 +227,7 @@ static void drop_guard(struct source *s)
     struct conn *c = &s->session->guard[s->session->held];
     session_read_end(c);
     pause_us(rnd() % 20000);
-    while (read_begin(c) != SQLITE_OK)
+    while (session_read_begin(c) != SQLITE_OK)
         pause_us(500);
 }
 
