@@ -30,7 +30,8 @@ help:
 #:   unit, unit-test_<name>       unit tests
 #:   corpus          the fuzzers' corpus, replayed
 #:   stress          the WAL protocol under hostile applications, and its control
-#:   explorer        an application's action at every step of what walsup does
+#:   explorer        an application's action, or its stop, at every step of what walsup does; files that are moved
+#:   habits          what people do to databases and their files, beside a real walsupd
 #:   failnth         the Nth allocation or file operation fails
 #:   kills           kill -9 at a system call, and the recovery after it
 #:   model           a model of the WAL and of the rules, every order of events (spin)
@@ -44,6 +45,8 @@ help:
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
 #:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress, 1000 copied machines,
 #:                   big; an hour
+#:   sqlite-suite    SQLite's own tests of WAL, locks and files, without and with walsupd; SUITE='--only wal*'
+#:   drivers         sqlite3, apsw, better-sqlite3, libsql, modernc, ncruces, mattn, xerial, rusqlite, turso in a table
 #:   stores          s3rver and Ceph's gateway, and any other server: WALSUP_S3_ENDPOINT, _KEY_ID, _SECRET
 #:   big             a database of 6 GiB up and back, a PUT beyond 5 GiB; WALSUP_BIG_GIB=6
 #:   fuzz            look for more; FUZZ_SECONDS=20
@@ -57,7 +60,7 @@ help:
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
 CHECK_GATES := build check-hardening check-layers check-docs check-units systemd unit corpus stress \
-	explorer failnth kills model races history histories e2e
+	explorer habits failnth kills model races history histories e2e
 ALL_GATES   := $(CHECK_GATES) sandboxed package analyze asan
 JOBS        ?= $(shell nproc)
 PYTHON      ?= /usr/bin/python3

@@ -1,6 +1,6 @@
 /* explorer - one thing that an application may do, at every step of everything that walsup does.
  *
- *   explorer [--seed N] [--level 1|2|3] [--runs N | --all] [--control] [--list]
+ *   explorer [--seed N] [--level 1|2|3|4|5] [--runs N | --all] [--control] [--list]
  *   explorer --seed N --only O,k,A[,k2,A2 | ,j,E]
  *
  * An operation O of the source (attach, capture, handover, checkpoint, barrier, ...) takes some number
@@ -10,14 +10,19 @@
  * a reader sees (world_judge).
  *   level 1: every (O, k, A).  level 2: two interruptions.  level 3: an action, and an I/O error at
  * another step (EIO or ENOSPC).
+ *   level 4: an application that is stopped in the middle of a statement (held.c).
+ *   level 5: an application whose files are removed, replaced, copied over and copied in (files.c).
  * Without --all a sample of N runs is taken by the seed, which is printed. --control: the same, on a
- * walsup whose guards are not held; it must find something. Exit status 0: no violation (--control: at
+ * walsup whose guards are not held (level 4: that does not look at the write lock; level 5: nor at what becomes
+ * of the side files and at what is being copied in); it must find something. Exit status 0: no violation (--control: at
  * least one). */
 #include <errno.h>
 #include <getopt.h>
 
 #include "common/base/clk.h"
 #include "tests/explorer/actions.h"
+#include "tests/explorer/apart.h"
+#include "tests/explorer/levels.h"
 #include "tests/explorer/ops.h"
 #include "tests/explorer/steps.h"
 #include "tests/explorer/world.h"
@@ -149,6 +154,11 @@ static unsigned below(unsigned n)
     return (unsigned)(rnd() % n);
 }
 
+unsigned search_below(unsigned n)
+{
+    return below(n);
+}
+
 static void sample(int level, unsigned long runs)
 {
     for (unsigned long i = 0; i < runs; i++) {
@@ -224,7 +234,7 @@ static struct point parse_point(char *text)
 static int only(char *text)
 {
     struct point p = parse_point(text);
-    print_steps = true;
+    print_steps = world.print = true;
     (void)run(&p);
     printf("%s\n", world.violation[0] ? world.violation : "no violation");
     return world.violation[0] != '\0';
@@ -241,6 +251,7 @@ int main(int argc, char **argv)
     bool all = false, list = false;
     char *one = NULL;
     world_child_main(argc, argv);
+    apart_main(argc, argv);
     while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
         switch (opt) {
         case 's':
@@ -259,7 +270,7 @@ int main(int argc, char **argv)
             one = optarg;
             break;
         case 'c':
-            control = steps_no_guard = true;
+            control = true;
             break;
         case 'L':
             list = true;
@@ -269,6 +280,11 @@ int main(int argc, char **argv)
         }
     }
     world_setup(NULL);
+    steps_no_guard = control && level < 4;
+    if (level >= 4) {
+        const struct search search = {.seed = seed, .runs = runs, .control = control, .only = one};
+        return level == 4 ? held_search(&search) : files_search(&search);
+    }
     if (one)
         return only(one);
     uint64_t start = clk_mono_ms();

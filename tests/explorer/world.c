@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "common/format/crc64.h"
+#include "tests/explorer/apart.h"
 #include "tests/explorer/steps.h"
 
 struct world world = {.acks = -1};
@@ -107,6 +108,10 @@ static bool is_busy(int rc)
 
 void world_app_open(void)
 {
+    if (world.apart) {
+        (void)apart_open(apart_app, 0);
+        return;
+    }
     if (world.app || world.elsewhere)
         return;
     if (sqlite3_open_v2(world.db, &world.app, SQLITE_OPEN_READWRITE, STEPS_APP_VFS) != SQLITE_OK)
@@ -125,12 +130,16 @@ void world_app_open(void)
 
 void world_app_close(void)
 {
+    if (world.apart) {
+        (void)apart_close(apart_app, 0);
+        return;
+    }
     (void)sqlite3_close(world.app);
     world.app = NULL;
 }
 
 /* Everything that a reader who begins now sees; to be freed with sqlite3_free. */
-static uint8_t *image(sqlite3 *d, sqlite3_int64 *ret_bytes)
+uint8_t *world_image(sqlite3 *d, sqlite3_int64 *ret_bytes)
 {
     int rc = sqlite3_exec(d, "begin; select count(*) from sqlite_master", NULL, NULL, NULL);
     uint8_t *p = rc == SQLITE_OK ? sqlite3_serialize(d, "main", ret_bytes, 0) : NULL;
@@ -143,7 +152,7 @@ static uint8_t *image(sqlite3 *d, sqlite3_int64 *ret_bytes)
 static bool image_hash(sqlite3 *d, uint64_t *ret)
 {
     sqlite3_int64 bytes = 0;
-    uint8_t *p = d ? image(d, &bytes) : NULL;
+    uint8_t *p = d ? world_image(d, &bytes) : NULL;
     if (!p)
         return false;
     *ret = crc64(0, p, (size_t)bytes);
@@ -160,7 +169,7 @@ static void note(char what, uint64_t value)
         die("acks", strerror(errno));
 }
 
-static void add_state(uint64_t hash)
+void world_note_state(uint64_t hash)
 {
     if (world.n_states && world.state[world.n_states - 1] == hash)
         return;
@@ -172,13 +181,35 @@ static void add_state(uint64_t hash)
     note('s', hash);
 }
 
+static bool hash_now(uint64_t *ret)
+{
+    return world.apart ? apart_hash(apart_app, ret) : image_hash(world.app, ret);
+}
+
 void world_record(void)
 {
     uint64_t hash;
-    if (image_hash(world.app, &hash))
-        add_state(hash);
+    if (hash_now(&hash))
+        world_note_state(hash);
     else
         world.hidden = true;
+}
+
+void world_settle(void)
+{
+    uint64_t hash;
+    if (!world.unsettled)
+        return;
+    world.unsettled = false;
+    world_app_open();
+    if (!hash_now(&hash)) {
+        world.hidden = true;
+        return;
+    }
+    for (size_t i = 0; i + 1 < world.n_states; i++)
+        if (world.state[i] == hash)
+            world_violation("the application lost commits: state %zu of %zu", i + 1, world.n_states);
+    world_note_state(hash);
 }
 
 bool world_sql(const char *fmt, ...)
@@ -188,6 +219,10 @@ bool world_sql(const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(sql, sizeof sql, fmt, ap);
     va_end(ap);
+    world_settle();
+    if (world.apart)
+        return (apart_is_open(apart_app) || apart_open(apart_app, 0) == APART_DONE) &&
+               apart_sql(apart_app, 0, sql) == APART_DONE;
     world_app_open();
     if (!world.app)
         return false; /* and nothing was committed */
@@ -255,7 +290,7 @@ void world_child(const char *how)
     (void)posix_spawn_file_actions_destroy(&fa);
     (void)close(ends[1]);
     if (read(ends[0], &hash, sizeof hash) == (ssize_t)sizeof hash)
-        add_state(hash);
+        world_note_state(hash);
     else if (strcmp(how, CHILD_CRASHES) != 0)
         world.hidden = true;
     (void)close(ends[0]);
@@ -279,7 +314,7 @@ static void last_state(void)
     for (size_t i = 0; i + 1 < world.n_states; i++)
         if (world.state[i] == hash && !world.may_lose)
             world_violation("the application lost commits: state %zu of %zu", i + 1, world.n_states);
-    add_state(hash);
+    world_note_state(hash);
 }
 
 void world_adopt(const char *dir, const char *acks, bool make)
@@ -303,7 +338,7 @@ void world_adopt(const char *dir, const char *acks, bool make)
     cleanup_file FILE *f = fopen(acks, "r");
     while (f && fscanf(f, "%c %llx\n", &what, &value) == 2) {
         if (what == 's')
-            add_state(value);
+            world_note_state(value);
         else
             world.acked_txid = MAX(world.acked_txid, value);
     }
@@ -323,6 +358,8 @@ void world_begin(uint64_t seed)
     world.n_states = 0;
     world.acked_txid = 0;
     world.any_error = world.may_break = world.hidden = world.elsewhere = false;
+    world.unsettled = false;
+    world.apart = world.always_apart;
     world.violation[0] = '\0';
     world_app_open();
     world_record();
@@ -335,6 +372,8 @@ void world_end(void)
     world.reader = NULL;
     world_app_close();
     child_end();
+    apart_kill(apart_app);
+    apart_kill(apart_other);
 }
 
 void world_source(uint64_t checkpoint_pages, uint64_t wal_limit_bytes)
@@ -343,8 +382,10 @@ void world_source(uint64_t checkpoint_pages, uint64_t wal_limit_bytes)
     world.conf = (struct source_conf){.path = world.db,
                                       .dir = world.spool,
                                       .checkpoint_pages = checkpoint_pages,
+                                      .copy_wait_ms = world.copy_wait_ms,
                                       .wal_limit_bytes = wal_limit_bytes};
     world.s = source_new(&world.conf);
+    source_set_without(world.s, world.without);
     world_job(&(struct source_job){.load = true});
 }
 
@@ -353,6 +394,11 @@ void world_job(const struct source_job *job)
     struct source_result *r = &world.r;
     source_run(world.s, job, r);
     world.n_jobs++;
+    if (world.print)
+        printf("  job%s%s%s%s%s%s: state %d, TXID %llu%s%s%s%s\n", job->load ? " load" : "", job->capture ? " capture" : "",
+               job->settle ? " settle" : "", job->doze ? " doze" : "", job->detach ? " detach" : "",
+               job->hurry ? " hurry" : "", r->state, (unsigned long long)r->txid, r->err.code ? ", error: " : "",
+               r->err.code ? r->err.msg : "", r->broken ? ", continuity lost: " : "", r->broken ? r->why : "");
     if (r->err.code != ERR_OK && r->err.code != ERR_BUSY && !world.any_error)
         world_violation("a job: %s", r->err.msg);
     for (size_t i = 0; i < r->n_files; i++) {
@@ -396,145 +442,7 @@ void world_ship(void)
     spool_state_done(&st);
 }
 
-/* ---- the judgement ---------------------------------------------------------------------------- */
-
-struct shadow {
-    uint8_t *p; /* the image */
-    uint32_t pages, cap;
-    uint64_t txid;
-    size_t state; /* of the ledger */
-};
-
-static void shadow_size(struct shadow *sh, uint32_t pages)
-{
-    if (pages > sh->cap) {
-        sh->cap = pages * 2;
-        sh->p = util_realloc(sh->p, (size_t)sh->cap * WORLD_PAGE_SIZE);
-    }
-    /* a page that no file brings is told from every page that exists */
-    if (pages > sh->pages)
-        memset(sh->p + (size_t)sh->pages * WORLD_PAGE_SIZE, 0xee,
-               (size_t)(pages - sh->pages) * WORLD_PAGE_SIZE);
-    sh->pages = pages;
-}
-
-static char *find_file(uint64_t txid)
-{
-    char *path = spool_path(world.spool, txid);
-    if (access(path, F_OK) == 0)
-        return path;
-    free(path);
-    path = world.replica ? spool_path(world.replica, txid) : NULL;
-    if (path && access(path, F_OK) == 0)
-        return path;
-    free(path);
-    return NULL;
-}
-
-static bool apply(struct shadow *sh, const char *path, uint64_t txid)
-{
-    cleanup_buf struct buf b = BUF_INIT;
-    struct err e;
-    struct ltx_decoder d;
-    if (fsx_read(path, SIZE_MAX, &b, &e) < 0 || ltx_decoder_open(&d, b.p, b.len, &e) < 0) {
-        world_violation("%s", e.msg);
-        return false;
-    }
-    shadow_size(sh, d.h.commit);
-    uint8_t page[65536];
-    uint32_t pgno;
-    int r;
-    while ((r = ltx_decoder_next(&d, &pgno, page, &e)) == 0) {
-        memcpy(sh->p + (size_t)(pgno - 1) * WORLD_PAGE_SIZE, page, WORLD_PAGE_SIZE);
-        world.n_pages++;
-    }
-    if (r < 0)
-        world_violation("%s: %s", path, e.msg);
-    sh->txid = txid;
-    world.n_files++;
-    return r >= 0;
-}
-
-/* The state must be one that was committed, and none from before the state of the file before it. */
-static void find_state(struct shadow *sh)
-{
-    uint64_t hash = crc64(0, sh->p, (size_t)sh->pages * WORLD_PAGE_SIZE);
-    for (size_t i = world.may_lose ? 0 : sh->state; i < world.n_states; i++)
-        if (world.state[i] == hash) {
-            sh->state = i;
-            world.n_states_checked++;
-            return;
-        }
-    if (!world.hidden)
-        world_violation("TXID %llu is no state that was ever committed after state %zu of %zu",
-                        (unsigned long long)sh->txid, sh->state, world.n_states);
-}
-
-static void compare(const struct shadow *sh)
-{
-    sqlite3_int64 bytes = 0;
-    world_app_open();
-    uint8_t *now = world.app ? image(world.app, &bytes) : NULL;
-    if (!now) {
-        world_violation("the database cannot be read");
-        return;
-    }
-    if (!world.hidden && crc64(0, now, (size_t)bytes) != world.state[world.n_states - 1])
-        world_violation("the database is not what the application committed last");
-    if ((uint64_t)bytes != (uint64_t)sh->pages * WORLD_PAGE_SIZE)
-        world_violation("the spool ends with %u pages, the database has %lld", sh->pages,
-                        (long long)bytes / WORLD_PAGE_SIZE);
-    for (uint32_t i = 0; !world.violation[0] && i < sh->pages; i++)
-        if (memcmp(sh->p + (size_t)i * WORLD_PAGE_SIZE, now + (size_t)i * WORLD_PAGE_SIZE,
-                   WORLD_PAGE_SIZE) != 0)
-            world_violation("page %u of %u differs between the spool and the database", i + 1,
-                            sh->pages);
-    sqlite3_free(now);
-}
-
-static void check_integrity(void)
-{
-    sqlite3_stmt *st = NULL;
-    const char *text = NULL;
-    if (sqlite3_prepare_v2(world.app, "pragma integrity_check", -1, &st, NULL) == SQLITE_OK &&
-        sqlite3_step(st) == SQLITE_ROW)
-        text = (const char *)sqlite3_column_text(st, 0);
-    if (!text || strcmp(text, "ok") != 0)
-        world_violation("integrity_check: %.100s", text ? text : sqlite3_errmsg(world.app));
-    (void)sqlite3_finalize(st);
-}
-
-void world_judge(void)
-{
-    struct spool_state st;
-    struct err e;
-    if (world.violation[0])
-        return;
-    if (spool_open(world.spool, &st, &e) < 0) {
-        world_violation("%s", e.msg);
-        return;
-    }
-    struct shadow sh = {.p = NULL};
-    if (st.damage)
-        world_violation("%s", st.damage);
-    while (!world.violation[0]) {
-        cleanup_free char *path = find_file(sh.txid + 1);
-        if (!path)
-            break;
-        if (apply(&sh, path, sh.txid + 1))
-            find_state(&sh);
-    }
-    if (sh.txid < world.acked_txid || (st.has_tip && sh.txid != st.tip.max_txid))
-        world_violation("TXID %llu is missing: acknowledged up to %llu, the spool up to %llu",
-                        (unsigned long long)sh.txid + 1, (unsigned long long)world.acked_txid,
-                        (unsigned long long)(st.has_tip ? st.tip.max_txid : 0));
-    if (!world.violation[0])
-        compare(&sh);
-    if (!world.violation[0])
-        check_integrity();
-    free(sh.p);
-    spool_state_done(&st);
-}
+/* ---- after the judgement -------------------------------------------------------------------- */
 
 void world_afterlife(void)
 {

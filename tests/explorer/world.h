@@ -27,7 +27,13 @@ struct world {
     bool may_break;  /* losing continuity is expected: the application broke it */
     bool elsewhere;  /* the application is in another process for the rest of the operation */
     bool may_lose;   /* the application does not sync, the power may go: states may be taken back */
+    bool unsettled;  /* an application was killed in a commit: there, or not, is for the next reader to say */
+    bool apart;      /* the application is in apart.h's process in this run */
+    bool always_apart;     /* in each that begins */
+    uint64_t copy_wait_ms; /* of its sources */
+    unsigned without;      /* of its sources: enum source_without */
     bool hidden;     /* a commit could not be looked at: intermediate states cannot be judged */
+    bool print;      /* what comes of each job */
     char violation[400]; /* the first one; empty: none */
     unsigned long n_jobs, n_files, n_pages, n_busy, n_fulls, n_states_checked; /* of all runs */
 };
@@ -55,6 +61,14 @@ void world_app_close(void);
 bool world_sql(const char *fmt, ...) PRINTF_LIKE(1, 2);
 /** world_record(): the state as a reader sees it now goes into the ledger. */
 void world_record(void);
+
+/** world_settle(): what an application was killed in is there or not, from now on. By the way it is checked
+ * that nothing older is back. */
+void world_settle(void);
+/** world_note_state(hash): the same as world_record, seen by somebody else. */
+void world_note_state(uint64_t hash);
+/** world_image(d, ret_bytes): everything that a reader who begins now sees; to be freed with sqlite3_free. */
+uint8_t *world_image(sqlite3 *d, sqlite3_int64 *ret_bytes);
 
 /* An application that is a process of its own, with locks of its own. */
 #define CHILD_CRASHES "crash" /* dies with a write transaction under way, half of it in the WAL */

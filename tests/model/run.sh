@@ -12,6 +12,7 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 cd "$work"
 total=0
+controls=0
 
 # flags of the model, flags of the search, options of the search -> $work/out; sets states, errors
 search() {
@@ -36,18 +37,24 @@ holds() {
 }
 
 control() {
-	search "-DCOMMITS=2 -DWRITERS=1 -D$1" -DCOLLAPSE ""
-	[ "$errors" != 0 ] || { echo "model: the control $1 did not fail"; exit 1; }
-	echo "model: control $1 fails: $(sed -n 's/^pan:1: //p' out)"
+	search "-DCOMMITS=2 -DWRITERS=1 $(printf -- ' -D%s' "$@")" -DCOLLAPSE ""
+	[ "$errors" != 0 ] || { echo "model: the control $* did not fail"; exit 1; }
+	controls=$((controls + 1))
+	echo "model: control $* fails: $(sed -n 's/^pan:1: //p' out)"
 }
 
 holds "-DCOMMITS=2 -DWRITERS=1" -DCOLLAPSE ""
+holds "-DCOMMITS=2 -DWRITERS=1 -DSLEEP" -DCOLLAPSE ""
 if [ "${1:-check}" = all ]; then
 	holds "-DCOMMITS=3 -DWRITERS=1" -DCOLLAPSE ""
 	holds "-DCOMMITS=4 -DWRITERS=1" -DCOLLAPSE ""
 	holds "-DCOMMITS=2 -DWRITERS=2" -DCOLLAPSE ""
 	holds "-DCOMMITS=3 -DWRITERS=2" -DBITSTATE "-w31 -k3"
+	holds "-DCOMMITS=3 -DWRITERS=1 -DSLEEP" -DCOLLAPSE ""
+	holds "-DCOMMITS=2 -DWRITERS=2 -DSLEEP" -DCOLLAPSE ""
 	holds "-DCOMMITS=4 -DWRITERS=1 -DOLD_SQLITE -DPOLITE" -DCOLLAPSE ""
 fi
 for c in UNSAFE LATE BLIND; do control $c; done
-echo "model: $total searches without a violation, 3 controls that fail"
+control SLEEP NOLOCK
+control SLEEP TRUSTING
+echo "model: $total searches without a violation, $controls controls that fail"

@@ -8,6 +8,12 @@
  * others can get between is not. Names follow SQLite's wal.c where it has one.
  * -DUNSAFE: walsup's guard is dropped between its jobs. -DLATE: the old guard ends before the new one
  * begins. -DBLIND: a handover does not look whether everything is captured. Each has to fail.
+ * -DSLEEP: a commit is three steps (its frames, which change the file; its sync; the wal-index, which changes
+ * no file), a writer may die in between, and walsup sleeps: it leaves with a record of the files, asks now
+ * and then whether they have changed, and comes back. Asserted: as long as they have not, everything that was
+ * acknowledged was captured; and whenever it is level with the wal-index, everything that this shows. The
+ * record is taken with the write lock. -DNOLOCK takes it without, -DTRUSTING believes a position without a
+ * record after other salts: each has to fail.
  * -DOLD_SQLITE: the application's own checkpoint has SQLite's WAL-reset bug as well; from 4 commits on that
  * costs it a frame, when our guard moves out of slot 0 in the middle (tests/engines/reset_race.c
  * --application). With -DPOLITE, a guard that is let go only while nobody checkpoints, it does not; but an
@@ -33,6 +39,11 @@ bool write_lock, ckpt_lock;
 byte wal[COMMITS + 1];
 byte commits;
 byte in_db, captured;  /* bit sets of commits */
+#ifdef SLEEP
+byte shown, acked;     /* bit sets: in the wal-index; told to whoever committed */
+byte wal_stamp, db_stamp; /* the files' times */
+bool asleep, fresh;    /* fresh: back, but no handover since */
+#endif
 
 #define bit(k) (1 << (k))
 
@@ -43,7 +54,11 @@ inline restart_wal()
         i = 1;
         do
         :: i <= n ->
+#ifdef SLEEP
+            assert(asleep || fresh || (captured & bit(wal[i])));
+#else
             assert(captured & bit(wal[i]));
+#endif
             assert(in_db & bit(wal[i]));
             i++
         :: else -> break
@@ -112,6 +127,9 @@ inline checkpoint(mx, g, safe, fixed)
             :: else -> break
             od;
             i = 0;
+#ifdef SLEEP
+            db_stamp++;
+#endif
             b = safe
         :: else -> skip
         fi
@@ -123,6 +141,9 @@ inline checkpoint(mx, g, safe, fixed)
 proctype writer()
 {
     byte slot, mx, g, i;
+#ifdef SLEEP
+    byte mine;
+#endif
     do
     :: commits < COMMITS ->
         begin_read(slot, mx, g, false);
@@ -141,11 +162,26 @@ proctype writer()
                     begin_read(slot, mx, g, true)
                 :: else -> skip
                 fi;
+#ifdef SLEEP
+                atomic {
+                    commits++;
+                    mine = commits;
+                    wal[n + 1] = mine;
+                    wal_stamp++
+                };
+                if
+                :: atomic { n++; shown = shown | bit(mine) }; /* after the sync, which nobody sees */
+                    atomic { acked = acked | bit(mine) }
+                :: skip /* it dies */
+                fi;
+                mine = 0
+#else
                 atomic {
                     commits++;
                     wal[n + 1] = commits;
                     n++ /* the header is written: committed */
                 }
+#endif
             :: atomic { !(n == mx && gen == g && commits < COMMITS) -> skip }
             fi;
             write_lock = false
@@ -198,11 +234,39 @@ byte pos_gen, pos_frame;
 bool restartable = true;
 byte guard = NONE, newer = NONE; /* slots */
 
-/* capture_range: frames up to n, used only if the salts are the same afterwards */
+/* Level with the wal-index: then all that it shows was captured. */
+inline level()
+{
+#ifdef SLEEP
+    assert(gen != pos_gen || n != pos_frame || !(shown & ~captured))
+#else
+    skip
+#endif
+}
+
+/* capture_range: frames up to n, used only if the salts are the same afterwards. Right after it came back, and
+ * only then, the guard may not have kept what was there before it: continuity is lost, and seen. */
+#ifdef SLEEP
+#define lost(there) (fresh && !(there))
+#else
+#define lost(there) false
+#endif
+inline every_page()
+{
+#ifdef SLEEP
+    captured = captured | shown;
+    pos_gen = gen;
+    pos_frame = n;
+    restartable = false
+#else
+    skip
+#endif
+}
+
 inline capture()
 {
     atomic { xn = n; xg = gen };
-    assert(xg == pos_gen || restartable); /* W3: else continuity is lost */
+    assert(xg == pos_gen || restartable || lost(false)); /* W3: else continuity is lost */
     atomic {
         i = (xg == pos_gen -> pos_frame : 0) + 1;
         do
@@ -213,11 +277,13 @@ inline capture()
     };
     atomic {
         if
-        :: got ->
+        :: lost(gen == xg && (xg == pos_gen || restartable)) -> every_page()
+        :: !lost(gen == xg && (xg == pos_gen || restartable)) && got ->
             assert(gen == xg); /* W8: else nothing of it may be used, and continuity is lost */
             captured = captured | got; pos_gen = xg; pos_frame = xn; restartable = false
         :: else -> skip
         fi;
+        level();
         got = 0;
         xn = 0;
         xg = 0
@@ -261,7 +327,18 @@ inline handover()
     end_read(guard);
 #endif
 #endif
-    atomic { guard = newer; newer = NONE; mx = 0; g = 0; xn = 0; xb = 0; xg = 0 }
+    atomic {
+        guard = newer;
+        newer = NONE;
+#ifdef SLEEP
+        fresh = fresh && xg != pos_gen;
+#endif
+        mx = 0;
+        g = 0;
+        xn = 0;
+        xb = 0;
+        xg = 0
+    }
 }
 
 inline passive()
@@ -274,12 +351,91 @@ inline passive()
     fi
 }
 
+#ifdef SLEEP
+/* source_detach: the record, and then the guard is let go of. */
+inline fall_asleep()
+{
+    atomic {
+        if
+#ifdef NOLOCK
+        :: true -> skip
+#else
+        :: !write_lock -> write_lock = true
+#endif
+        :: true -> barrier = true /* busy: no proof, and it may leave without one */
+        fi
+    };
+    atomic { got = wal_stamp; safe = db_stamp };
+    atomic { xn = n; xb = b; xg = gen };
+    atomic {
+        proven = !barrier && xn == xb && xg == pos_gen && pos_frame == xn && restartable && got == wal_stamp &&
+                 safe == db_stamp;
+#ifndef NOLOCK
+        if
+        :: !barrier -> write_lock = false
+        :: else -> skip
+        fi;
+#endif
+        barrier = false;
+        xn = 0;
+        xb = 0;
+        xg = 0;
+        asleep = true;
+        fresh = false
+    };
+    end_read(guard)
+}
+
+/* source_asleep: the files are as they were, so nothing has happened. */
+inline doze()
+{
+    atomic {
+        if
+        :: proven && got == wal_stamp && safe == db_stamp -> assert(!(acked & ~captured))
+        :: else -> skip
+        fi
+    }
+}
+
+/* source_attach, resume */
+inline wake_up()
+{
+    begin_read(guard, mx, g, false);
+    atomic {
+        asleep = false;
+        fresh = true;
+        if
+        :: gen == pos_gen && n >= pos_frame && (!proven || n > pos_frame || safe == db_stamp) ->
+            restartable = n == b && n == pos_frame
+#ifdef TRUSTING
+        :: gen != pos_gen ->
+#else
+        :: gen != pos_gen && proven && safe == db_stamp ->
+#endif
+            pos_gen = gen;
+            pos_frame = 0;
+            restartable = n == 0
+        :: else -> every_page()
+        fi;
+        level();
+        proven = false;
+        got = 0;
+        safe = 0;
+        mx = 0;
+        g = 0
+    }
+}
+#endif
+
 /* In any order: more than the daemon does (the cycle W5: handover, PASSIVE, handover; the barrier W6: the
  * same with the write lock; a plain capture: capture, handover). */
 proctype walsup()
 {
     byte mx, g, xn, xb, xg, got, safe, i;
     bool barrier;
+#ifdef SLEEP
+    bool proven;
+#endif
 end:
     do
     :: capture()
@@ -289,6 +445,15 @@ end:
     :: atomic { barrier -> write_lock = false; barrier = false }
 #ifdef UNSAFE
     :: end_read(guard); begin_read(guard, mx, g, false); atomic { mx = 0; g = 0 }
+#endif
+#ifdef SLEEP
+    :: atomic { !barrier -> skip };
+        fall_asleep();
+        do
+        :: doze()
+        :: break
+        od;
+        wake_up()
 #endif
     od
 }
