@@ -15,7 +15,9 @@ static const struct ctl_verb verb[] = {
      "  --all                     every database, also if there are very many\n"
      "  --watch                   again and again; not to a terminal: a line for each\n"
      "                            change\n"
-     "  --interval TIME           how often --watch looks (2s)\n\n"
+     "  --interval TIME           how often --watch looks (2s)\n"
+     "  --states                  what the states mean, and what to do; needs no daemon\n"
+     "  --man                     the same as the table of walsupctl(1)\n\n"
      "Exit status: 0 healthy, 1 degraded, 2 failed or not running.\n", cmd_status},
     {"list", "", "list the configured databases, with or without the daemon", "", cmd_list},
     {"metrics", "", "print what Prometheus would fetch from the daemon",

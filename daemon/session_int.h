@@ -35,6 +35,7 @@ struct shim {
 struct session {
     uint32_t magic;
     char *path;
+    struct os_id claim;    /* zero: none */
     struct os_files files; /* as the first connection opened them */
     uint32_t page_size;
     struct conn guard[2]; /* taking turns */
