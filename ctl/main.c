@@ -86,11 +86,12 @@ static const struct ctl_verb verb[] = {
      "the whole database; what the other one wrote stays, and can be restored.\n\n"
      "  --all                     every database with a replica in that state\n"
      "  --target NAME             of this target only\n", cmd_takeover},
-    {"pause", "DB | --all [--reason TEXT]", "leave a database alone until resume, also after a restart",
+    {"pause", "DB | --all [--for TIME]", "leave a database alone until resume, even across restarts",
      "It is let go as when walsupd stops: what is committed is captured, and what is\n"
      "captured is still uploaded. Returns when it is let go. Commits meanwhile are not\n"
      "replicated; resume captures what came of them.\n\n"
      "  --all                     every database\n"
+     "  --for TIME                resume by itself after this time, such as 10m\n"
      "  --reason TEXT             for status and the log, at most 200 bytes\n", cmd_pause},
     {"resume", "DB | --all", "go on with a database that was paused",
      "  --all                     every database\n", cmd_resume},

@@ -155,7 +155,7 @@ static const struct ctl_method methods[] = {
     {PROTO_INTERFACE ".Pause", true,
      "# let go of a database, or all, as a stop does, and stay away, also after a restart; what is captured is still\n"
      "# uploaded\n"
-     "method Pause(db: ?string, all: ?bool, reason: ?string) -> (databases: []object)\n",
+     "method Pause(db: ?string, all: ?bool, reason: ?string, for_ms: ?int) -> (databases: []object)\n",
      ctl_call_pause},
     {PROTO_INTERFACE ".Resume", true,
      "# go on with it\n"
