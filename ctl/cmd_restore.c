@@ -186,6 +186,12 @@ static json_t *result_json(const struct job *j, const struct from_replica *from,
         (void)json_object_set_new(o, "next", json_pack("{s:s, s:I}", "txid", txid, "timestamp_ms",
                                                        (json_int_t)r->next_ms));
     }
+    if (r->set_back_txid) {
+        (void)snprintf(txid, sizeof txid, "%016llx", (unsigned long long)r->set_back_txid);
+        (void)json_object_set_new(o, "clock_set_back",
+                                  json_pack("{s:s, s:I, s:I}", "txid", txid, "from_ms", (json_int_t)r->set_back_from_ms,
+                                            "to_ms", (json_int_t)r->set_back_to_ms));
+    }
     if (!j->opts.dry_run) {
         char sum[17];
         (void)snprintf(sum, sizeof sum, "%016llx", (unsigned long long)r->checksum);
@@ -236,6 +242,12 @@ static void print_asked(const struct job *j, const struct restore_result *r)
                when_text(stamp, r->next_ms));
     else
         printf("nothing newer is in the replica\n");
+    if (r->set_back_txid) {
+        printf("warning: the clock was set back at TXID %016llx, from %s", (unsigned long long)r->set_back_txid,
+               when_text(stamp, r->set_back_from_ms));
+        printf(" to %s, so this time may have passed twice; this is the newest state whose own time is not after it. "
+               "walsupctl points shows the others, and --txid restores them\n", when_text(stamp, r->set_back_to_ms));
+    }
 }
 
 static void print_plan(const struct job *j, const struct restore_result *r, const char *where)

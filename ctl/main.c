@@ -73,10 +73,16 @@ static const struct ctl_verb verb[] = {
      "  --target NAME             of this target only\n"
      "  --trust-clock             the clock was set forward and is right: files may\n"
      "                            grow old by it\n", cmd_reconcile},
-    {"takeover", "DB", "go on replicating where another writer was found",
+    {"adopt", "TARGET", "accept a directory as the one a target stores in",
+     "walsupd knows the directory of a target by a file in it, walsup-target. Where\n"
+     "that is missing, as when the disk is not mounted, nothing is stored. If the\n"
+     "directory was emptied, replaced or moved on purpose, adopt accepts it as it is.\n",
+     cmd_adopt},
+    {"takeover", "DB | --all", "go on replicating where another writer was found",
      "For a replica in the state fenced. Stop the other writer first: whoever goes on\n"
      "there will be fenced in turn. A new history begins behind what is there, with\n"
      "the whole database; what the other one wrote stays, and can be restored.\n\n"
+     "  --all                     every database with a replica in that state\n"
      "  --target NAME             of this target only\n", cmd_takeover},
     {"pause", "DB | --all [--reason TEXT]", "leave a database alone until resume, also after a restart",
      "It is let go as when walsupd stops: what is committed is captured, and what is\n"

@@ -45,6 +45,8 @@ struct session {
     struct shim shim;      /* on ckpt's handle */
     const volatile uint32_t *shm; /* the wal-index, through SQLite's own mapping */
     bool faulted;
+    long writer_pid; /* seen with the write lock; 0: none yet */
+    bool several;    /* and another one */
 };
 
 /* session.c */
