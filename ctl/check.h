@@ -11,6 +11,7 @@ enum verdict { OK, WARNING, FAILED };
 
 struct check {
     struct ctl *c;
+    const char *state_dir;
     uv_loop_t loop;
     unsigned failed, warned;
     json_t *steps; /* of the target or database at hand */

@@ -8,6 +8,7 @@
 #include "common/store/retry.h"
 #include "common/store/s3_provider.h"
 #include "common/store/store.h"
+#include "common/store/store_root.h"
 
 #define STEP_TIMEOUT_MS 30000
 #define CLOCK_WARN_MS 60000
@@ -401,6 +402,24 @@ static void line_provider(struct trip *t)
     check_step(t->k, "provider", WARNING, buf_str(&doubts), hint);
 }
 
+/* Nothing is written below a mount point where nothing is mounted. Whoever may not read the daemon's record is not told. */
+static bool is_the_directory(struct trip *t)
+{
+    const char *state_dir = t->k->state_dir;
+    cleanup_free char *record = util_printf("%s/targets/%s", state_dir, t->target->name);
+    struct err e = {0};
+    if (access(record, R_OK) < 0)
+        return true;
+    struct store_root *root = store_root_new(t->target->path, t->target->name, state_dir, NULL);
+    bool fine = store_root_look(root, false, &e) == 0;
+    (void)store_root_unref(root);
+    if (fine)
+        check_step(t->k, "directory", OK, "the one that walsupd knows, by its file " STORE_ROOT_MARKER, "");
+    else
+        check_step_err(t->k, "directory", &e);
+    return fine;
+}
+
 static void round_trip(struct trip *t)
 {
     uint8_t random[8];
@@ -410,6 +429,8 @@ static void round_trip(struct trip *t)
     (void)snprintf(t->key, sizeof t->key, ".walsup-check-%s", hex);
     t->n = (size_t)snprintf(t->sent, sizeof t->sent, "walsup check %s\n", hex);
     struct store_body body = {.p = t->sent, .size = t->n};
+    if (t->target->type == CONF_FILE && !is_the_directory(t))
+        return;
     if (t->target->type == CONF_S3) {
         line_provider(t);
         if (!reach_bucket(t))

@@ -259,6 +259,7 @@ int cmd_check(struct ctl *c)
         printf("configuration %s: ok, %zu target%s, %zu database%s\n", c->config, conf->n_targets,
                plural(conf->n_targets), conf->n_dbs, plural(conf->n_dbs));
     (void)uv_loop_init(&k.loop);
+    k.state_dir = conf->state_dir;
     json_t *all = check_all(&k, conf);
     (void)uv_loop_close(&k.loop);
     if (c->json) {

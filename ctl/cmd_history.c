@@ -1,9 +1,11 @@
-/* snapshot, reconcile, takeover: what walsupd does to the history of a database when it is asked. */
+/* snapshot, reconcile, takeover: what walsupd does to the history of a database when it is asked; adopt: and to a
+ * target. */
 #include "ctl/ctl.h"
 
 #include "ctl/client.h"
 #include "ctl/out.h"
 
+#define ADOPT_MS 60000
 #define ANSWER_MS (24ull * 3600 * 1000) /* a large database to a slow store */
 
 static const char *text_of(const json_t *o, const char *key)
@@ -157,26 +159,8 @@ int cmd_reconcile(struct ctl *c)
     return status;
 }
 
-int cmd_takeover(struct ctl *c)
+static void print_taken(const json_t *reply)
 {
-    static const struct option own[] = {{"target", required_argument, NULL, 't'}, {NULL, 0, NULL, 0}};
-    int status, o;
-    const char *target = NULL;
-    json_t *reply = NULL;
-    while ((o = ctl_option(c, own, &status)) >= 0)
-        target = optarg;
-    if (o == CTL_STOP || !ctl_operands(c, 1, 1, &status))
-        return status;
-    json_t *p = json_object();
-    if (target)
-        (void)json_object_set_new(p, "target", json_string(target));
-    status = ask(c, "Takeover", p, &reply);
-    if (status)
-        return status;
-    if (c->json) {
-        (void)out_json(reply);
-        return 0;
-    }
     size_t i;
     const json_t *t;
     json_array_foreach(json_object_get(reply, "targets"), i, t) {
@@ -185,6 +169,114 @@ int cmd_takeover(struct ctl *c)
         out_text(stdout, json_string_value(t));
         printf(": taken over; a new history begins there, behind what the other writer left\n");
     }
+}
+
+static json_t *takeover_of(const char *name, const char *target)
+{
+    json_t *p = json_object();
+    if (name)
+        (void)json_object_set_new(p, "db", proto_text(name));
+    if (target)
+        (void)json_object_set_new(p, "target", proto_text(target));
+    return p;
+}
+
+static bool is_fenced(const json_t *db, const char *target)
+{
+    size_t i;
+    const json_t *r;
+    json_array_foreach(json_object_get(db, "replicas"), i, r)
+        if (!strcmp(text_of(r, "state"), "fenced") && (!target || !strcmp(text_of(r, "target"), target)))
+            return true;
+    return false;
+}
+
+/* One call for each database: so many decisions are no single event for the daemon. */
+static int take_all(struct ctl *c, const char *target)
+{
+    int status;
+    size_t i;
+    const json_t *d;
+    struct err e = {0};
+    json_t *dbs = NULL, *taken = json_array();
+    cleanup_free char *socket = NULL;
+    if (!ctl_socket(c, &socket, &status))
+        return status;
+    if (client_call(socket, "Status", json_object(), ANSWER_MS, &dbs, NULL, &e) < 0) {
+        json_decref(taken);
+        return out_fail(c->json, &e);
+    }
+    json_array_foreach(json_object_get(dbs, "databases"), i, d) {
+        json_t *reply = NULL;
+        if (!is_fenced(d, target))
+            continue;
+        if (client_call(socket, "Takeover", takeover_of(text_of(d, "name"), target), ANSWER_MS, &reply, NULL, &e) < 0)
+            break;
+        if (!c->json)
+            print_taken(reply);
+        (void)json_array_append_new(taken, reply);
+    }
+    size_t n = json_array_size(taken);
+    json_decref(dbs);
+    if (e.code == ERR_OK && c->json)
+        return out_json(json_pack("{s:o}", "databases", taken));
+    json_decref(taken);
+    if (e.code != ERR_OK)
+        return out_fail(c->json, &e);
+    if (!n)
+        printf("no other writer was found anywhere, so there is nothing to take over\n");
+    return 0;
+}
+
+int cmd_takeover(struct ctl *c)
+{
+    static const struct option own[] = {{"target", required_argument, NULL, 't'}, {"all", no_argument, NULL, 'a'},
+                                        {NULL, 0, NULL, 0}};
+    int status, o;
+    bool all = false;
+    const char *target = NULL;
+    json_t *reply = NULL;
+    while ((o = ctl_option(c, own, &status)) >= 0) {
+        if (o == 'a')
+            all = true;
+        else
+            target = optarg;
+    }
+    if (o == CTL_STOP || !ctl_operands(c, 0, 1, &status))
+        return status;
+    if (all == (optind < c->argc))
+        return ctl_usage_error(c, all ? "name a database or say --all, not both" : "name a database, or say --all");
+    if (all)
+        return take_all(c, target);
+    status = ask(c, "Takeover", takeover_of(NULL, target), &reply);
+    if (status)
+        return status;
+    if (c->json)
+        return out_json(reply);
+    print_taken(reply);
+    json_decref(reply);
+    return 0;
+}
+
+int cmd_adopt(struct ctl *c)
+{
+    static const struct option own[] = {{NULL, 0, NULL, 0}};
+    int status;
+    struct err e = {0};
+    json_t *reply = NULL;
+    cleanup_free char *socket = NULL;
+    if (ctl_option(c, own, &status) == CTL_STOP || !ctl_operands(c, 1, 1, &status) || !ctl_socket(c, &socket, &status))
+        return status;
+    json_t *p = json_pack("{s:o}", "target", proto_text(c->argv[optind]));
+    if (client_call(socket, "Adopt", p, ADOPT_MS, &reply, NULL, &e) < 0)
+        return out_fail(c->json, &e);
+    if (c->json)
+        return out_json(reply);
+    printf("target ");
+    out_text(stdout, text_of(reply, "target"));
+    printf(": ");
+    out_text(stdout, text_of(reply, "path"));
+    printf(" is its directory from now on; each replica there is looked at\n");
     json_decref(reply);
     return 0;
 }

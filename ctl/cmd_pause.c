@@ -27,7 +27,7 @@ static void print_result(const json_t *reply, bool pause)
         if (pause)
             print_paused(d);
         else
-            printf(json_is_true(json_object_get(d, "changed")) ? ": goes on\n" : ": was not paused\n");
+            printf(json_is_true(json_object_get(d, "changed")) ? ": resumed\n" : ": was not paused\n");
     }
 }
 
@@ -35,18 +35,22 @@ static int run(struct ctl *c, bool pause)
 {
     static const struct option with_reason[] = {{"all", no_argument, NULL, 'a'},
                                                 {"reason", required_argument, NULL, 'r'},
+                                                {"for", required_argument, NULL, 'f'},
                                                 {NULL, 0, NULL, 0}};
     static const struct option without[] = {{"all", no_argument, NULL, 'a'}, {NULL, 0, NULL, 0}};
     int status, o;
     bool all = false;
     const char *reason = NULL;
+    uint64_t for_ms = 0;
     struct err e = {0};
     json_t *reply = NULL;
     while ((o = ctl_option(c, pause ? with_reason : without, &status)) >= 0) {
         if (o == 'a')
             all = true;
-        else
+        else if (o == 'r')
             reason = optarg;
+        else if (!conf_duration(optarg, &for_ms) || !for_ms)
+            return ctl_usage_error(c, "--for %s is not a time such as 10m or 2h", optarg);
     }
     if (o == CTL_STOP || !ctl_operands(c, 0, 1, &status))
         return status;
@@ -62,6 +66,8 @@ static int run(struct ctl *c, bool pause)
         cleanup_free char *name = ctl_db_name(c, c->argv[optind]);
         (void)json_object_set_new(p, "db", proto_text(name));
     }
+    if (for_ms)
+        (void)json_object_set_new(p, "for_ms", json_integer((json_int_t)for_ms));
     if (reason)
         (void)json_object_set_new(p, "reason", proto_text(reason));
     if (client_call(socket, pause ? "Pause" : "Resume", p, ANSWER_MS, &reply, NULL, &e) < 0) {

@@ -50,6 +50,7 @@ static json_t *point_json(const struct restore_point *p)
     if (p->txid) {
         (void)json_object_set_new(o, "level", json_integer((json_int_t)p->level));
         (void)json_object_set_new(o, "restore_bytes", json_integer((json_int_t)p->way));
+        (void)json_object_set_new(o, "clock_set_back", json_boolean(p->set_back));
         return o;
     }
     (void)json_object_set_new(o, "generation", json_string(p->generation));
@@ -106,7 +107,7 @@ static void print_text(const struct job *j, const struct from_replica *from, con
     for (size_t i = 0; i < p->n; i++) {
         const struct restore_point *x = &p->point[i];
         struct out_row *row = out_row(&t);
-        row->cell[0] = util_strdup(when_text(a, x->time_ms));
+        row->cell[0] = util_printf("%s%s", when_text(a, x->time_ms), x->set_back ? " (clock set back)" : "");
         row->cell[1] = name_of(x);
         row->cell[2] = p->v3 ? util_strdup(x->level ? "snapshot" : "WAL")
                              : util_printf("%u", x->level);

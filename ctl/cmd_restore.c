@@ -9,6 +9,7 @@
 #include "common/format/when.h"
 #include "ctl/follow.h"
 #include "ctl/from.h"
+#include "ctl/hold.h"
 
 #define FOLLOW_MS 1000u
 
@@ -24,7 +25,8 @@ struct job {
 };
 
 enum { OPT_TARGET = 1, OPT_URL, OPT_TXID, OPT_DRY_RUN, OPT_FORCE, OPT_IF_NO_DB, OPT_IF_REPLICA,
-       OPT_CHECK, OPT_PARALLEL, OPT_TIMESTAMP, OPT_GENERATION, OPT_NO_RESUME, OPT_FOLLOW, OPT_FOLLOW_INTERVAL };
+       OPT_CHECK, OPT_PARALLEL, OPT_TIMESTAMP, OPT_GENERATION, OPT_NO_RESUME, OPT_FOLLOW, OPT_FOLLOW_INTERVAL,
+       OPT_FORCE_IN_USE };
 
 static const struct option own_option[] = {
     {"output", required_argument, NULL, 'o'},
@@ -35,6 +37,7 @@ static const struct option own_option[] = {
     {"generation", required_argument, NULL, OPT_GENERATION},
     {"dry-run", no_argument, NULL, OPT_DRY_RUN},
     {"force", no_argument, NULL, OPT_FORCE},
+    {"force-in-use", no_argument, NULL, OPT_FORCE_IN_USE},
     {"if-db-not-exists", no_argument, NULL, OPT_IF_NO_DB},
     {"if-replica-exists", no_argument, NULL, OPT_IF_REPLICA},
     {"integrity-check", required_argument, NULL, OPT_CHECK},
@@ -77,6 +80,9 @@ static bool take_option(struct job *j, int o, int *ret_status)
         return true;
     case OPT_FORCE:
         j->opts.force = true;
+        return true;
+    case OPT_FORCE_IN_USE:
+        j->opts.force = j->opts.in_use = true;
         return true;
     case OPT_NO_RESUME:
         j->opts.no_resume = true;
@@ -180,10 +186,19 @@ static json_t *result_json(const struct job *j, const struct from_replica *from,
         (void)json_object_set_new(o, "next", json_pack("{s:s, s:I}", "txid", txid, "timestamp_ms",
                                                        (json_int_t)r->next_ms));
     }
+    if (r->set_back_txid) {
+        (void)snprintf(txid, sizeof txid, "%016llx", (unsigned long long)r->set_back_txid);
+        (void)json_object_set_new(o, "clock_set_back",
+                                  json_pack("{s:s, s:I, s:I}", "txid", txid, "from_ms", (json_int_t)r->set_back_from_ms,
+                                            "to_ms", (json_int_t)r->set_back_to_ms));
+    }
     if (!j->opts.dry_run) {
         char sum[17];
         (void)snprintf(sum, sizeof sum, "%016llx", (unsigned long long)r->checksum);
         (void)json_object_set_new(o, "checksum", json_string(r->verified ? "verified" : "absent"));
+        if (*r->note.text)
+            (void)json_object_set_new(o, r->note.unchecked ? "unchecked" : "forbidden_values",
+                                      json_string(r->note.text));
         if (r->checksum)
             (void)json_object_set_new(o, "database_checksum", json_string(sum));
     }
@@ -227,6 +242,12 @@ static void print_asked(const struct job *j, const struct restore_result *r)
                when_text(stamp, r->next_ms));
     else
         printf("nothing newer is in the replica\n");
+    if (r->set_back_txid) {
+        printf("warning: the clock was set back at TXID %016llx, from %s", (unsigned long long)r->set_back_txid,
+               when_text(stamp, r->set_back_from_ms));
+        printf(" to %s, so this time may have passed twice; this is the newest state whose own time is not after it. "
+               "walsupctl points shows the others, and --txid restores them\n", when_text(stamp, r->set_back_to_ms));
+    }
 }
 
 static void print_plan(const struct job *j, const struct restore_result *r, const char *where)
@@ -262,8 +283,13 @@ static void print_result(const struct job *j, const struct from_replica *from,
     print_point(r);
     printf(from->name ? " from %s (%s)" : " from %s%s", from->name ? from->name : where,
            from->name ? where : "");
-    printf(": %s to %s in %s, %s\n", util_size(size, r->database_bytes), j->output_path,
-           util_duration(took, took_ms), checked[j->opts.check]);
+    printf(": %s to %s in %s, ", util_size(size, r->database_bytes), j->output_path, util_duration(took, took_ms));
+    if (r->note.unchecked)
+        printf("%scould not be checked by SQLite: ", r->verified ? "checksum verified; " : "");
+    else
+        printf("%s%s", checked[j->opts.check], *r->note.text ? ", but for values that its schema forbids: " : "");
+    out_text(stdout, r->note.text);
+    (void)fputc('\n', stdout);
     printf("fetched: %s in %zu file%s", util_size(size, r->bytes), r->n_files,
            r->n_files == 1 ? "" : "s");
     if (r->kept_bytes)
@@ -318,6 +344,26 @@ static void name_others(const struct job *j, size_t which, struct err *e)
     (void)err_hint(e, "another replica may be sound: %s", buf_str(&b));
 }
 
+/* From the best replica to the file; with walsupd, if that has to do with it. */
+static int fetch(struct job *j, size_t *ret_which, struct restore_result *ret, char **ret_where, struct err *e)
+{
+    struct hold hold;
+    struct restore_hold hook = hold_init(&hold, j->c, j->output_path);
+    bool latest = !j->opts.txid && !j->opts.by_time && !j->opts.generation && !j->opts.dry_run && !j->from.url;
+    int rc = hook.begin && latest ? hold_upload(&hold, j->from.target, e) : 0;
+    if (rc == 0)
+        rc = from_choose(&j->from, &j->opts, ret_which, e);
+    if (rc == 0) {
+        j->opts.hold = hook.begin ? &hook : NULL;
+        rc = from_restore(&j->from, &j->from.replica[*ret_which], &j->opts, ret, ret_where, e);
+        j->opts.hold = NULL;
+        if (rc == -(int)ERR_CORRUPT)
+            name_others(j, *ret_which, e);
+    }
+    hold_done(&hold);
+    return rc;
+}
+
 static int restore(struct job *j)
 {
     struct err e = {0};
@@ -346,13 +392,8 @@ static int restore(struct job *j)
         return out_fail(j->c->json, &e);
     }
     uint64_t start_ms = clk_mono_ms();
-    int rc = from_choose(&j->from, &j->opts, &which, &e);
+    int rc = fetch(j, &which, &r, &where, &e);
     const struct from_replica *from = &j->from.replica[which];
-    if (rc == 0) {
-        rc = from_restore(&j->from, from, &j->opts, &r, &where, &e);
-        if (rc == -(int)ERR_CORRUPT)
-            name_others(j, which, &e);
-    }
     if (rc == 1 && j->if_replica_exists)
         return nothing_done(j, "the replica is empty");
     if (rc == 1 && !*e.msg) {
@@ -388,7 +429,7 @@ int cmd_restore(struct ctl *c)
     if (j.follow && (j.opts.by_time || j.opts.txid || j.opts.generation || j.opts.dry_run ||
                      j.opts.force || j.if_db_not_exists || j.if_replica_exists))
         return ctl_usage_error(c, "--follow goes on to the latest state: it excludes --timestamp, --txid, "
-                               "--generation, --dry-run, --force and --if-...");
+                               "--generation, --dry-run, --force, --force-in-use and --if-...");
     if (from_open(&j.from, &status))
         status = restore(&j);
     from_done(&j.from);

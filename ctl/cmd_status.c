@@ -377,12 +377,17 @@ static bool options(struct ctl *c, struct status_ask *ask, bool *ret_watch, int 
     static const struct option own[] = {{"all", no_argument, NULL, 'a'},
                                         {"watch", no_argument, NULL, 'w'},
                                         {"interval", required_argument, NULL, 'i'},
+                                        {"states", no_argument, NULL, 's'},
+                                        {"man", no_argument, NULL, 'm'},
                                         {NULL, 0, NULL, 0}};
     int o;
     ask->interval_ms = WATCH_MS;
     while ((o = ctl_option(c, own, ret_status)) >= 0)
         if (o == 'a') {
             ask->all = true;
+        } else if (o == 's' || o == 'm') {
+            *ret_status = status_states(c->json, o == 'm');
+            return false;
         } else if (o == 'w') {
             *ret_watch = true;
         } else if (!conf_duration(optarg, &ask->interval_ms) || ask->interval_ms < 100) {

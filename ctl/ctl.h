@@ -80,6 +80,7 @@ int cmd_sync(struct ctl *c);
 int cmd_reload(struct ctl *c);
 int cmd_snapshot(struct ctl *c);
 int cmd_takeover(struct ctl *c);
+int cmd_adopt(struct ctl *c);
 int cmd_reconcile(struct ctl *c);
 int cmd_add(struct ctl *c);
 int cmd_remove(struct ctl *c);

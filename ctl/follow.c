@@ -95,8 +95,10 @@ static uint64_t pause_ms(const struct run *x)
 
 static void wait_next(struct run *x)
 {
+    uint64_t ms = pause_ms(x);
     x->paused = true;
-    (void)uv_timer_start(&x->pause, on_pause, pause_ms(x), 0);
+    /* It repeats: uv_run fires a timer that is due before it waits, and would then wait for what never comes. */
+    (void)uv_timer_start(&x->pause, on_pause, ms, ms);
     while (x->paused && !x->over)
         (void)uv_run(&x->f->loop, UV_RUN_ONCE);
     (void)uv_timer_stop(&x->pause);

@@ -15,7 +15,9 @@ static const struct ctl_verb verb[] = {
      "  --all                     every database, also if there are very many\n"
      "  --watch                   again and again; not to a terminal: a line for each\n"
      "                            change\n"
-     "  --interval TIME           how often --watch looks (2s)\n\n"
+     "  --interval TIME           how often --watch looks (2s)\n"
+     "  --states                  what the states mean, and what to do; needs no daemon\n"
+     "  --man                     the same as the table of walsupctl(1)\n\n"
      "Exit status: 0 healthy, 1 degraded, 2 failed or not running.\n", cmd_status},
     {"list", "", "list the configured databases, with or without the daemon", "", cmd_list},
     {"metrics", "", "print what Prometheus would fetch from the daemon",
@@ -33,7 +35,8 @@ static const struct ctl_verb verb[] = {
      "                            '2026-11-24 10:00', 'yesterday 18:00', '2 hours ago'\n"
      "  --generation GENERATION   of a replica of Litestream v0.3 (the newest)\n"
      "  --dry-run                 say what would be fetched\n"
-     "  --force                   replace an existing file\n"
+     "  --force                   replace an existing file that nobody uses\n"
+     "  --force-in-use            replace it even if a process has it open\n"
      "  --if-db-not-exists        do nothing, successfully, if the file exists\n"
      "  --if-replica-exists       do nothing, successfully, if the replica is empty\n"
      "  --integrity-check HOW     quick, full or none (quick)\n"
@@ -72,16 +75,23 @@ static const struct ctl_verb verb[] = {
      "  --target NAME             of this target only\n"
      "  --trust-clock             the clock was set forward and is right: files may\n"
      "                            grow old by it\n", cmd_reconcile},
-    {"takeover", "DB", "go on replicating where another writer was found",
+    {"adopt", "TARGET", "accept a directory as the one a target stores in",
+     "walsupd knows the directory of a target by a file in it, walsup-target. Where\n"
+     "that is missing, as when the disk is not mounted, nothing is stored. If the\n"
+     "directory was emptied, replaced or moved on purpose, adopt accepts it as it is.\n",
+     cmd_adopt},
+    {"takeover", "DB | --all", "go on replicating where another writer was found",
      "For a replica in the state fenced. Stop the other writer first: whoever goes on\n"
      "there will be fenced in turn. A new history begins behind what is there, with\n"
      "the whole database; what the other one wrote stays, and can be restored.\n\n"
+     "  --all                     every database with a replica in that state\n"
      "  --target NAME             of this target only\n", cmd_takeover},
-    {"pause", "DB | --all [--reason TEXT]", "leave a database alone until resume, also after a restart",
+    {"pause", "DB | --all [--for TIME]", "leave a database alone until resume, even across restarts",
      "It is let go as when walsupd stops: what is committed is captured, and what is\n"
      "captured is still uploaded. Returns when it is let go. Commits meanwhile are not\n"
      "replicated; resume captures what came of them.\n\n"
      "  --all                     every database\n"
+     "  --for TIME                resume by itself after this time, such as 10m\n"
      "  --reason TEXT             for status and the log, at most 200 bytes\n", cmd_pause},
     {"resume", "DB | --all", "go on with a database that was paused",
      "  --all                     every database\n", cmd_resume},

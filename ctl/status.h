@@ -34,4 +34,7 @@ void status_print(const json_t *reply, bool one);
  * SIGTERM; returns the exit status of what was last seen. */
 int status_watch(const struct status_ask *ask, bool json);
 
+/** status_states(json, man): what the words mean; exit status. */
+int status_states(bool json, bool man);
+
 #endif

@@ -253,6 +253,7 @@ static void fill_header(struct ltx_header *h, const struct capture_opts *o, uint
         .max_txid = o->max_txid,
         .timestamp_ms = o->timestamp_ms,
         .node_id = o->lineage,
+        .clock_txid = o->clock_txid,
     };
 }
 

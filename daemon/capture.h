@@ -41,7 +41,7 @@ struct capture_opts {
     const char *path; /* final name; full only: NULL writes no file, for the map's sake */
     uint64_t min_txid, max_txid;
     int64_t timestamp_ms;
-    uint64_t lineage;
+    uint64_t lineage, clock_txid; /* see struct ltx_header */
     enum ltx_encoding encoding;
     uint64_t limit_bytes; /* range only: cut at the first commit past this many bytes of WAL */
     const struct session_index *end; /* range only: not beyond this one, read under a guard that is still held;

@@ -1,6 +1,6 @@
 /* ctlserver_int.h - what the parts of the control socket share: ctlserver.c (clients), ctlserver_socket.c (the socket),
  * ctlserver_methods.c (the table; list, reload), ctlserver_stream.c (status, metrics), ctlserver_sync.c,
- * ctlserver_pause.c, ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_map.c (page maps). Loop
+ * ctlserver_pause.c, ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_adopt.c, ctlserver_map.c (page maps). Loop
  * thread only. */
 #ifndef WALSUP_CTLSERVER_INT_H
 #define WALSUP_CTLSERVER_INT_H
@@ -82,6 +82,9 @@ void ctl_call_sync(struct client *cl, json_t *p);
 void ctl_call_snapshot(struct client *cl, json_t *p);
 void ctl_call_takeover(struct client *cl, json_t *p);
 void ctl_call_reconcile(struct client *cl, json_t *p);
+
+/* ctlserver_adopt.c */
+void ctl_call_adopt(struct client *cl, json_t *p);
 
 /* ctlserver_pause.c */
 void ctl_call_pause(struct client *cl, json_t *p);

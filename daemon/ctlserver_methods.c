@@ -148,10 +148,14 @@ static const struct ctl_method methods[] = {
      "# go on where another writer was found, with a history of its own behind the other's\n"
      "method Takeover(db: string, target: ?string) -> (name: string, targets: []string)\n",
      ctl_call_takeover},
+    {PROTO_INTERFACE ".Adopt", true,
+     "# the directory of the target, as it is now, is the one to store in\n"
+     "method Adopt(target: string) -> (target: string, path: string)\n",
+     ctl_call_adopt},
     {PROTO_INTERFACE ".Pause", true,
      "# let go of a database, or all, as a stop does, and stay away, also after a restart; what is captured is still\n"
      "# uploaded\n"
-     "method Pause(db: ?string, all: ?bool, reason: ?string) -> (databases: []object)\n",
+     "method Pause(db: ?string, all: ?bool, reason: ?string, for_ms: ?int) -> (databases: []object)\n",
      ctl_call_pause},
     {PROTO_INTERFACE ".Resume", true,
      "# go on with it\n"

@@ -113,7 +113,7 @@ static void abandon(void *arg)
     (void)arg;
 }
 
-static void start(struct client *cl, struct database *only, bool pause, const char *reason)
+static void start(struct client *cl, struct database *only, bool pause, const char *reason, json_int_t for_ms)
 {
     struct manager *m = ctl_manager(cl);
     size_t n = only ? 1 : m->n_dbs;
@@ -127,8 +127,8 @@ static void start(struct client *cl, struct database *only, bool pause, const ch
         const struct database *db = only ? only : m->db[i];
         a->one[i] = (struct one){.of = a, .name = util_strdup(db->name), .dir = util_strdup(db->dir)};
         if (pause)
-            a->one[i].record = pause_new(db->pause ? db->pause->since_ms : clk_real_ms(), ctl_uid(cl),
-                                         reason ? reason : db->pause ? db->pause->reason : "");
+            a->one[i].record = pause_new(db->pause ? db->pause->since_ms : clk_real_ms(),
+                                         for_ms ? clk_real_ms() + for_ms : 0, ctl_uid(cl), reason ? reason : db->pause ? db->pause->reason : "");
     }
     ctl_hold(cl, abandon, a);
     (void)uv_queue_work(m->loop, &a->work, work, work_done);
@@ -137,16 +137,20 @@ static void start(struct client *cl, struct database *only, bool pause, const ch
 static void call(struct client *cl, json_t *p, bool pause)
 {
     const char *name = NULL, *reason = NULL;
+    json_int_t for_ms = 0;
     int all = 0;
     struct database *db = NULL;
     struct err e;
     const struct manager *m = ctl_manager(cl);
-    int r = pause ? ctl_unpack(p, &e, "{s?:s, s?:b, s?:s}", "db", &name, "all", &all, "reason", &reason)
+    int r = pause ? ctl_unpack(p, &e, "{s?:s, s?:b, s?:s, s?:I}", "db", &name, "all", &all, "reason", &reason, "for_ms",
+                             &for_ms)
                   : ctl_unpack(p, &e, "{s?:s, s?:b}", "db", &name, "all", &all);
     if (r == 0 && !name == !all)
         r = err_set(&e, ERR_USAGE, "name a database, or ask for all of them");
     if (r == 0 && reason && strlen(reason) > PAUSE_REASON_MAX)
         r = err_set(&e, ERR_USAGE, "the reason is longer than %u bytes", PAUSE_REASON_MAX);
+    if (r == 0 && (for_ms < 0 || for_ms > PAUSE_FOR_MAX_MS))
+        r = err_set(&e, ERR_USAGE, "a pause for a time lasts at most 366 days");
     if (r == 0)
         r = ctl_find_db(m, name, &db, &e);
     if (r == 0 && m->stopping)
@@ -156,7 +160,7 @@ static void call(struct client *cl, json_t *p, bool pause)
     if (r < 0)
         ctl_reply_err(cl, &e);
     else
-        start(cl, db, pause, reason);
+        start(cl, db, pause, reason, for_ms);
 }
 
 void ctl_call_pause(struct client *cl, json_t *p)

@@ -220,6 +220,8 @@ void database_maybe_closed(struct database *db)
     free(db->name);
     free(db->path);
     free(db->dir);
+    for (size_t i = 0; i < db->n_up; i++)
+        uploader_free(db->up[i]);
     free(db->up);
     free(db->file);
     free(db->err);

@@ -65,6 +65,7 @@ struct database_run {
     struct beat beat;
     uint64_t merged[SPOOL_LEVELS]; /* with job.load only, as the next one */
     struct err *fenced; /* of each replica, from an earlier process; code ERR_OK: it is not */
+    struct fence_lost *lost;
     struct pause *pause; /* with job.load only: on record; NULL */
     uint64_t acked[]; /* of each replica, by the spool directory; with job.load only. UINT64_MAX: unknown */
 };

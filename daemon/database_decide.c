@@ -182,6 +182,11 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
 {
     bool attached = db->state == SOURCE_ATTACHED, asleep = db->state == SOURCE_ASLEEP;
     *ret_at = NEVER;
+    if (db->pause) {
+        uint64_t left = database_pause_left_ms(db);
+        if (left != UINT64_MAX)
+            *ret_at = now + left;
+    }
     if (db->pause)
         return database_paused_job(db, job);
     if (db->retry_at_ms > now && !db->force) {

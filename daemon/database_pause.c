@@ -2,7 +2,10 @@
  * is in its spool goes on its way. */
 #include "daemon/database_int.h"
 
+#include "common/base/clk.h"
 #include "common/base/log.h"
+
+#define PAUSE_LOOK_MS 60000
 
 int database_paused_error(const struct database *db, struct err *e)
 {
@@ -87,11 +90,23 @@ void database_resume(struct database *db)
     if (!db->pause)
         return;
     log_about(LOG_RESUMED, db->name, NULL, NULL);
-    log_line(LOG_NOTICE, "%s: goes on", db->name);
+    log_line(LOG_NOTICE, "%s: resumed", db->name);
     free(TAKE_PTR(db->pause));
     db->force = db->loaded;
     db->retry_at_ms = 0;
     database_poke(db);
+}
+
+uint64_t database_pause_left_ms(struct database *db)
+{
+    if (!db->pause || !db->pause->until_ms)
+        return UINT64_MAX;
+    int64_t left = db->pause->until_ms - clk_real_ms();
+    if (left > 0)
+        return (uint64_t)MIN(left, (int64_t)PAUSE_LOOK_MS); /* the clock may be set */
+    log_line(LOG_NOTICE, "%s: the time of its pause is over", db->name);
+    database_resume(db);
+    return UINT64_MAX;
 }
 
 bool database_paused_job(struct database *db, struct source_job *job)

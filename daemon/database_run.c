@@ -21,8 +21,11 @@ static void learn_acked(struct database_run *run)
                                               uploader_place(db->up[i], st->tip.node_id), &run->acked[i]))
             run->acked[i] = UINT64_MAX;
     run->fenced = util_zalloc((db->n_up + 1) * sizeof *run->fenced);
-    for (size_t i = 0; i < db->n_up; i++)
+    run->lost = util_zalloc((db->n_up + 1) * sizeof *run->lost);
+    for (size_t i = 0; i < db->n_up; i++) {
         (void)fence_read(db->dir, db->up[i]->target, &run->fenced[i]);
+        fence_lost_read(db->dir, db->up[i]->target, &run->lost[i]);
+    }
 }
 
 static void work_run(uv_work_t *w)
@@ -106,6 +109,9 @@ static void after_load(struct database *db, struct database_run *run)
         /* a tip that is older than it (a damaged one, a state directory put back from a copy) is not to
          * be trusted with the numbering either */
         known = known && acked <= db->txid;
+        db->up[i]->lost = run->lost[i];
+        /* killed after a takeover, before anything was captured */
+        db->new_lineage = db->new_lineage || (st->has_tip && fence_has_lost(&run->lost[i], st->tip.node_id));
         uploader_learn(db->up[i], known, acked);
         if (run->fenced[i].code != ERR_OK)
             uploader_fence(db->up[i], &run->fenced[i], true);
@@ -377,6 +383,7 @@ static void work_done(uv_work_t *w, int status)
     (void)status;
     cleanup_free struct database_run *run = w->data;
     cleanup_free struct err *fenced = run->fenced; /* goes with it */
+    cleanup_free struct fence_lost *lost = run->lost;
     struct database *db = run->db;
     db->run = NULL;
     db->last_run_ms = clk_mono_ms();

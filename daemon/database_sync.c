@@ -209,7 +209,9 @@ void database_sync_arm(struct database *db, const struct source_result *r)
         (void)unlink(path);
     }
     for (w = db->waiting; w; w = w->next)
-        for (size_t i = 0; w->armed && w->wait && i < db->n_up; i++)
+        for (size_t i = 0; w->armed && w->wait && i < db->n_up; i++) {
             db->up[i]->flush = true;
+            uploader_want_look(db->up[i]);
+        }
 }
 

@@ -6,6 +6,7 @@
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
 
+
 /* host name, and the start of the machine's boot id: the same machine after a restart is another writer,
  * and so is a copy of it */
 void fence_sign(struct store_meta *m)
@@ -21,6 +22,14 @@ void fence_sign(struct store_meta *m)
                 *p = '?';
     }
     memcpy(m->writer, writer, sizeof writer);
+}
+
+static bool is_own(const char *writer)
+{
+    struct store_meta own = {.timestamp_ms = 0};
+    fence_sign(&own);
+    size_t host = strcspn(own.writer, "/");
+    return host == strcspn(writer, "/") && !strncmp(own.writer, writer, host) && host && own.writer[0] != '?';
 }
 
 /* of the database after it: a file may carry it, or only its metadata, which not every directory can keep */
@@ -56,6 +65,16 @@ enum fence_verdict fence_judge_made(const struct fence_seen *s, const struct lev
     return mine->checksum && theirs && theirs != mine->checksum ? FENCE_FOREIGN : FENCE_OURS;
 }
 
+/* A machine, or its state directory, that was put back from a snapshot or a backup meets what it stored itself. */
+static int own_past(const char *key, const char *when, uint64_t lineage, struct err *e)
+{
+    (void)err_set(e, ERR_CONFLICT, "\"%s\" is this machine's own past: it was stored from here, with a commit of %s "
+                  "(lineage %016" PRIx64 "), and the state directory does not know it, as if it, or the whole machine, "
+                  "went back in time: nothing more is uploaded here", key, when, lineage);
+    return err_hint(e, "if a copy of this machine runs elsewhere, stop it first; walsupctl takeover, or takeover --all for "
+                       "every database, continues behind what is stored");
+}
+
 int fence_tell(const struct fence_seen *s, const struct spool_file *mine, const char *key, struct err *e)
 {
     struct ltx_header h = {.node_id = 0};
@@ -65,6 +84,8 @@ int fence_tell(const struct fence_seen *s, const struct spool_file *mine, const 
     if (ms)
         (void)util_rfc3339(when, ms);
     uint64_t lineage = s->info.meta.lineage ? s->info.meta.lineage : h.node_id;
+    if (lineage == mine->lineage && is_own(s->info.meta.writer))
+        return own_past(key, when, lineage, e);
     if (!lineage)
         (void)snprintf(whose, sizeof whose, "of no known history, perhaps by Litestream");
     else
@@ -131,4 +152,54 @@ int fence_remove(const char *dir, const char *target, struct err *e)
     cleanup_free char *path = path_of(dir, target);
     int r = fsx_unlink(path, e);
     return r < 0 ? r : fsx_sync_dir(dir, e);
+}
+
+/* ---- histories that lost ------------------------------------------------------------------------- */
+
+bool fence_has_lost(const struct fence_lost *l, uint64_t lineage)
+{
+    for (size_t i = 0; i < FENCE_LOST; i++)
+        if (lineage && l->lineage[i] == lineage)
+            return true;
+    return false;
+}
+
+void fence_lose(struct fence_lost *l, uint64_t lineage)
+{
+    if (!lineage || fence_has_lost(l, lineage))
+        return;
+    memmove(l->lineage + 1, l->lineage, (FENCE_LOST - 1) * sizeof l->lineage[0]);
+    l->lineage[0] = lineage;
+}
+
+static char *lost_path(const char *dir, const char *target)
+{
+    return util_printf("%s/lost.%s", dir, target);
+}
+
+int fence_lost_write(const char *dir, const char *target, const struct fence_lost *l, struct err *e)
+{
+    cleanup_free char *path = lost_path(dir, target);
+    char text[FENCE_LOST * 17 + 1];
+    size_t n = 0;
+    for (size_t i = 0; i < FENCE_LOST && l->lineage[i]; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%016" PRIx64 "\n", l->lineage[i]);
+    return fsx_publish(path, text, n, 0600, FSX_REPLACE, e);
+}
+
+void fence_lost_read(const char *dir, const char *target, struct fence_lost *ret)
+{
+    cleanup_free char *path = lost_path(dir, target);
+    cleanup_buf struct buf b = BUF_INIT;
+    *ret = (struct fence_lost){{0}};
+    if (fsx_read(path, 4096, &b, NULL) < 0)
+        return;
+    const char *at = buf_str(&b);
+    for (size_t i = 0; i < FENCE_LOST; i++) {
+        char *end;
+        ret->lineage[i] = strtoull(at, &end, 16);
+        if (end == at)
+            return;
+        at = end;
+    }
 }

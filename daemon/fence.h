@@ -48,4 +48,17 @@ int fence_write(const char *dir, const char *target, const struct err *why, stru
 bool fence_read(const char *dir, const char *target, struct err *ret);
 int fence_remove(const char *dir, const char *target, struct err *e);
 
+/* Histories that lost a replica to another writer: after a takeover nothing of them may go there any more, not even a
+ * merged file that was made before. The newest ones are remembered. */
+#define FENCE_LOST 4
+struct fence_lost {
+    uint64_t lineage[FENCE_LOST]; /* 0: none */
+};
+/** fence_has_lost(l, lineage), fence_lose(l, lineage). fence_lost_write(dir, target, l, e),
+ * fence_lost_read(dir, target, ret): blocking, any thread. */
+bool fence_has_lost(const struct fence_lost *l, uint64_t lineage);
+void fence_lose(struct fence_lost *l, uint64_t lineage);
+int fence_lost_write(const char *dir, const char *target, const struct fence_lost *l, struct err *e);
+void fence_lost_read(const char *dir, const char *target, struct fence_lost *ret);
+
 #endif

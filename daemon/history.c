@@ -52,7 +52,9 @@ void history_trust_clock(struct history_shared *s)
 uint64_t history_due_at(int64_t real_ms, uint64_t most_ms)
 {
     int64_t left = real_ms - clk_real_ms();
-    return clk_mono_ms() + (left <= 0 ? 0 : MIN((uint64_t)left, most_ms));
+    if (left > (int64_t)MIN(most_ms, (uint64_t)INT64_MAX)) /* it was taken from a clock that was ahead */
+        left = 0;
+    return clk_mono_ms() + (uint64_t)MAX(left, (int64_t)0);
 }
 
 int64_t history_boundary(const struct database *db, int64_t after_ms, uint64_t interval_ms)
@@ -582,6 +584,16 @@ void history_empty(struct database *db, struct uploader *u)
                         &(struct inventory_place){db->name, u->target, uploader_place(u, 0)});
 }
 
+void history_heal(struct database *db, struct uploader *u)
+{
+    struct history *h = history_wake(db);
+    struct keeper *k = keeper_of(db, u);
+    if (!k)
+        return;
+    k->wants_list = true;
+    history_poke(h);
+}
+
 void history_moved(struct database *db)
 {
     if (db->history)
@@ -610,9 +622,10 @@ bool history_wants_snapshot(const struct database *db, const struct uploader *u)
 void history_streamed(struct database *db, struct uploader *u, const struct spool_file *f)
 {
     struct keeper *k = keeper_of(db, u);
-    if (!k) /* it went to sleep meanwhile */
+    if (!k) { /* it went to sleep meanwhile */
         history_stored(db, u, LTX_SNAPSHOT_LEVEL, 1, f);
-    else
+        uploader_anchored(u, f->txid);
+    } else
         keeper_stored(k, LTX_SNAPSHOT_LEVEL,
                       &(struct level_file){1, f->txid, f->size, f->timestamp_ms, f->checksum, f->lineage, true});
 }
@@ -651,6 +664,12 @@ bool history_close(struct database *db)
 
 /* ---- what all share ---------------------------------------------------------------------------- */
 
+static void on_look(void *arg, struct agenda_entry *x)
+{
+    (void)arg;
+    uploader_look_due(CONTAINER_OF(x, struct uploader, look_due));
+}
+
 int history_shared_new(uv_loop_t *loop, const char *state_dir,
                        void (*fire)(void *arg, struct agenda_entry *x), void *arg,
                        struct history_shared **ret, struct err *e)
@@ -667,6 +686,7 @@ int history_shared_new(uv_loop_t *loop, const char *state_dir,
                                 (uint64_t)inventory_fact_get(v, "steady.since-boot"),
                                 (uint64_t)inventory_fact_get(v, "steady.boot"), inventory_fact_get(v, "steady.leapt")};
     s->agenda = agenda_new(loop, fire, arg);
+    s->looks = agenda_new(loop, on_look, s);
     *ret = s;
     return 0;
 }
@@ -680,10 +700,16 @@ static void on_inventory_closed(void *arg)
     closed(closed_arg);
 }
 
-static void on_agenda_closed(void *arg)
+static void on_looks_closed(void *arg)
 {
     struct history_shared *s = arg;
     inventory_close(s->inventory, on_inventory_closed, s);
+}
+
+static void on_agenda_closed(void *arg)
+{
+    struct history_shared *s = arg;
+    agenda_close(s->looks, on_looks_closed, s);
 }
 
 void history_shared_close(struct history_shared *s, void (*closed)(void *arg), void *arg)

@@ -22,6 +22,8 @@ struct uploader;
 struct history_shared {
     uv_loop_t *loop;
     struct agenda *agenda;
+    struct agenda *looks;  /* at replicas (uploader_look.c) */
+    uint64_t look_slot_ms; /* monotonic: the last turn that was given out */
     struct inventory *inventory;
     struct steady steady;
     uint64_t steady_saved_ms; /* monotonic */
@@ -83,6 +85,9 @@ void history_captured(struct database *db);
 void history_stored(struct database *db, struct uploader *u, unsigned level, uint64_t min, const struct spool_file *f);
 /** history_empty(db, u): the replica was listed, and has nothing. */
 void history_empty(struct database *db, struct uploader *u);
+/** history_heal(db, u): objects that the replica needs are gone: compare it with the inventory, and store a snapshot.
+ * uploader_anchored() or uploader_mended() comes of it. */
+void history_heal(struct database *db, struct uploader *u);
 /** history_moved(db): a replica, or the state of the database, may allow more now. */
 void history_moved(struct database *db);
 /** history_take_snapshot(db, f): it is in the spool; whether somebody here wants it. */

@@ -89,7 +89,7 @@ struct history {
 /** history_wake(db): its struct history, made if need be; NULL: not now. */
 struct history *history_wake(struct database *db);
 void history_poke(struct history *h);
-/** history_due_at(h, real_ms): a real time as a monotonic one, never further away than `most_ms`. */
+/** history_due_at(real_ms, most_ms): a real time as a monotonic one; now, if it is further away than most_ms. */
 uint64_t history_due_at(int64_t real_ms, uint64_t most_ms);
 /** history_boundary(db, after_ms, interval_ms): the first moment after `after_ms` at which something happens every
  * interval; another one for each database. */

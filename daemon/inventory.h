@@ -43,6 +43,13 @@ struct inventory_facts {
     int64_t retain_due_ms; /* real time when something can be deleted; 0: nothing now */
 };
 
+/* What a restore of the newest state needs of a replica, as far as the inventory knows. */
+struct inventory_anchor {
+    uint64_t whole;  /* TXID of the newest file with the whole database; 0: none is known */
+    unsigned level;  /* and its level */
+    uint64_t merged; /* the newest TXID at the levels 1 to 3 */
+};
+
 /* How long what is kept; see retain.h */
 struct inventory_rules {
     int64_t now_ms;
@@ -55,6 +62,7 @@ enum inventory_do {
     INVENTORY_ALL,    /* -> object, n: everything, ascending by level and TXID */
     INVENTORY_SET,    /* these n objects are all there is (added before `since_ms`); known from now on */
     INVENTORY_REMOVE, /* these n objects are gone */
+    INVENTORY_ANCHOR, /* -> anchor; cheap, whatever the replica holds */
 };
 
 #define INVENTORY_BATCH 1000u
@@ -73,6 +81,7 @@ struct inventory_req {
     /* valid in done() */
     struct err err;
     struct inventory_facts facts;
+    struct inventory_anchor anchor;
     struct inventory_req *next; /* the inventory's own */
 };
 

@@ -21,11 +21,11 @@ static const char schema[] =
     " PRIMARY KEY(replica, level, max, min)) WITHOUT ROWID;"
     "CREATE INDEX IF NOT EXISTS whole ON object(replica, max) WHERE min = 1;";
 
-/* Objects that may be deleted. ?2 anchor, ?3 L0 files whose time is up to here may go if a higher level has them.
+/* Objects that may be deleted. ?2 anchor, ?3 L0 files up to this TXID may go if a higher level has them.
  * The newest file of a level always stays: Litestream, taking over, goes on from it. */
 #define DOOMED                                                                                                \
     "FROM object AS o WHERE replica = ?1 AND (CASE WHEN min = 1 THEN max < ?2 ELSE max <= ?2 END"              \
-    " OR (level = 0 AND time_ms <= ?3 AND min > 1 AND EXISTS (SELECT 1 FROM object AS c WHERE c.replica = ?1"  \
+    " OR (level = 0 AND max <= ?3 AND min > 1 AND EXISTS (SELECT 1 FROM object AS c WHERE c.replica = ?1"  \
     " AND c.level BETWEEN 1 AND 3 AND c.max >= o.max AND c.min <= o.min)))"                                    \
     " AND (level = 9 OR max < (SELECT max(max) FROM object AS n WHERE n.replica = ?1 AND n.level = o.level))"
 
@@ -38,8 +38,11 @@ enum sql {
     SQL_ADD,
     SQL_LEVELS,
     SQL_WHOLE,
+    SQL_ANCHOR,
+    SQL_MERGED,
     SQL_DOOMED,
     SQL_FIRST_L0,
+    SQL_L0,
     SQL_ALL,
     SQL_CLEAR,
     SQL_REMOVE,
@@ -62,8 +65,11 @@ static const char *const sql_text[SQL_COUNT] = {
     [SQL_ADD] = "INSERT OR REPLACE INTO object VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     [SQL_LEVELS] = "SELECT level, count(*), sum(size), max(max) FROM object WHERE replica = ?1 GROUP BY level",
     [SQL_WHOLE] = "SELECT max, time_ms, added_ms FROM object WHERE replica = ?1 AND min = 1 ORDER BY max DESC LIMIT ?2",
+    [SQL_ANCHOR] = "SELECT max, level FROM object WHERE replica = ?1 AND min = 1 ORDER BY max DESC, level DESC LIMIT 1",
+    [SQL_MERGED] = "SELECT max(max) FROM object WHERE replica = ?1 AND level = ?2",
     [SQL_DOOMED] = "SELECT level, min, max, size, time_ms " DOOMED " ORDER BY level, max LIMIT ?4",
     [SQL_FIRST_L0] = "SELECT time_ms FROM object WHERE replica = ?1 AND level = 0 AND min > 1 ORDER BY max LIMIT 1",
+    [SQL_L0] = "SELECT max, time_ms FROM object WHERE replica = ?1 AND level = 0 AND min > 1 ORDER BY max",
     [SQL_ALL] = "SELECT level, min, max, size, time_ms FROM object WHERE replica = ?1 ORDER BY level, max",
     [SQL_CLEAR] = "DELETE FROM object WHERE replica = ?1 AND added_ms < ?2",
     [SQL_REMOVE] = "DELETE FROM object WHERE replica = ?1 AND level = ?2 AND max = ?3 AND min = ?4",
@@ -287,6 +293,37 @@ static int whole_ones(struct inventory_db *d, uint64_t id, struct retain_whole *
     return 0;
 }
 
+/* Two steps into indexes, and one for each level. */
+static int anchor(struct inventory_db *d, uint64_t id, struct inventory_anchor *a, struct err *e)
+{
+    sqlite3_stmt *st = statement(d, SQL_ANCHOR);
+    put(st, 1, id);
+    int rc = step(st);
+    if (rc == SQLITE_ROW) {
+        a->whole = column(st, 0);
+        a->level = (unsigned)column(st, 1);
+        rc = SQLITE_DONE;
+    }
+    int r = finish(d, st, rc, e);
+    for (unsigned level = 1; level < LTX_SNAPSHOT_LEVEL && r == 0; level++) {
+        st = statement(d, SQL_MERGED);
+        put(st, 1, id);
+        put(st, 2, level);
+        rc = step(st);
+        if (rc == SQLITE_ROW) {
+            a->merged = MAX(a->merged, column(st, 0));
+            rc = SQLITE_DONE;
+        }
+        r = finish(d, st, rc, e);
+    }
+    return r;
+}
+
+struct wholes {
+    const struct retain_whole *w; /* ascending by TXID */
+    size_t n;
+};
+
 /* ---- lists ------------------------------------------------------------------------------------- */
 
 static int objects(const struct inventory_db *d, sqlite3_stmt *st, struct inventory_object **ret, size_t *ret_n,
@@ -316,14 +353,38 @@ static int objects(const struct inventory_db *d, sqlite3_stmt *st, struct invent
     return 0;
 }
 
-static int doomed(struct inventory_db *d, uint64_t id, const struct inventory_rules *rules, uint64_t anchor,
-                  size_t limit, struct inventory_object **ret, size_t *ret_n, struct err *e)
+/* The last TXID of level 0 that is older than its window; whole databases tell of time as well. */
+static int old_l0(struct inventory_db *d, uint64_t id, const struct inventory_rules *rules, const struct wholes *w,
+                  uint64_t *ret, struct err *e)
 {
-    bool thin = rules->l0_window_ms < rules->window_ms;
+    struct retain_age a;
+    size_t k = 0;
+    int rc = SQLITE_DONE;
+    bool more = rules->l0_window_ms < rules->window_ms;
+    sqlite3_stmt *st = statement(d, SQL_L0);
+    put(st, 1, id);
+    retain_age_init(&a, rules->now_ms, rules->l0_window_ms);
+    while (more && (rc = step(st)) == SQLITE_ROW) {
+        uint64_t txid = column(st, 0);
+        for (; more && k < w->n && w->w[k].txid <= txid; k++)
+            more = retain_age_next(&a, w->w[k].txid, w->w[k].time_ms);
+        more = more && retain_age_next(&a, txid, (int64_t)column(st, 1));
+    }
+    *ret = a.old_txid;
+    return finish(d, st, rc == SQLITE_ROW ? SQLITE_DONE : rc, e);
+}
+
+static int doomed(struct inventory_db *d, uint64_t id, const struct inventory_rules *rules, const struct wholes *w,
+                  uint64_t anchor, size_t limit, struct inventory_object **ret, size_t *ret_n, struct err *e)
+{
+    uint64_t old = 0;
+    int r = old_l0(d, id, rules, w, &old, e);
+    if (r < 0)
+        return r;
     sqlite3_stmt *st = statement(d, SQL_DOOMED);
     put(st, 1, id);
     put(st, 2, anchor);
-    put(st, 3, thin ? (uint64_t)(rules->now_ms - (int64_t)rules->l0_window_ms) : (uint64_t)INT64_MIN);
+    put(st, 3, old);
     put(st, 4, limit);
     return objects(d, st, ret, ret_n, e);
 }
@@ -338,7 +399,7 @@ static int first_l0(struct inventory_db *d, uint64_t id, const struct inventory_
     put(st, 1, id);
     int rc = step(st);
     if (rc == SQLITE_ROW) {
-        int64_t at = (int64_t)column(st, 0) + (int64_t)rules->l0_window_ms;
+        int64_t at = MIN((int64_t)column(st, 0), rules->now_ms) + (int64_t)rules->l0_window_ms;
         /* one that nothing covers yet is looked at again later */
         at = MAX(at, rules->now_ms + (int64_t)rules->l0_window_ms / 4);
         *due_ms = *due_ms ? MIN(*due_ms, at) : at;
@@ -364,7 +425,7 @@ static int facts(struct inventory_db *d, uint64_t id, struct inventory_req *req,
         f->snapshot_txid = w[n - 1].txid;
     }
     struct retain_verdict v = retain_judge(w, n, req->rules.now_ms, req->rules.window_ms);
-    r = doomed(d, id, &req->rules, v.anchor, limit, &o, &n_o, e);
+    r = doomed(d, id, &req->rules, &(struct wholes){w, n}, v.anchor, limit, &o, &n_o, e);
     if (r == 0)
         r = first_l0(d, id, &req->rules, &v.due_ms, e);
     if (r < 0)
@@ -420,6 +481,7 @@ int inventory_db_do(struct inventory_db *d, struct inventory_req *req, struct er
 {
     uint64_t id;
     req->facts = (struct inventory_facts){.known = false};
+    req->anchor = (struct inventory_anchor){.whole = 0};
     if (req->what == INVENTORY_SET)
         return set(d, req, e);
     int r = find(d, &req->at, &id, &req->facts.known, e);
@@ -430,6 +492,8 @@ int inventory_db_do(struct inventory_db *d, struct inventory_req *req, struct er
         return drop(d, id, req, e);
     case INVENTORY_ALL:
         return all(d, id, req, e);
+    case INVENTORY_ANCHOR:
+        return anchor(d, id, &req->anchor, e);
     default:
         return facts(d, id, req, e);
     }

@@ -8,6 +8,7 @@
 #include "daemon/history_int.h"
 
 #define KEEPER_MAGIC 0x6eee9e57u
+#define CLOCK_MENDED_MS (3600 * 1000)
 #define NO_DELETE_MS (3600u * 1000)
 #define LOOK_AGAIN_MS (24u * 3600 * 1000) /* nothing is due: facts are looked at once a day */
 
@@ -221,7 +222,7 @@ static bool is_covered(const struct history *h, unsigned level, const struct lev
 
 bool keeper_needs(const struct keeper *k, unsigned level, const struct level_file *f)
 {
-    return f->max > k->has[level - 1] && !is_covered(k->h, level, f);
+    return f->max > k->has[level - 1] && !is_covered(k->h, level, f) && !fence_has_lost(&k->u->lost, f->lineage);
 }
 
 /* Between what the replica has above level 0 and this file there is something that only level 0 has: where walsup took
@@ -278,7 +279,9 @@ static bool send_something(struct keeper *k)
         send_file(k, level, f, spool_level_path(dir, level, f->min, f->max));
         return true;
     }
-    const struct spool_file *s = &k->snapshot;
+    struct spool_file *s = &k->snapshot;
+    if (fence_has_lost(&k->u->lost, s->lineage))
+        s->txid = 0; /* made before the takeover */
     if (!s->txid || k->u->acked < s->txid)
         return false;
     send_file(k, LTX_SNAPSHOT_LEVEL, &(struct level_file){1, s->txid, s->size, s->timestamp_ms, s->checksum, s->lineage, true},
@@ -304,6 +307,7 @@ void keeper_stored(struct keeper *k, unsigned level, const struct level_file *f)
         k->u->snapshot_txid = f->max;
         k->u->snapshot_bytes = f->size;
         k->u->snapshot_ms = f->timestamp_ms;
+        uploader_anchored(k->u, f->max);
     } else {
         k->has[level - 1] = MAX(k->has[level - 1], f->max);
     }
@@ -419,6 +423,8 @@ static uint64_t snapshot_due(const struct keeper *k)
         return HISTORY_NEVER;
     if (!k->facts.snapshot_ms)
         return k->facts.known ? 0 : HISTORY_NEVER; /* else the listing tells */
+    if (k->facts.snapshot_stored_ms > clk_real_ms() + CLOCK_MENDED_MS)
+        return 0; /* by a clock that was ahead: it tells nothing */
     return history_due_at(history_boundary(db, k->facts.snapshot_stored_ms, interval), interval);
 }
 

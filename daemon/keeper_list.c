@@ -4,6 +4,7 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
+#include "common/format/plan.h"
 #include "common/store/layout.h"
 #include "daemon/history_int.h"
 
@@ -18,6 +19,8 @@ struct keeper_list {
     char *key; /* prefix, or object */
     struct store_info info;
     int64_t began_ms;
+    uint64_t acked; /* by the replica, when it was listed */
+    bool restores;  /* what was found leads to there */
     size_t heads;
     uint64_t foreign;
     bool at_store; /* else at the inventory */
@@ -111,9 +114,20 @@ static void compare(struct keeper_list *l, struct keeper_found *f)
     f->foreign = l->foreign;
 }
 
+/* Whether what is there restores, up to what was stored before it was listed. */
+static bool restores(const struct keeper_list *l)
+{
+    cleanup_free struct plan_file *all = malloc((l->n_found + 1) * sizeof *all), *plan = NULL;
+    size_t n = 0;
+    for (size_t i = 0; all && i < l->n_found; i++)
+        all[i] = (struct plan_file){.level = l->found[i].level, .min = l->found[i].min, .max = l->found[i].max};
+    return all && plan_restore(all, l->n_found, 0, &plan, &n, NULL) == 0 && plan[n - 1].max >= l->acked;
+}
+
 static void write_down(struct keeper *k)
 {
     struct keeper_list *l = k->list;
+    l->restores = !l->acked || restores(l);
     l->at_store = false;
     k->ask.what = INVENTORY_SET;
     k->ask.at = keeper_place(k);
@@ -217,6 +231,10 @@ static void on_inventory(struct inventory_req *req)
         return;
     }
     tell(k);
+    if (!l->restores)
+        k->wants_snapshot = true;
+    else if (!k->wants_snapshot)
+        uploader_mended(k->u);
     k->wants_list = false;
     k->stale = true;
     keeper_worked(k);
@@ -228,6 +246,7 @@ void keeper_list_start(struct keeper *k)
     k->doing = KEEPER_LISTS;
     k->list = util_zalloc(sizeof *k->list);
     k->list->began_ms = clk_real_ms();
+    k->list->acked = k->u->acked;
     k->found = (struct keeper_found){0};
     k->req.done = on_request;
     k->ask.done = on_inventory;

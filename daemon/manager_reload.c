@@ -1,6 +1,7 @@
 /* manager_reload.c - targets, and from one configuration to the next. */
 #include "daemon/manager.h"
 
+#include "common/base/fsx.h"
 #include "common/base/log.h"
 #include "common/store/s3_log.h"
 #include "daemon/confine.h"
@@ -45,6 +46,25 @@ void manager_target_free(struct manager_target *t)
     free(t);
 }
 
+struct used {
+    const char *state_dir, *record;
+};
+
+static int find_record(const char *name, void *arg)
+{
+    const struct used *u = arg;
+    cleanup_free char *path = util_printf("%s/db/%s/%s", u->state_dir, name, u->record);
+    return access(path, F_OK) == 0;
+}
+
+/* Something of some database was acknowledged there. Asked once for a target, if at all. */
+static bool was_used(const char *state_dir, const char *target)
+{
+    cleanup_free char *dir = util_printf("%s/db", state_dir), *record = util_printf("acked.%s", target);
+    struct used u = {state_dir, record};
+    return fsx_list(dir, find_record, &u, NULL) == 1;
+}
+
 int manager_targets_open(struct manager *m, const struct conf *conf, struct manager_target ***ret,
                          struct err *e)
 {
@@ -76,6 +96,7 @@ int manager_targets_open(struct manager *m, const struct conf *conf, struct mana
             return r;
         }
         store_share(t->store);
+        store_guard(t->store, t->name, conf->state_dir, was_used);
         if (conf->target[i].skip_verify)
             log_line(LOG_WARN, "target %s: skip-verify is on: anybody on the way can read and "
                                "change what is replicated there",

@@ -7,11 +7,12 @@
 
 #define MAX_BYTES 4096u
 
-struct pause *pause_new(int64_t since_ms, unsigned uid, const char *reason)
+struct pause *pause_new(int64_t since_ms, int64_t until_ms, unsigned uid, const char *reason)
 {
     size_t n = strlen(reason) + 1;
     struct pause *p = util_zalloc(sizeof *p + n);
     p->since_ms = since_ms;
+    p->until_ms = until_ms;
     p->uid = uid;
     memcpy(p->reason, reason, n);
     return p;
@@ -25,7 +26,7 @@ static char *path_of(const char *dir)
 static struct pause *unreadable(const char *path, const char *why)
 {
     cleanup_free char *text = util_printf("the record %s cannot be read: %s", path, why);
-    return pause_new(clk_real_ms(), 0, text);
+    return pause_new(clk_real_ms(), 0, 0, text);
 }
 
 struct pause *pause_read(const char *dir)
@@ -34,7 +35,7 @@ struct pause *pause_read(const char *dir)
     cleanup_buf struct buf b = BUF_INIT;
     struct err e;
     json_error_t je;
-    json_int_t since, uid;
+    json_int_t since, uid, until = 0;
     const char *reason;
     int r = fsx_read(path, MAX_BYTES, &b, &e);
     if (r == -ERR_NOTFOUND)
@@ -43,17 +44,23 @@ struct pause *pause_read(const char *dir)
         return unreadable(path, e.msg);
     json_t *j = json_loadb((const char *)b.p, b.len, JSON_REJECT_DUPLICATES, &je);
     struct pause *p = NULL;
-    if (j && json_unpack_ex(j, &je, 0, "{s:I, s:I, s:s}", "since_ms", &since, "uid", &uid, "reason", &reason) == 0)
-        p = pause_new(since, (unsigned)uid, reason);
+    if (j && json_unpack_ex(j, &je, 0, "{s:I, s:I, s:s, s?:I}", "since_ms", &since, "uid", &uid, "reason", &reason,
+                            "until_ms", &until) == 0)
+        p = pause_new(since, until, (unsigned)uid, reason);
     json_decref(j);
+    if (p && p->until_ms && clk_real_ms() >= p->until_ms) {
+        free(p);
+        (void)pause_remove(dir, &e);
+        return NULL;
+    }
     return p ? p : unreadable(path, je.text);
 }
 
 int pause_write(const char *dir, const struct pause *p, struct err *e)
 {
     cleanup_free char *path = path_of(dir);
-    json_t *j = json_pack("{s:I, s:I, s:s}", "since_ms", (json_int_t)p->since_ms, "uid", (json_int_t)p->uid, "reason",
-                          p->reason);
+    json_t *j = json_pack("{s:I, s:I, s:s, s:I}", "since_ms", (json_int_t)p->since_ms, "uid", (json_int_t)p->uid, "reason",
+                          p->reason, "until_ms", (json_int_t)p->until_ms);
     cleanup_free char *text = json_dumps(j, JSON_COMPACT);
     json_decref(j);
     if (!text)

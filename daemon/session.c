@@ -277,6 +277,8 @@ static int open_all(struct session *s, struct err *e)
         err_set(e, ERR_CONFIG, "%s is not a regular file", s->path);
         return err_hint(e, "path = names the database file");
     }
+    s->claim = (struct os_id){st.st_dev, st.st_ino};
+    os_claim(s->claim);
     struct os_files *before = os_record(&s->files);
     int r = open_first(s, e);
     (void)os_record(before);
@@ -351,6 +353,8 @@ struct session *session_close(struct session *s)
     if (s->guard[s->held].db)
         session_read_end(&s->guard[s->held]);
     session_conn_close(&s->guard[s->held]);
+    if (s->claim.ino)
+        os_unclaim(s->claim);
     os_files_done(&s->files);
     free(s->path);
     s->magic = 0;

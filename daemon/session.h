@@ -87,6 +87,8 @@ int session_passive(struct session *s, bool *ret_all, struct err *e);
  * If the lock cannot be had now, nothing happens. */
 void session_hold_checkpoints(struct session *s, bool on);
 bool session_holds_checkpoints(const struct session *s);
+/** session_several_writers(s): while session_hold_all() waited it met more than one process with the write lock. */
+bool session_several_writers(const struct session *s);
 /** session_sync(s, ret_us, e): the -wal and the database file to disk, and how long that took. */
 int session_sync(struct session *s, uint64_t *ret_us, struct err *e);
 /** session_hold_all(s, timeout_ms, e): nobody begins a transaction from now on. Whoever tries waits in SQLite (for up to

@@ -171,10 +171,24 @@ static void slots_free(struct session *s)
     s->shim.slots = 0;
 }
 
+static void note_writer(struct session *s)
+{
+    long pid;
+    if (!session_writer(s, &pid) || !pid)
+        return;
+    s->several = s->several || (s->writer_pid && s->writer_pid != pid);
+    s->writer_pid = pid;
+}
+
+bool session_several_writers(const struct session *s)
+{
+    return s->several;
+}
+
 /* A writer that never pauses is without its slot for some microseconds between two transactions. */
 static bool slots_take(struct session *s, unsigned timeout_ms)
 {
-    uint64_t start = clk_mono_ms();
+    uint64_t start = clk_mono_ms(), last = start;
     for (;;) {
         for (unsigned i = 0; i < WAL_READ_LOCKS; i++)
             if (!(s->shim.slots & 1u << i) && slot_lock(s, i, SQLITE_SHM_LOCK) == SQLITE_OK)
@@ -184,6 +198,9 @@ static bool slots_take(struct session *s, unsigned timeout_ms)
         uint64_t now = clk_mono_ms();
         if (now >= start + timeout_ms)
             break;
+        if (now > last)
+            note_writer(s);
+        last = now;
         if (now >= start + SPIN_MS)
             pause_us(50);
     }

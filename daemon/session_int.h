@@ -35,6 +35,7 @@ struct shim {
 struct session {
     uint32_t magic;
     char *path;
+    struct os_id claim;    /* zero: none */
     struct os_files files; /* as the first connection opened them */
     uint32_t page_size;
     struct conn guard[2]; /* taking turns */
@@ -45,6 +46,8 @@ struct session {
     struct shim shim;      /* on ckpt's handle */
     const volatile uint32_t *shm; /* the wal-index, through SQLite's own mapping */
     bool faulted;
+    long writer_pid; /* seen with the write lock; 0: none yet */
+    bool several;    /* and another one */
 };
 
 /* session.c */

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sqlite3.h>
 #include <stdarg.h>
@@ -170,10 +171,71 @@ int os_others_have(const struct os_file *f)
     return f->fd < 0 ? -1 : leased(f->fd, F_WRLCK);
 }
 
+/* Under the mutex a file that is not claimed stays so, and is opened and closed without harm to anybody. */
+static pthread_mutex_t claims = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+    struct os_id id;
+    unsigned n;
+} *claim;
+static size_t n_claims, cap_claims;
+
+static size_t find_claim(struct os_id id)
+{
+    size_t i = 0;
+    while (i < n_claims && (claim[i].id.dev != id.dev || claim[i].id.ino != id.ino))
+        i++;
+    return i;
+}
+
+void os_claim(struct os_id id)
+{
+    (void)pthread_mutex_lock(&claims);
+    size_t i = find_claim(id);
+    if (i == n_claims) {
+        if (n_claims == cap_claims) {
+            cap_claims = cap_claims ? 2 * cap_claims : 16;
+            claim = util_realloc(claim, cap_claims * sizeof *claim);
+        }
+        claim[n_claims].id = id;
+        claim[n_claims++].n = 0;
+    }
+    claim[i].n++;
+    (void)pthread_mutex_unlock(&claims);
+}
+
+void os_unclaim(struct os_id id)
+{
+    (void)pthread_mutex_lock(&claims);
+    size_t i = find_claim(id);
+    if (i < n_claims && !--claim[i].n)
+        claim[i] = claim[--n_claims];
+    (void)pthread_mutex_unlock(&claims);
+}
+
+static bool claimed(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) < 0 || find_claim((struct os_id){st.st_dev, st.st_ino}) < n_claims;
+}
+
 int os_being_written(const char *path)
 {
-    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-    return fd < 0 ? -1 : leased(fd, F_RDLCK);
+    int r = -1;
+    (void)pthread_mutex_lock(&claims);
+    if (!claimed(path)) {
+        cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+        r = fd < 0 ? -1 : leased(fd, F_RDLCK);
+    }
+    (void)pthread_mutex_unlock(&claims);
+    return r;
+}
+
+static long holder_of(const char *path, const char *shm)
+{
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    cleanup_close int shm_fd = open(shm, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    long pid = os_lock_holder(fd, OS_LOCK_DB_ANY);
+    return pid >= 0 ? pid : os_lock_holder(shm_fd, OS_LOCK_SHM_OPEN);
 }
 
 long os_holder_of(const char *path)
@@ -182,10 +244,10 @@ long os_holder_of(const char *path)
     if (!realpath(path, real)) /* the -shm lies beside the file that a symbolic link leads to */
         return -1;
     cleanup_free char *shm = util_printf("%s-shm", real);
-    cleanup_close int fd = open(real, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    cleanup_close int shm_fd = open(shm, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-    long pid = os_lock_holder(fd, OS_LOCK_DB_ANY);
-    return pid >= 0 ? pid : os_lock_holder(shm_fd, OS_LOCK_SHM_OPEN);
+    (void)pthread_mutex_lock(&claims);
+    long pid = claimed(real) ? 0 : holder_of(real, shm);
+    (void)pthread_mutex_unlock(&claims);
+    return pid;
 }
 
 bool os_same(const struct os_file *f)

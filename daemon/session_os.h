@@ -59,11 +59,19 @@ long os_lock_holder(int fd, enum os_lock which);
 /** os_others_have(f): whether anybody else, with or without locks, has the file open: 1 yes, 0 no, -1 the kernel
  * does not tell (no right to ask, a network file system). Only when this process has it open exactly once. */
 int os_others_have(const struct os_file *f);
-/** os_being_written(path): whether anybody has the file open for writing; as above. Opens and closes it: only for
- * files on which this process has no lock, that is, which no session has open. */
+/** os_claim(id), os_unclaim(id): a session has the file open, or is about to. Such a file is never opened and closed here:
+ * that would drop its locks. Counted. */
+struct os_id {
+    dev_t dev;
+    ino_t ino;
+};
+void os_claim(struct os_id id);
+void os_unclaim(struct os_id id);
+/** os_being_written(path): whether anybody has the file open for writing: 1 yes, 0 no, -1 it cannot be told. Of a file
+ * that is claimed: -1. */
 int os_being_written(const char *path);
-/** os_holder_of(path): as os_lock_holder, for a database (its file and its -shm) that no session of this process
- * has open. */
+/** os_holder_of(path): as os_lock_holder, for a database that nobody has claimed: its file and its -shm. 0 if it is
+ * claimed. */
 long os_holder_of(const char *path);
 
 /** os_same(f): the path of f still leads to the file that is open. */

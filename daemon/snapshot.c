@@ -64,6 +64,7 @@ int snapshot_begin(struct snapshot *sn, const char *dir, enum ltx_encoding encod
         .timestamp_ms = info->timestamp_ms,
         .wal_offset = 32, /* as every whole database has it: see capture.c */
         .node_id = info->lineage,
+        .clock_txid = info->clock_txid,
     };
     cleanup_free char *path = spool_snapshot_path(dir, info->txid);
     int r = capture_reader_new(sn->session, &sn->x, &sn->reader, e);

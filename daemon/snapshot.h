@@ -10,7 +10,7 @@
 struct snapshot;
 
 struct snapshot_info {
-    uint64_t txid, lineage;
+    uint64_t txid, lineage, clock_txid;
     int64_t timestamp_ms;
     uint64_t checksum; /* what the page map says the database has at that TXID; 0: there is no map */
     uint32_t page_size, pages;

@@ -1,10 +1,15 @@
 #include "daemon/source_int.h"
 
+#include <inttypes.h>
 #include <sys/statvfs.h>
 
+#include "common/base/clk.h"
+#include "common/base/log.h"
 #include "daemon/busfault.h"
 
 #define RANGE_LIMIT_BYTES (64u << 20)
+#define CLOCK_SLACK_MS 60000
+#define CLOCK_SANE_MS 1704067200000 /* 2024: no walsup is older */
 #define IO_TRIES 2 /* failed jobs in a row before the database is opened anew */
 
 struct source *source_new(const struct source_conf *c)
@@ -72,10 +77,30 @@ const struct spool_state *source_spool(const struct source *s)
 
 /* ---- captured, not yet published ---------------------------------------------------------------- */
 
+/* The time of the next file. A clock that steps back a little repeats the last time until that is over. If it is set back
+ * by more, it was ahead before, and time goes back with it: else a clock that was ahead once, by years, would stand still for
+ * all of them. The first file after that is on record in all that follow, so that whoever looks for a time finds it. A
+ * clock of the past, as of a machine without a battery before it has asked for the time, is not believed. */
+static void stamp(struct source *s)
+{
+    int64_t now = clk_real_ms(), back = s->last_stamp_ms - now;
+    bool another = s->stamped != s->lineage; /* what was before may have had another clock */
+    if (back > CLOCK_SLACK_MS && now >= CLOCK_SANE_MS) {
+        char dur[32];
+        log_line(LOG_WARN, "%s: the clock was set back by %s: commits from TXID %016" PRIx64 " on have earlier times than some "
+                 "before them (walsupctl points shows where)", s->path, util_duration(dur, (uint64_t)back), s->txid + 1);
+        another = true;
+        s->last_stamp_ms = now;
+    }
+    if (another && s->txid)
+        s->clock_txid = s->txid + 1;
+    s->stamped = s->lineage;
+    s->last_stamp_ms = MAX(now, s->last_stamp_ms);
+}
+
 struct capture_opts source_next_file(struct source *s, char **path)
 {
-    int64_t now = clk_real_ms();
-    s->last_stamp_ms = MAX(now, s->last_stamp_ms); /* a clock set back never reorders history */
+    stamp(s);
     free(*path);
     *path = spool_path(s->dir, s->txid + 1);
     return (struct capture_opts){
@@ -83,6 +108,7 @@ struct capture_opts source_next_file(struct source *s, char **path)
         .min_txid = s->txid + 1,
         .max_txid = s->txid + 1,
         .timestamp_ms = s->last_stamp_ms,
+        .clock_txid = s->clock_txid,
         .lineage = s->lineage,
         .encoding = s->conf.encoding,
         .limit_bytes = RANGE_LIMIT_BYTES,
@@ -162,6 +188,8 @@ static int load(struct source *s, struct err *e)
         s->txid = s->published = s->tip.max_txid;
         s->lineage = s->tip.node_id;
         s->last_stamp_ms = s->tip.timestamp_ms;
+        s->clock_txid = s->tip.clock_txid;
+        s->stamped = s->tip.node_id;
         s->tip_checksum = s->spool.tip_checksum;
     }
     return 0;

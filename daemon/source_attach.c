@@ -108,7 +108,7 @@ static bool frame_is_ours(struct source *s, const struct position *p)
 void source_another_file(struct source *s, struct source_result *ret, const char *what)
 {
     source_map_drop(s, ret, NULL);
-    s->pos.valid = false;
+    s->pos.valid = s->still.valid = false;
     s->lineage = 0;
     while (!s->lineage)
         util_random(&s->lineage, sizeof s->lineage);

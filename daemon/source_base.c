@@ -90,6 +90,7 @@ static int stream(struct source *s, struct source_result *ret, bool base, struct
         r = touch(s, &x, e);
     struct snapshot_info info = {.txid = s->txid,
                                  .lineage = s->lineage,
+                                 .clock_txid = s->clock_txid,
                                  .timestamp_ms = s->last_stamp_ms,
                                  .checksum = s->map ? pagemap_state(s->map)->checksum : 0};
     if (r == 0)
@@ -122,6 +123,7 @@ int source_snapshot(struct source *s, struct source_result *ret, bool base, stru
                                  .max_txid = s->txid,
                                  .timestamp_ms = s->last_stamp_ms,
                                  .lineage = s->lineage,
+                                 .clock_txid = s->clock_txid,
                                  .encoding = s->conf.encoding};
         struct capture_pos pos = s->pos;
         struct capture_file f;

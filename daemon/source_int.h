@@ -24,6 +24,8 @@ struct source {
     uint64_t published; /* last one in the spool */
     uint64_t lineage;
     int64_t last_stamp_ms;
+    uint64_t clock_txid;     /* since when it grows, as in struct ltx_header */
+    uint64_t stamped;        /* the history that it belongs to */
     struct ltx_header tip;     /* of the newest published file */
     uint64_t tip_checksum;     /* of the database after it; 0: not known */
     struct capture_file *out;  /* captured, not yet published; room for SOURCE_MAX_FILES, or NULL */

@@ -6,7 +6,10 @@
 #define LET_GO_FACTOR 2
 #define SLOW_SYNC_US 700000 /* a disk so slow is no place to make others wait */
 #define SLOW_MS 10000
-#define FORCE_FACTOR 3 /* times the limit: then the write lock, for which whoever has no busy timeout does not wait */
+#define HOLD_WAIT_MS 20 /* several writers leave no gap */
+/* Then the write lock, for which whoever has no busy timeout does not wait: at so many times the limit, or if there are
+ * several writers, who meet each other's lock as well. */
+#define FORCE_FACTOR 4
 #define TAIL_FRAMES 256 /* short enough to be dealt with while writers wait */
 
 /* An application that checkpoints with FULL, RESTART or TRUNCATE waits, with the write lock held, first
@@ -252,8 +255,9 @@ static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
         return 0;
     }
     unsigned patience = (unsigned)MIN(wal_bytes / MAX(s->conf.wal_limit_bytes, (uint64_t)1), (uint64_t)10);
-    r = hold_everybody(s, BARRIER_WAIT_MS * MAX(patience, 1u), e);
-    if (r != SESSION_BUSY || patience < FORCE_FACTOR)
+    bool several = session_several_writers(s->session);
+    r = hold_everybody(s, several ? HOLD_WAIT_MS : BARRIER_WAIT_MS * MAX(patience, 1u), e);
+    if (r != SESSION_BUSY || (patience < FORCE_FACTOR && !session_several_writers(s->session)))
         return r == SESSION_BUSY ? 0 : r;
     r = session_write_lock(s->session, BARRIER_WAIT_MS * patience, e);
     if (r != 0)

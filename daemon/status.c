@@ -224,8 +224,10 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
 {
     const struct manager_db *e = db->owner;
     if (db->pause) {
-        (void)snprintf(buf, STATUS_DETAIL, "%s%sby uid %u; commits are not captured; walsupctl resume %s goes on", db->pause->reason,
-                       *db->pause->reason ? ", " : "", db->pause->uid, db->name);
+        char stamp[40];
+        (void)snprintf(buf, STATUS_DETAIL, "%s%sby uid %u%s%s; commits are not captured; resume with walsupctl resume %s",
+                       db->pause->reason, *db->pause->reason ? ", " : "", db->pause->uid, db->pause->until_ms ? ", until " : "",
+                       db->pause->until_ms ? util_rfc3339(stamp, db->pause->until_ms / 1000 * 1000) : "", db->name);
         return buf;
     }
     if (e->leaving)
@@ -286,8 +288,8 @@ static json_t *database_error(const struct database *db)
 static json_t *paused_json(const struct database *db)
 {
     const struct pause *p = db->pause;
-    return p ? json_pack("{s:I, s:i, s:o}", "since_ms", (json_int_t)p->since_ms, "uid", (int)p->uid, "reason",
-                         proto_text(p->reason))
+    return p ? json_pack("{s:I, s:i, s:o, s:o}", "since_ms", (json_int_t)p->since_ms, "uid", (int)p->uid, "reason",
+                         proto_text(p->reason), "until_ms", json_time(p->until_ms))
              : json_null();
 }
 

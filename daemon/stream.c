@@ -477,7 +477,7 @@ struct stream *stream_start(struct database *db, struct snapshot *sn)
     (void)uv_timer_init(db->loop, &s->timer);
     s->timer.data = s;
     for (size_t i = 0; i < db->n_up; i++)
-        if (database_wants_stream(db, db->up[i], s->info.txid))
+        if (database_wants_stream(db, db->up[i], s->info.txid) && !fence_has_lost(&db->up[i]->lost, s->info.lineage))
             leg_init(s, &s->leg[s->n_legs++], db->up[i]);
     (void)uv_timer_start(&s->timer, on_timer, 0, 0); /* not from within the caller */
     return s;

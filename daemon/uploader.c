@@ -38,12 +38,16 @@ static void maybe_closed(struct uploader *u)
 {
     if (!u->closing || u->flight || u->noting || u->timer_open)
         return;
-    struct database *db = u->db;
-    database_uploader_closed(db, u);
+    database_uploader_closed(u->db, u);
+}
+
+void uploader_free(struct uploader *u)
+{
     free(u->target);
     free(u->replica);
     free(u->newest);
     free(u->err);
+    free(u->broken);
     u->magic = 0;
     free(u);
 }
@@ -60,7 +64,9 @@ void uploader_close(struct uploader *u)
     if (u->closing)
         return;
     u->closing = true;
-    if (u->flight && u->flight->what == FLIGHT_IN_THE_WAY)
+    if (uploader_look_close(u))
+        ;
+    else if (u->flight && u->flight->what == FLIGHT_IN_THE_WAY)
         fence_look_cancel(&u->flight->look);
     else if (u->flight)
         store_cancel(&u->flight->req);
@@ -84,6 +90,8 @@ static void land(struct uploader_flight *f)
 {
     free(f->key);
     free(f->path);
+    free(f->after);
+    free(f->looking);
     buf_free(&f->mark);
     free(f);
 }
@@ -100,6 +108,8 @@ void uploader_learn(struct uploader *u, bool known, uint64_t acked)
 {
     u->known = known;
     u->acked = u->noted = known ? acked : 0;
+    if (known && acked)
+        uploader_look_plan(u);
 }
 
 static int on_item(void *arg, const struct store_object *o, struct err *e)
@@ -159,9 +169,9 @@ static int on_ahead(void *arg, const struct store_object *o, struct err *e)
  * free although another writer went on at level 0, whose chain it would break. */
 static void look_ahead(struct uploader *u)
 {
-    cleanup_free char *last = layout_key(store_type(u->store), u->replica, 0, u->acked, u->acked);
     struct uploader_flight *f = uploader_take_off(u, FLIGHT_AHEAD, layout_prefix(store_type(u->store), u->replica, 0));
-    store_list(u->store, &f->req, f->key, last, on_ahead, f);
+    f->after = layout_key(store_type(u->store), u->replica, 0, u->acked, u->acked);
+    store_list(u->store, &f->req, f->key, f->after, on_ahead, f);
 }
 
 /* The next name, which the other writer would use, is made ours before anything else. */
@@ -176,12 +186,15 @@ static void mark(struct uploader *u)
     store_put(u->store, &f->req, f->key, &f->body, &f->meta, STORE_IF_ABSENT);
 }
 
-static void marked(struct uploader *u, bool in_time)
+static void marked(struct uploader *u, const struct uploader_flight *f, bool in_time)
 {
     if (!in_time)
         return; /* it was quicker: list again */
     u->list_l0 = ++u->list_max;
     u->takeover = false;
+    struct spool_file mine = {.txid = u->list_max, .size = f->body.size, .timestamp_ms = clk_real_ms()};
+    history_stored(u->db, u, 0, mine.txid, &mine);
+    history_heal(u->db, u); /* what the other one stored is in no inventory of ours */
     database_uploader_takes_over(u->db, u->list_max);
     listed(u, false);
 }
@@ -200,6 +213,8 @@ static void listed(struct uploader *u, bool ours)
     u->newest = NULL;
     if (!u->list_max)
         history_empty(u->db, u);
+    else
+        uploader_look_plan(u);
     database_uploader_listed(u->db, u, u->list_max, ours);
 }
 
@@ -246,7 +261,7 @@ uint64_t uploader_pending(const struct uploader *u, uint64_t *ret_files)
 
 bool uploader_has(const struct uploader *u, uint64_t txid)
 {
-    return u->known && !u->needs_base && u->acked >= txid;
+    return u->known && !u->needs_base && u->acked >= txid && uploader_is_seen(u);
 }
 
 uint64_t uploader_due_ms(const struct uploader *u)
@@ -280,7 +295,7 @@ static void send_file(struct uploader *u, const struct spool_file *file, unsigne
  * gap. */
 static bool fits(const struct uploader *u, const struct spool_file *f)
 {
-    return f->txid == u->acked + 1;
+    return f->txid == u->acked + 1 && !fence_has_lost(&u->lost, f->lineage);
 }
 
 void uploader_poke(struct uploader *u)
@@ -303,6 +318,10 @@ void uploader_poke(struct uploader *u)
         return;
     }
     const struct spool_file *f = uploader_next_file(u);
+    if (u->look_wanted && !u->needs_base && !u->broken && u->acked) {
+        uploader_look(u);
+        return;
+    }
     if (!f && u->acked < u->db->txid)
         u->needs_base = true; /* what it lacks is in the spool no more: a target added later */
     if ((!f && !u->needs_base) || !u->db->numbered) {
@@ -311,7 +330,7 @@ void uploader_poke(struct uploader *u)
     }
     if (!u->snapshot.txid && (!f || u->needs_base || !fits(u, f))) {
         u->needs_base = true;
-        if (u->retry.failures || !u->alone)
+        if ((u->retry.failures && !u->broken) || !u->alone)
             look_ahead(u);
         else
             database_want_snapshot(u->db, true); /* it comes back with u->snapshot set */
@@ -326,7 +345,9 @@ void uploader_poke(struct uploader *u)
         u->batch_last = u->db->file[u->db->n_files - 1].txid;
         u->next_due_ms = now + u->interval_ms;
     }
-    if (u->snapshot.txid)
+    if (!u->snapshot.txid && f && uploader_look_first(u))
+        uploader_look(u);
+    else if (u->snapshot.txid)
         send_file(u, &u->snapshot, LTX_SNAPSHOT_LEVEL, 1,
                   spool_snapshot_path(u->db->dir, u->snapshot.txid));
     else if (f)
@@ -345,7 +366,7 @@ static void note_work(uv_work_t *w)
     struct uploader *u = w->data;
     if (u->noting_fence > 0)
         (void)fence_write(u->db->dir, u->target, &u->noting_err, NULL);
-    else if (u->noting_fence < 0)
+    else if (u->noting_fence < 0 && fence_lost_write(u->db->dir, u->target, &u->noting_lost, NULL) == 0)
         (void)fence_remove(u->db->dir, u->target, NULL);
     (void)spool_acked_write(u->db->dir, u->target, u->noting_lineage, u->noting_txid, NULL);
 }
@@ -374,6 +395,7 @@ void uploader_note(struct uploader *u)
     u->fence_noted = u->fenced;
     if (u->noting_fence > 0 && u->err)
         u->noting_err = *u->err;
+    u->noting_lost = u->lost;
     u->noting = true;
     u->noting_txid = u->acked;
     u->noting_lineage = uploader_place(u, u->db->seen.lineage);
@@ -414,8 +436,18 @@ void uploader_failed(struct uploader *u, const struct uploader_flight *f)
 
 void uploader_succeeded(struct uploader *u)
 {
+    u->contact_ms = clk_mono_ms();
     if (u->fenced)
         return; /* while it was under way; that is not undone by it */
+    if (u->broken) { /* which lasts until a whole database is there, whatever else works */
+        if (!u->retry.failures)
+            (void)retry_after(&u->retry, u->broken);
+        if (!u->err)
+            u->err = util_alloc(sizeof *u->err);
+        *u->err = *u->broken;
+        u->retry_at_ms = 0;
+        return;
+    }
     if (u->retry.failures) {
         char dur[32];
         log_about(LOG_UPLOADED_AGAIN, u->db->name, u->target, "ok");
@@ -456,6 +488,8 @@ void uploader_sent(struct uploader *u, const struct uploader_flight *flight)
     uint64_t txid = flight->sending.txid;
     bool base = flight->what == FLIGHT_BASE;
     count_upload(u, &flight->sending, base);
+    if (base || txid == 1)
+        uploader_anchored(u, txid);
     if (!base) {
         u->acked = MAX(u->acked, txid);
         u->own_base = 0; /* somebody's at its TXID would have been in the way */
@@ -470,6 +504,7 @@ void uploader_sent(struct uploader *u, const struct uploader_flight *flight)
 void uploader_based(struct uploader *u, const struct spool_file *f)
 {
     count_upload(u, f, true);
+    uploader_anchored(u, f->txid);
     take_base(u, f->txid);
     uploader_note(u);
     database_uploader_changed(u->db, u);
@@ -513,10 +548,13 @@ static void on_done(struct store_req *req)
     bool put = f->what == FLIGHT_FILE || f->what == FLIGHT_BASE;
     if (u->closing)
         ;
-    else if (f->what == FLIGHT_UNDO)
+    else if (f->what == FLIGHT_LOOK) {
+        if (uploader_looked(u, f))
+            return;
+    } else if (f->what == FLIGHT_UNDO)
         uploader_undone(u, f);
     else if (f->what == FLIGHT_MARK && (req->err.code == ERR_OK || req->err.code == ERR_CONFLICT))
-        marked(u, req->err.code == ERR_OK);
+        marked(u, f, req->err.code == ERR_OK);
     else if (put && req->err.code == ERR_CONFLICT)
         uploader_look_in_the_way(u, &f->sending, f->what == FLIGHT_BASE, TAKE_PTR(f->key));
     else if (req->err.code != ERR_OK)

@@ -29,7 +29,8 @@ void uploader_takeover(struct uploader *u)
 {
     log_line(LOG_NOTICE, "%s -> %s: taken over", u->db->name, u->target);
     u->fenced = u->known = u->alone = u->undo_base = false;
-    u->own_base = 0;
+    u->own_base = u->snapshot.txid = 0;
+    fence_lose(&u->lost, u->db->seen.lineage);
     u->takeover = u->flush = true;
     uploader_succeeded(u);
     uploader_note(u);

@@ -20,6 +20,20 @@ void uploader_note(struct uploader *u);
 /** uploader_next_file(u): of the spool; NULL: none. */
 const struct spool_file *uploader_next_file(const struct uploader *u);
 
+/* uploader_look.c */
+/** uploader_look_plan(u): the replica is known from now on: it is looked at when its turn comes. */
+void uploader_look_plan(struct uploader *u);
+/** uploader_is_seen(u): it was looked at, nothing is missing, and nobody has asked for another look. */
+bool uploader_is_seen(const struct uploader *u);
+/** uploader_look_first(u): what is about to go up would stand on what was not seen for long. */
+bool uploader_look_first(const struct uploader *u);
+/** uploader_look(u): take off. uploader_looked(u, f): its request has ended; true: another one is under way, and f
+ * lives on. */
+void uploader_look(struct uploader *u);
+bool uploader_looked(struct uploader *u, struct uploader_flight *f);
+/** uploader_look_close(u): no more looks. True: the flight under way is not at the store, and ends by itself. */
+bool uploader_look_close(struct uploader *u);
+
 /* uploader_fence.c */
 /** uploader_look_in_the_way(u, mine, base, key): an object of that name is there; key becomes its. */
 void uploader_look_in_the_way(struct uploader *u, const struct spool_file *mine, bool base, char *key);

@@ -90,6 +90,7 @@ uninstall:
 # ---- documents ------------------------------------------------------------------------------
 
 DOCS_CTL := $(OUT)/walsupctl
+states_of = sed -n '/BEGIN STATES/,/END STATES/p' $(1) | sed '1d;$$d'
 metrics_of = sed -n '/BEGIN METRICS/,/END METRICS/p' $(1) | sed '1d;$$d'
 keys_of = sed -n '/BEGIN KEYS/,/END KEYS/p' $(1) | sed '1d;$$d'
 
@@ -101,6 +102,9 @@ docs: etc/walsup.ini $(DOCS_CTL)
 	$(Q)$(DOCS_CTL) metrics --man > $(OUT)/metrics.8
 	$(Q)sed -e '/BEGIN METRICS/r $(OUT)/metrics.8' -e '/BEGIN METRICS/,/END METRICS/{/METRICS/!d}' \
 		man/walsupd.8 > $(OUT)/walsupd.8 && cp $(OUT)/walsupd.8 man/walsupd.8
+	$(Q)$(DOCS_CTL) status --man > $(OUT)/states.1
+	$(Q)sed -e '/BEGIN STATES/r $(OUT)/states.1' -e '/BEGIN STATES/,/END STATES/{/STATES/!d}' \
+		man/walsupctl.1 > $(OUT)/walsupctl.1 && cp $(OUT)/walsupctl.1 man/walsupctl.1
 etc/walsup.ini: common/format/conf.def common/format/conf_text.c | $(DOCS_CTL)
 	$(Q)mkdir -p etc
 	$(Q)$(DOCS_CTL) config --sample > $(OUT)/walsup.ini && cp $(OUT)/walsup.ini $@
@@ -114,6 +118,9 @@ check-docs: $(DOCS_CTL)
 	$(Q)$(DOCS_CTL) metrics --man > $(OUT)/metrics.8; test -s $(OUT)/metrics.8; \
 		$(call metrics_of,man/walsupd.8) | diff -u - $(OUT)/metrics.8 \
 		|| { echo "check-docs: man/walsupd.8 is old: make docs"; exit 1; }
+	$(Q)$(DOCS_CTL) status --man > $(OUT)/states.1; test -s $(OUT)/states.1; \
+		$(call states_of,man/walsupctl.1) | diff -u - $(OUT)/states.1 \
+		|| { echo "check-docs: man/walsupctl.1 is old: make docs"; exit 1; }
 	$(Q)$(DOCS_CTL) -c etc/walsup.ini list > $(OUT)/list.txt
 	$(Q)$(PYTHON) tests/tools/check_manual.py $(DOCS_CTL) man/walsupctl.1
 	$(Q)n=0; for m in man/*.[1578]; do n=$$((n+1)); \

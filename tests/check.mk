@@ -60,7 +60,7 @@ help:
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
 CHECK_GATES := build check-hardening check-layers check-docs check-units systemd unit corpus stress \
-	explorer habits failnth kills model races history e2e
+	explorer habits failnth kills model races history histories e2e
 ALL_GATES   := $(CHECK_GATES) sandboxed package analyze asan
 JOBS        ?= $(shell nproc)
 PYTHON      ?= /usr/bin/python3

@@ -1,7 +1,7 @@
 # The engines that try to refute what walsup promises, systematically instead of by luck. Each prints its
 # seed and what it looked at, fails when that is nothing, and has a control: the same on something broken,
 # where it has to find a violation. `make check` takes a part by the seed, `make torture` everything.
-.PHONY: engines explorer failnth kills model races history habits sqlite-suite drivers torture torture-asan
+.PHONY: engines explorer failnth kills model races history histories habits sqlite-suite drivers torture torture-asan
 COMMA := ,
 ENGINE_SEED ?= $(shell date +%s)
 # seconds of each mode of what has no end of its own
@@ -15,10 +15,10 @@ MEMORY_WRAPS := malloc calloc realloc util_alloc util_zalloc util_realloc
 EXPLORER_O := $(patsubst %,$(OUT)/tests/explorer/%.o,steps wraps world judge apart actions ops)
 ENGINES := $(patsubst %,$(OUT)/engines/%,explorer failnth scripted reset_race locks)
 
-engines: $(ENGINES) $(OUT)/engines/history
+engines: $(ENGINES) $(OUT)/engines/history $(OUT)/engines/histories
 # without the steps: the clock it moves is the real one's shift. What is asked of the store is counted.
 $(OUT)/engines/history: WRAP_FLAGS += $(patsubst %,-Wl$(COMMA)--wrap=store_%,put get list delete head)
-$(OUT)/engines/history: $(OUT)/tests/engines/history.o $(DAEMON_A) $(COMMON_A)
+$(OUT)/engines/history $(OUT)/engines/histories: $(OUT)/engines/%: $(OUT)/tests/engines/%.o $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(call link,$^,$@)
@@ -67,6 +67,12 @@ HISTORY_DAYS ?= 10
 history: $(OUT)/engines/history
 	$(Q)WALSUP_OUT=$(OUT) HISTORY_DAYS=$(HISTORY_DAYS) tests/engines/history.sh $(ENGINE_SEED)
 
+# random lives of a database, in which verify must find nothing wrong, and what is taken away
+HISTORIES ?= 25
+histories: $(OUT)/engines/histories
+	$(Q)base=$$(mktemp -d /dev/shm/walsup-historiesXXXXXX 2>/dev/null || mktemp -d); \
+	$< $$base $(HISTORIES) $(ENGINE_SEED); status=$$?; rm -rf $$base; exit $$status
+
 # every order of events, in a model of SQLite's WAL and of the rules
 model:
 	$(Q)CC="$(CC)" tests/model/run.sh
@@ -108,6 +114,7 @@ torture: programs $(ENGINES) $(OUT)/engines/history $(OUT)/helpers/guard_stress
 	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --seed $(ENGINE_SEED) --points 50 --control
 	$(Q)WALSUP_OUT=$(OUT) $(PYTHON) tests/engines/kills.py --program history --all
 	$(Q)$(MAKE) --no-print-directory HISTORY_DAYS=60 history
+	$(Q)$(MAKE) --no-print-directory HISTORIES=1000 histories
 	$(Q)WALSUP_OUT=$(OUT) tests/engines/power.sh 100
 	$(Q)CC="$(CC)" tests/model/run.sh all
 	$(Q)$(MAKE) --no-print-directory races

@@ -9,6 +9,8 @@ Control (no signature):
   GET  /_ledger   one JSON object a request: time, verb, bucket, key, status (0: none sent), stored,
                   connection, active (requests being served at that moment, this one included)
   POST /_reset    no rules, empty ledger
+  POST /_delete   a list of keys that somebody else deletes; the answer is a list of those that were there
+  POST /_buckets  a list of buckets that are the only ones from now on; what is in the others is lost
   GET  /_stats    connections, tls_failures, peak (of active)
 
 A rule: {"verb": "PUT", "key_regex": "...", "nth": 1, "count": 1, "probability": 1.0,
@@ -575,6 +577,19 @@ class Handler(BaseHTTPRequestHandler):
                 server.rules, server.ledger = [], []
                 server.stats["peak"] = 0
                 out = {}
+            elif self.path == "/_delete":
+                gone = json.loads(body)
+                out = [k for b in server.objects.index for k in gone if k in server.objects.index[b]]
+                for b in server.objects.index:
+                    for k in gone:
+                        server.objects.delete(b, k)
+            elif self.path == "/_buckets":
+                only = json.loads(body)
+                out = sorted(server.objects.index)
+                for b in out:
+                    for k in list(server.objects.index[b]) if b not in only else []:
+                        server.objects.delete(b, k)
+                server.objects.index = {b: server.objects.index.get(b, {}) for b in only}
             elif self.path == "/_ledger":
                 out = server.ledger
             else:

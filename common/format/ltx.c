@@ -56,6 +56,7 @@ void ltx_header_encode(const struct ltx_header *h, uint8_t out[static LTX_HEADER
     be32_put(out + 64, h->wal_salt[0]);
     be32_put(out + 68, h->wal_salt[1]);
     be64_put(out + 72, h->node_id);
+    be64_put(out + 80, h->clock_txid);
 }
 
 int ltx_header_check(const struct ltx_header *h, enum err_code code, struct err *e)
@@ -101,7 +102,10 @@ int ltx_header_decode(const uint8_t p[static LTX_HEADER_SIZE], struct ltx_header
         .wal_size = (int64_t)be64_get(p + 56),
         .wal_salt = {be32_get(p + 64), be32_get(p + 68)},
         .node_id = be64_get(p + 72),
+        .clock_txid = be64_get(p + 80),
     };
+    if (h.clock_txid > h.max_txid) /* somebody else's bytes */
+        h.clock_txid = 0;
     int r = ltx_header_check(&h, ERR_CORRUPT, e);
     if (r < 0)
         return r;

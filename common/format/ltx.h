@@ -27,6 +27,7 @@ struct ltx_header {
     int64_t wal_offset, wal_size; /* the WAL bytes consumed */
     uint32_t wal_salt[2];
     uint64_t node_id; /* walsup: the lineage */
+    uint64_t clock_txid; /* walsup: from this TXID on the clock was not set back, up to this file; 0: nor before that */
 };
 
 /** ltx_lock_pgno(page_size): the page SQLite never uses; never encoded, counts in commit. */

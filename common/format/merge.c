@@ -136,6 +136,7 @@ static int run(struct merge *m, enum ltx_encoding encoding, ltx_write_fn write, 
         .max_txid = last->max_txid,
         .timestamp_ms = last->timestamp_ms,
         .node_id = last->node_id,
+        .clock_txid = last->clock_txid,
     }};
     int r = ltx_encoder_new(&o.h, encoding, write, arg, &m->enc, e);
     while (r == 0 && m->n_heap) {

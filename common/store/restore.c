@@ -4,6 +4,7 @@
 #include "common/store/restore_int.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 
 
@@ -364,12 +365,16 @@ static void fill_result(const struct restore *r, struct restore_result *ret)
                                          : h->timestamp_ms,
         .next_txid = r->next.txid,
         .next_ms = r->next.time_ms,
+        .set_back_txid = r->set_back.txid,
+        .set_back_from_ms = r->set_back_from_ms,
+        .set_back_to_ms = r->set_back.time_ms,
         .dropped_bytes = a->dropped_bytes,
         .database_bytes = (uint64_t)h->commit * h->page_size,
         .page_size = h->page_size,
         .lineage = a->lineage,
         .checksum = a->checksum,
         .verified = a->expected != 0,
+        .note = r->job.note,
         .file = util_alloc(r->n_plan * sizeof *ret->file),
         .n_files = r->n_plan,
     };
@@ -421,18 +426,49 @@ static void end_failed(struct restore *r, struct err *e)
     keep_leave(&r->tmp);
 }
 
+/* An earlier state is asked for, where a -wal without its database lies: what that holds may well be in the
+ * replica, but only the latest state can tell. */
+static int prove_leftover(uv_loop_t *loop, struct store *s, const struct restore_opts *opts, struct side_wal *ret,
+                          struct err *e)
+{
+    struct side_wal w;
+    struct restore_result r;
+    uint64_t pages = 0;
+    bool earlier = opts->txid || opts->by_time || opts->generation;
+    if (opts->force || !earlier || side_wal_read(opts->output, &w, NULL) < 0 || !w.frames)
+        return 0; /* what cannot be read is refused in the end */
+    cleanup_free char *latest = util_printf("%s.latest", opts->output);
+    struct restore_opts o = {.replica = opts->replica, .output = latest, .no_resume = true, .force = true,
+                             .parallel = opts->parallel, .range_bytes = opts->range_bytes,
+                             .check = RESTORE_CHECK_NONE};
+    int k = restore_run(loop, s, &o, NULL, NULL, &r, e);
+    if (k < 0)
+        return err_wrap(e, "find out whether the replica has what is in %s-wal", opts->output);
+    cleanup_close int fd = open(latest, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    k = fd < 0 ? err_sys(e, errno, "open %s", latest)
+               : side_wal_adds(opts->output, &w, fd, r.page_size, (uint32_t)(r.database_bytes / r.page_size), &pages, e);
+    if (!k && !pages)
+        *ret = w;
+    restore_result_done(&r);
+    (void)unlink(latest);
+    return k;
+}
+
 int restore_run(uv_loop_t *loop, struct store *s, const struct restore_opts *opts,
                 restore_progress_fn progress, void *arg, struct restore_result *ret,
                 struct err *e)
 {
     struct err own = {0};
     e = e ? e : &own;
+    struct swap swap = {.output = opts->output, .force = opts->force, .in_use = opts->in_use, .hold = opts->hold};
     /* before any work, and once more before the rename */
-    int k = opts->dry_run ? 0 : restore_target_check(opts->output, opts->force, e);
+    int k = opts->dry_run ? 0 : swap_check(&swap, e);
+    if (!k && !opts->dry_run)
+        k = prove_leftover(loop, s, opts, &swap.proven, e);
     if (k < 0)
         return k;
     struct restore r = {.loop = loop, .store = s, .opts = opts, .progress = progress, .arg = arg};
-    r.job = (struct restore_job){.output = opts->output, .force = opts->force, .check = opts->check};
+    r.job = (struct restore_job){.swap = swap, .check = opts->check};
     restore_init(&r);
     k = plan_and_get(&r, e);
     if (!k && !opts->dry_run) {

@@ -9,11 +9,21 @@
 #define WALSUP_RESTORE_H
 
 #include "common/format/v3seg.h"
+#include "common/store/restore_check.h"
 #include "common/store/store.h"
 
 enum restore_check { RESTORE_CHECK_QUICK, RESTORE_CHECK_FULL, RESTORE_CHECK_NONE };
 
 struct restore_result;
+
+/* Somebody (walsupd) who has to let go of the output, or of what lies beside its name, while it is replaced. Both
+ * on a worker. begin: on failure nothing is held, and nothing is replaced. end: after a begin that succeeded, also
+ * if nothing was replaced. */
+struct restore_hold {
+    int (*begin)(void *arg, struct err *e);
+    void (*end)(void *arg);
+    void *arg;
+};
 
 struct restore_opts {
     const char *replica; /* replica path below the target's path; "" = the target's path itself */
@@ -23,10 +33,11 @@ struct restore_opts {
                             what was stored by then, as the objects' modification times say */
     int64_t until_ms;
     const char *generation; /* of v0.3; NULL: the one with the newest object, if it is v0.3 */
-    bool force;          /* an existing database is replaced (its side files must be gone or stale:
-                            they are removed after the new file is ready, before the rename). The
+    bool force;          /* an existing database that nobody uses is replaced (restore_swap.h). The
                             new file gets its mode and, for root, its owner. Otherwise: mode 0600
                             and, for root, the owner of the directory */
+    bool in_use;         /* and it does not matter who uses it */
+    const struct restore_hold *hold; /* NULL: nobody needs to let go */
     bool dry_run;        /* plan only */
     bool no_resume;      /* an interrupted restore to the same output is not gone on with, and this one
                             leaves nothing behind to go on with */
@@ -56,6 +67,10 @@ struct restore_result {
     /* by time only: the first point after it, which was too late; 0 = there is none */
     uint64_t next_txid;
     int64_t next_ms;
+    /* by time only: the clock was set back, with set_back_txid from set_back_from_ms to set_back_to_ms, and passed the time
+     * asked for before as well; the point is the newest whose time is not after it. 0: nothing of the kind */
+    uint64_t set_back_txid;
+    int64_t set_back_from_ms, set_back_to_ms;
     uint64_t dropped_bytes; /* of v0.3: at the end of the WAL, no whole transaction */
     uint64_t bytes;       /* fetched (planned, in a dry run) */
     uint64_t planned_bytes; /* of all files of the plan */
@@ -65,6 +80,7 @@ struct restore_result {
     uint64_t lineage;
     uint64_t checksum; /* database checksum of what was restored; 0 in a dry run */
     bool verified;     /* the replica says what the source's was, and it is the same */
+    struct restore_note note; /* what SQLite could not check, or found that is no damage */
     struct restore_file *file; /* the plan, in the order of their TXIDs */
     size_t n_files;
 };
@@ -75,8 +91,9 @@ typedef void (*restore_progress_fn)(void *arg, const char *phase, uint64_t done,
 /** restore_run(loop, s, opts, progress, arg, ret, e): blocks in uv_run until finished or failed.
  * ERR_NOTFOUND: the replica is empty, or does not reach back to the time asked for (nothing was
  * written). A time after the newest transaction gives the latest state. A time costs about 2 + log2
- * of the number of points in requests of 100 bytes. ERR_EXISTS: output, or a -wal, -shm or
- * -journal beside it, is there. ERR_CORRUPT: a file or the result is damaged; names it.
+ * of the number of points in requests of 100 bytes, and three for each time the clock was set back. ERR_EXISTS: output is
+ * there, or a -wal or -journal beside it that may hold what the replica does not have. ERR_BUSY: somebody uses it.
+ * ERR_CORRUPT: a file or the result is damaged; names it.
  * ret: free with restore_result_done. */
 int restore_run(uv_loop_t *loop, struct store *s, const struct restore_opts *opts,
                 restore_progress_fn progress, void *arg, struct restore_result *ret,
@@ -91,6 +108,7 @@ struct restore_point {
     uint64_t way;   /* of all objects that a restore to there reads, at most; 0: v0.3 */
     int64_t time_ms; /* as in the LTX header; of v0.3, or not `exact`: when the object was stored */
     bool exact;
+    bool set_back; /* its time is before that of the point before it */
     char generation[V3_GENERATION_SIZE];
     uint64_t index, off; /* of v0.3 */
 };

@@ -11,6 +11,7 @@
 #include "common/store/restore_int.h"
 
 #define LOOK_ALL_MS 30000u
+#define FOREIGN "something else has written to it"
 
 struct follow {
     uv_loop_t *loop;
@@ -201,6 +202,10 @@ static int get_and_apply(struct follow *f, struct restore *r, struct follow_step
     k = restore_work(r, apply, e);
     r->arg = NULL;
     ret->pages = j.s.pages;
+    if (k > 0) {
+        f->foreign = true;
+        f->anew = FOREIGN;
+    }
     return k;
 }
 
@@ -242,7 +247,7 @@ int follow_step(struct follow *f, struct follow_step *ret, struct err *e)
             return k;
         f->foreign = k == 1;
     }
-    f->anew = f->foreign ? "something else has written to it" : NULL;
+    f->anew = f->foreign ? FOREIGN : NULL;
     if (!f->anew)
         k = next(f, ret, e);
     return f->anew && k >= 0 ? again(f, ret, e) : k;

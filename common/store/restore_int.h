@@ -47,6 +47,8 @@ struct restore {
     size_t n_plan;
     struct probes *probes; /* restore_time.c */
     struct restore_point found, next; /* by time: the point, and the one after it */
+    struct restore_point set_back;    /* and the first after a clock that was set back, if that makes it doubtful */
+    int64_t set_back_from_ms;
     int spool;        /* v0.3 only */
     uint64_t planned; /* bytes of all files of the plan */
     uint64_t fetched; /* of them, by the end */

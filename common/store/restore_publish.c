@@ -4,41 +4,11 @@
 #include <errno.h>
 #include <libgen.h>
 #include <pthread.h>
-#include <sqlite3.h>
 #include <sys/stat.h>
-
-static const char *const side_files[] = {"-wal", "-shm", "-journal"};
 
 uint64_t restore_align(void)
 {
     return (uint64_t)sysconf(_SC_PAGESIZE);
-}
-
-static int must_be_absent(const char *path, struct err *e)
-{
-    struct stat st;
-    if (lstat(path, &st) == 0) {
-        err_set(e, ERR_EXISTS, "%s is there already", path);
-        return err_hint(e, "restore to another path, move it away, or replace it with --force");
-    }
-    return errno == ENOENT ? 0 : err_sys(e, errno, "look at %s", path);
-}
-
-int restore_target_check(const char *output, bool force, struct err *e)
-{
-    struct stat st;
-    if (force) {
-        if (lstat(output, &st) == 0 && !S_ISREG(st.st_mode))
-            return err_set(e, ERR_EXISTS, "%s is not a regular file, so it is not replaced",
-                           output);
-        return 0;
-    }
-    int r = must_be_absent(output, e);
-    for (size_t i = 0; !r && i < ARRAY_LEN(side_files); i++) {
-        cleanup_free char *path = util_printf("%s%s", output, side_files[i]);
-        r = must_be_absent(path, e);
-    }
-    return r;
 }
 
 /* What quick_check takes for granted or would report in its own strange ways. */
@@ -64,43 +34,6 @@ static int check_page1(int fd, const struct ltx_header *h, struct err *e)
     return 0;
 }
 
-/* The file's name as an SQLite URI. Immutable: the header says WAL mode, and an ordinary open would
- * leave -wal and -shm beside the file. */
-static char *uri(const char *path)
-{
-    struct buf b = BUF_INIT;
-    buf_add_str(&b, "file:");
-    for (const char *p = path; *p; p++)
-        if (strchr("?#%", *p))
-            buf_printf(&b, "%%%02x", (unsigned char)*p);
-        else
-            buf_add(&b, p, 1);
-    buf_add_str(&b, "?mode=ro&immutable=1");
-    char *s = util_strdup(buf_str(&b));
-    buf_free(&b);
-    return s;
-}
-
-static int check_sqlite(const char *path, bool full, struct err *e)
-{
-    const char *pragma = full ? "PRAGMA integrity_check(1)" : "PRAGMA quick_check(1)";
-    sqlite3 *db = NULL;
-    sqlite3_stmt *st = NULL;
-    cleanup_free char *name = uri(path);
-    int r = 0, rc = sqlite3_open_v2(name, &db, SQLITE_OPEN_READONLY | SQLITE_OPEN_URI, NULL);
-    if (rc == SQLITE_OK)
-        rc = sqlite3_prepare_v2(db, pragma, -1, &st, NULL);
-    if (rc == SQLITE_OK)
-        rc = sqlite3_step(st);
-    const char *text = rc == SQLITE_ROW ? (const char *)sqlite3_column_text(st, 0) : NULL;
-    if (!text || strcmp(text, "ok") != 0)
-        r = err_set(e, ERR_CORRUPT, "%s of the restored database: %s", pragma,
-                    text ? text : sqlite3_errmsg(db));
-    (void)sqlite3_finalize(st);
-    (void)sqlite3_close(db);
-    return r;
-}
-
 /* Who owns the result: whoever owned the file it replaces; else, for root, the owner of the
  * directory, who is most likely the application. */
 static int set_owner(const struct fsx_tmp *t, struct err *e)
@@ -120,19 +53,14 @@ static int set_owner(const struct fsx_tmp *t, struct err *e)
     return 0;
 }
 
-static int publish(const struct restore_job *j, struct fsx_tmp *t, struct err *e)
+static int publish(struct restore_job *j, struct fsx_tmp *t, struct err *e)
 {
     /* before anything of the old database goes away */
     if (fsync(t->fd) < 0)
         return err_sys(e, errno, "fsync %s", t->tmp);
-    int r = restore_target_check(j->output, j->force, e);
-    for (size_t i = 0; !r && j->force && i < ARRAY_LEN(side_files); i++) {
-        cleanup_free char *path = util_printf("%s%s", j->output, side_files[i]);
-        r = fsx_unlink(path, e);
-    }
-    if (!r)
-        r = fsx_tmp_publish(t, j->force ? FSX_REPLACE : 0, e);
-    return r;
+    j->swap.page_size = j->applied.newest.page_size;
+    j->swap.pages = j->applied.newest.commit;
+    return swap_publish(&j->swap, t, e);
 }
 
 /* Written to the disk while SQLite reads it from memory. */
@@ -179,7 +107,7 @@ int restore_publish(struct restore_job *j, struct fsx_tmp *t, struct err *e)
         struct flush f;
         phase(j, "check", 0);
         flush_start(&f, t->fd);
-        r = check_sqlite(t->tmp, j->check == RESTORE_CHECK_FULL, e);
+        r = check_sqlite(t->tmp, j->check == RESTORE_CHECK_FULL, j->applied.expected != 0, &j->note, e);
         int k = flush_end(&f, t->tmp, r ? NULL : e);
         r = r ? r : k;
     }

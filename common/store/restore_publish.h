@@ -8,6 +8,7 @@
 #include "common/base/fsx.h"
 #include "common/store/restore.h"
 #include "common/store/restore_pages.h"
+#include "common/store/restore_swap.h"
 
 struct restore_job {
     /* of v0.3: what lies in the spool, in order, and what its names say */
@@ -15,21 +16,19 @@ struct restore_job {
     const struct restore_input *in;
     size_t n_in;
     int spool;
-    const char *output;
-    bool force;
+    struct swap swap; /* page_size and pages are set by restore_publish */
     enum restore_check check;
     /* progress, to be read by any thread */
     _Atomic(const char *) phase;
     atomic_uint_fast64_t done, total;
-    /* what was written */
+    /* what was written, and what SQLite says about it */
     struct restore_applied applied;
+    struct restore_note note;
 };
 
 /** restore_align(): what offsets in the spool are a multiple of. */
 uint64_t restore_align(void);
-/** restore_target_check(output, force, e): ERR_EXISTS when the output or a side file is there. */
-int restore_target_check(const char *output, bool force, struct err *e);
-/** restore_publish(j, t, e): t holds what j->applied says: check, rename. On failure t may be gone. */
+/** restore_publish(j, t, e): t holds what j->applied says: check, swap_publish. On failure t may be gone. */
 int restore_publish(struct restore_job *j, struct fsx_tmp *t, struct err *e);
 
 #endif

@@ -1,13 +1,15 @@
 /* Moments: which TXID is that of a time, and what a replica can be restored to.
  *
  * The time of a commit is in the header of its LTX file, the first 100 bytes. TXIDs and times grow
- * together, so a time is found by bisection. Where a clock was set back, they do not; then the point
- * found is one where time passed the moment asked for. */
+ * together, so a time is found by bisection. Where a clock was set back they do not; each header says since which
+ * TXID they do (clock_txid). So the points fall into runs, which are looked through from the newest to the oldest: what is
+ * found is the newest point whose own time is not after the moment asked for. */
 #include "common/store/restore_int.h"
 
 struct probe {
     const struct plan_file *file;
     int64_t time_ms;
+    uint64_t clock_txid;
     uint8_t head[LTX_HEADER_SIZE];
 };
 
@@ -40,7 +42,7 @@ static void on_probed(struct store_req *req)
         (void)err_set(&req->err, ERR_CORRUPT, "%s: its header says TXIDs %016llx to %016llx", s->key,
                       (unsigned long long)h.min_txid, (unsigned long long)h.max_txid);
     else if (req->err.code == ERR_OK)
-        x->time_ms = h.timestamp_ms;
+        x->time_ms = h.timestamp_ms, x->clock_txid = h.clock_txid;
     restore_slot_end(req);
 }
 
@@ -92,6 +94,45 @@ static int latest(struct restore *r, struct err *e)
     return k;
 }
 
+/* Within the points from lo to hi, whose times grow. lo is not after the moment, hi is. */
+static int bisect(struct restore *r, struct probe *lo, struct probe *hi, struct err *e)
+{
+    while (hi->file - lo->file > 1) {
+        struct probe mid = {.file = lo->file + (hi->file - lo->file) / 2};
+        int k = probe(r, &mid, 1, e);
+        if (k < 0)
+            return k;
+        if (mid.time_ms <= r->opts->until_ms)
+            *lo = mid;
+        else
+            *hi = mid;
+    }
+    return 0;
+}
+
+/* The first of the points that is in the same run as the last of them. */
+static const struct plan_file *run_of(const struct plan_file *point, const struct probe *last)
+{
+    const struct plan_file *first = last->file;
+    while (first > point && first[-1].max >= last->clock_txid)
+        first--;
+    return first;
+}
+
+/* A time that the clock passed twice: say where it was set back. `first` begins the run of what was found. */
+static int look_back(struct restore *r, const struct plan_file *point, const struct plan_file *first, struct err *e)
+{
+    struct probe at[2] = {{.file = first}, {.file = first - 1}};
+    if (first == point)
+        return 0;
+    int k = probe(r, at, 2, e);
+    if (k == 0 && at[1].time_ms > r->opts->until_ms) {
+        r->set_back = point_of(first, at[0].time_ms, true);
+        r->set_back_from_ms = at[1].time_ms;
+    }
+    return k;
+}
+
 int restore_find_time(struct restore *r, uint64_t *ret_txid, struct err *e)
 {
     cleanup_free struct plan_file *point = NULL;
@@ -101,29 +142,39 @@ int restore_find_time(struct restore *r, uint64_t *ret_txid, struct err *e)
     int k = plan_points(r->all, r->n_all, &point, &n, NULL, e);
     if (k < 0)
         return k;
-    struct probe end[2] = {{.file = &point[0]}, {.file = &point[n - 1]}}, mid;
+    struct probe end[2] = {{.file = &point[0]}, {.file = &point[n - 1]}};
     k = probe(r, end, 2, e);
     if (k < 0)
         return k;
-    if (until < end[0].time_ms)
-        return too_early(r, &end[0], e);
     struct probe lo = end[0], hi = end[1];
-    if (end[1].time_ms <= until) {
+    const struct plan_file *first = run_of(point, &hi);
+    bool found = hi.time_ms <= until;
+    if (found) {
         k = latest(r, e);
-        lo = end[1];
-    } else {
-        while (hi.file - lo.file > 1) {
-            mid = (struct probe){.file = lo.file + (hi.file - lo.file) / 2};
-            k = probe(r, &mid, 1, e);
-            if (k < 0)
-                return k;
-            if (mid.time_ms <= until)
-                lo = mid;
-            else
-                hi = mid;
-        }
-        r->next = point_of(hi.file, hi.time_ms, true);
+        lo = hi;
     }
+    while (k == 0 && !found) {
+        lo = first == point ? end[0] : (struct probe){.file = first};
+        k = first == point ? 0 : probe(r, &lo, 1, e);
+        if (k == 0 && lo.time_ms <= until) {
+            k = bisect(r, &lo, &hi, e);
+            r->next = point_of(hi.file, hi.time_ms, true);
+            found = true;
+            continue;
+        }
+        if (k == 0 && first == point)
+            return too_early(r, &end[0], e);
+        if (k == 0) { /* the run before it */
+            r->next = point_of(first, lo.time_ms, true);
+            hi = (struct probe){.file = first - 1};
+            k = probe(r, &hi, 1, e);
+            first = run_of(point, &hi);
+            found = hi.time_ms <= until;
+            lo = hi;
+        }
+    }
+    if (k == 0)
+        k = look_back(r, point, first, e);
     if (k < 0)
         return k;
     r->found = point_of(lo.file, lo.time_ms, true);
@@ -155,8 +206,10 @@ static int ltx_points(struct restore *r, size_t limit, struct restore_points *re
     k = probe(r, p, ret->n + (ret->n < n), e);
     if (k < 0)
         return k;
-    for (size_t i = 0; i < ret->n; i++)
+    for (size_t i = 0; i < ret->n; i++) {
         ret->point[i] = point_of(p[i].file, p[i].time_ms, true);
+        ret->point[i].set_back = i && p[i].time_ms < p[i - 1].time_ms;
+    }
     ret->oldest = ret->n < n ? point_of(&f[0], p[ret->n].time_ms, true) : ret->point[0];
     return 0;
 }

@@ -161,6 +161,14 @@ const struct store_peer *store_peer(const struct store *s);
  * the error is then the words of the request that found out. */
 void store_share(struct store *s);
 
+/** store_guard(s, name, state_dir, used): of a directory: from now on see with each request that it is the one that it was
+ * (store_root.h, where the arguments are explained). Before the first request. store_root_of(s): NULL if it is not
+ * guarded. */
+struct store_root;
+void store_guard(struct store *s, const char *name, const char *state_dir,
+                 bool (*used)(const char *state_dir, const char *name));
+struct store_root *store_root_of(const struct store *s);
+
 /** store_fencing(s): does it obey STORE_IF_ABSENT? A directory does; of a bucket somebody has to find out,
  * and say so with store_fencing_set. */
 enum store_fencing {

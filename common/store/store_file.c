@@ -230,9 +230,10 @@ static void on_work(uv_work_t *w)
         [DELETE] = work_delete,    [HEAD] = work_head,       [UP_BEGIN] = file_work_begin,
         [UP_ADD] = file_work_add,  [UP_FINISH] = file_work_finish,
         [UP_ABORT] = file_work_abort};
+    bool writes = op->verb == PUT || op->verb == UP_BEGIN || op->verb == UP_FINISH;
     if (atomic_load(&op->canceled))
         (void)err_set(&op->err, ERR_CANCELED, "canceled");
-    else
+    else if (!op->store->root || store_root_look(op->store->root, writes, &op->err) == 0)
         (void)work[op->verb](op, &op->err);
     if (op->err.code && op->tmp.path)
         fsx_tmp_abort(&op->tmp);
@@ -432,6 +433,7 @@ static void file_close(struct store *s)
 static void file_free(struct store *s)
 {
     struct store_file *f = CONTAINER_OF(s, struct store_file, base);
+    (void)store_root_unref(f->root);
     free(f->dir);
     free(f);
 }
@@ -451,6 +453,19 @@ static void file_sweep(struct store *s, struct store_req *req, const char *prefi
 {
     (void)s, (void)prefix, (void)older_ms;
     store_finish_later(req);
+}
+
+void store_guard(struct store *s, const char *name, const char *state_dir,
+                 bool (*used)(const char *state_dir, const char *name))
+{
+    struct store_file *f = CONTAINER_OF(s, struct store_file, base);
+    if (s->type == CONF_FILE && !f->root)
+        f->root = store_root_new(f->dir, name, state_dir, used);
+}
+
+struct store_root *store_root_of(const struct store *s)
+{
+    return s->type == CONF_FILE ? ((const struct store_file *)(const void *)s)->root : NULL;
 }
 
 static const struct store_ops ops = {

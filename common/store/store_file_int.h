@@ -4,6 +4,7 @@
 #define WALSUP_STORE_FILE_INT_H
 
 #include "common/store/store_impl.h"
+#include "common/store/store_root.h"
 
 #include <stdatomic.h>
 
@@ -12,6 +13,7 @@
 struct store_file {
     struct store base;
     char *dir;
+    struct store_root *root; /* NULL: whatever is there is the directory */
     struct file_op *ops; /* all that run, for close */
 };
 

@@ -15,16 +15,18 @@
 #define DIR_MODE 0750
 #define FILE_MODE 0640
 
-/* Create what is missing of a directory, and make each new entry durable in its parent: a file
+/* Create what is missing of a directory below the store's, and make each new entry durable in its parent: a file
  * in a directory that a power cut undoes is not stored. */
-static int make_dirs(const char *dir, struct err *e)
+static int make_dirs(const char *dir, const struct store_file *f, struct err *e)
 {
+    if (f->root && !strcmp(dir, f->dir)) /* it was there a moment ago, and is not ours to make */
+        return err_set(e, ERR_IO, "%s is gone", dir);
     if (mkdir(dir, DIR_MODE) == 0 || errno == ENOENT) {
         cleanup_free char *copy = util_strdup(dir);
         const char *parent = dirname(copy);
         struct stat st;
         if (stat(dir, &st) < 0) {
-            int r = make_dirs(parent, e);
+            int r = make_dirs(parent, f, e);
             if (r < 0)
                 return r;
             if (mkdir(dir, DIR_MODE) < 0 && errno != EEXIST)
@@ -69,13 +71,13 @@ static int set_meta(int fd, const struct store_meta *m, struct err *e)
 }
 
 /* the parents are there except for the first object: try before looking */
-static int open_tmp(const char *path, struct fsx_tmp *tmp, struct err *e)
+static int open_tmp(const struct store_file *f, const char *path, struct fsx_tmp *tmp, struct err *e)
 {
     int r = fsx_tmp_open(path, FILE_MODE, tmp, e);
     if (r != -ERR_NOTFOUND)
         return r;
     cleanup_free char *copy = util_strdup(path);
-    r = make_dirs(dirname(copy), e);
+    r = make_dirs(dirname(copy), f, e);
     if (r < 0)
         return r;
     err_clear(e);
@@ -98,7 +100,7 @@ static int open_source(struct file_op *op, struct err *e)
 static int put_begin(struct file_op *op, struct err *e)
 {
     int r = open_source(op, e);
-    return r < 0 ? r : open_tmp(op->path, &op->tmp, e);
+    return r < 0 ? r : open_tmp(op->store, op->path, &op->tmp, e);
 }
 
 static int write_at(int fd, const void *p, size_t n, uint64_t at, struct err *e)
@@ -176,7 +178,7 @@ int file_work_begin(struct file_op *op, struct err *e)
 {
     op->finished = true;
     fsx_tmp_abort(&op->upload->tmp); /* begun again */
-    return open_tmp(op->path, &op->upload->tmp, e);
+    return open_tmp(op->store, op->path, &op->upload->tmp, e);
 }
 
 int file_work_add(struct file_op *op, struct err *e)

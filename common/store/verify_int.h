@@ -16,6 +16,7 @@ struct verify_file {
     bool read;     /* fetched and looked at */
     bool whole;    /* all pages of the database are in it */
     bool unusable; /* damaged, foreign or gone: nothing is built on it */
+    bool mark;     /* of a takeover: it has no pages, and the next history begins behind it */
     bool gone;     /* not there any more when it was to be fetched */
     bool planned;  /* in the current order already */
     int64_t time_ms;

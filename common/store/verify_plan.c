@@ -110,6 +110,21 @@ static void add_range(struct ranges *l, uint64_t first, uint64_t last)
     l->r[l->n++] = (struct verify_range){first, last};
 }
 
+/* Behind the mark of a takeover come no TXIDs until the next whole database. The last one of these; `txid` if there is no
+ * such mark, or nothing came yet. */
+static uint64_t behind_mark(const struct verify *v, uint64_t txid)
+{
+    uint64_t next = UINT64_MAX;
+    bool marked = false;
+    for (size_t i = 0; i < v->n; i++) {
+        const struct verify_file *f = &v->file[i];
+        marked = marked || (f->mark && f->f.max == txid);
+        if ((f->f.min == 1 || f->whole) && f->f.max > txid)
+            next = MIN(next, f->f.max);
+    }
+    return marked && next != UINT64_MAX ? next - 1 : txid;
+}
+
 /* What can be reached by files, the unusable ones included or not: single TXIDs, in order, and the gaps
  * that only a snapshot gets across. */
 static void reach(const struct verify *v, bool all, struct ranges *points, struct ranges *gaps)
@@ -120,14 +135,14 @@ static void reach(const struct verify *v, bool all, struct ranges *points, struc
         bool snapshot = false, step = false;
         for (next = i; next < v->n && v->file[v->by_max[next]].f.max == max; next++) {
             const struct verify_file *f = &v->file[v->by_max[next]];
-            if (f->gone || (f->unusable && !all))
+            if (f->gone || f->mark || (f->unusable && !all))
                 continue;
             snapshot = snapshot || f->f.min == 1;
             step = step || (have && f->f.min <= have + 1);
         }
         if (!snapshot && !step)
             continue;
-        if (!step && have && max > have + 1 && gaps)
+        if (!step && have && max > have + 1 && gaps && behind_mark(v, have + 1) < max - 1)
             add_range(gaps, have + 1, max - 1);
         have = max;
         add_range(points, max, max);
@@ -207,14 +222,16 @@ static bool is_merged(const struct verify *v, uint64_t txid)
     return false;
 }
 
-/* walsup does not upload to a level what was merged to the next one meanwhile. Litestream does. */
+/* walsup does not upload to a level what was merged to the next one meanwhile, and leaves in the level below what is not
+ * worth merging: whole databases of some size, and single files between them. Litestream has no such holes. */
 static bool is_skipped(const struct verify *v, unsigned level, uint64_t first, uint64_t last)
 {
     uint64_t have = first - 1;
     for (size_t i = 0; i < v->n && have < last; i++) { /* ascending by min */
         const struct verify_file *f = &v->file[i];
-        if (f->f.level > level && f->f.level < LTX_SNAPSHOT_LEVEL && f->lineage && !f->gone && f->f.min <= have + 1)
-            have = MAX(have, f->f.max);
+        bool other = f->f.level != level && f->f.level < LTX_SNAPSHOT_LEVEL;
+        if (other && f->lineage && !f->gone && f->f.min <= have + 1 && f->f.max > have)
+            have = f->mark ? behind_mark(v, f->f.max) : f->f.max;
     }
     return have >= last;
 }
@@ -229,6 +246,11 @@ static bool is_thinned_out(const struct judge *j, uint64_t first, uint64_t last)
 
 static void hole_in_level(struct judge *j, unsigned level, uint64_t first, uint64_t last)
 {
+    uint64_t oldest = j->named.n ? j->named.r[0].first : 0;
+    /* what lay before the oldest whole database is gone, but for the newest file of each level, and what nobody knew */
+    first = MAX(first, oldest + 1);
+    if (first > last || behind_mark(j->v, first - 1) >= last)
+        return;
     if (level ? is_skipped(j->v, level, first, last) : is_thinned_out(j, first, last))
         return;
     bool passable = !overlaps(&j->gaps, first, last) && points_in(&j->named, last + 1, UINT64_MAX);
@@ -297,9 +319,11 @@ static void find_last_gap(struct judge *j, uint64_t reached, uint64_t newest)
 static void find_holes(struct judge *j, const struct verify_opts *o)
 {
     const struct verify *v = j->v;
-    uint64_t newest = 0;
-    for (size_t i = 0; i < v->n; i++)
+    uint64_t newest = 0, newest_state = 0;
+    for (size_t i = 0; i < v->n; i++) {
         newest = v->file[i].gone ? newest : MAX(newest, v->file[i].f.max);
+        newest_state = v->file[i].gone || v->file[i].mark ? newest_state : MAX(newest_state, v->file[i].f.max);
+    }
     for (unsigned level = 0; level < LTX_SNAPSHOT_LEVEL; level++)
         holes_of_level(j, level);
     for (size_t i = 0; i < j->gaps.n; i++)
@@ -307,8 +331,8 @@ static void find_holes(struct judge *j, const struct verify_opts *o)
             add_hole(j, VERIFY_LOST, 0, j->gaps.r[i].first, j->gaps.r[i].last,
                      "nothing leads across: these states cannot be restored");
     uint64_t reached = j->named.n ? j->named.r[j->named.n - 1].first : 0;
-    if (newest > reached) /* a plan never gets there */
-        find_last_gap(j, reached, newest);
+    if (newest_state > reached) /* a plan never gets there */
+        find_last_gap(j, reached, newest_state);
     if (!o->txid)
         holes_at_the_end(j, o, newest);
 }
@@ -359,6 +383,10 @@ static bool latest(const struct verify *v, const struct verify_opts *o, char *wh
         const struct verify_file *f = find(v, &plan[i]);
         if (f && f->whole && !f->unusable)
             break;
+        if (f && f->mark) {
+            (void)snprintf(why, size, "it was taken over, and the whole database that follows is not there yet");
+            return false;
+        }
         if (f && f->unusable) {
             (void)snprintf(why, size, "it needs %s, which is %s", f->name, verify_state_name(f->state));
             return false;

@@ -105,6 +105,7 @@ static int decode(struct replay *r, void *p, size_t size, struct err *e)
         return 1;
     }
     r->file->whole = r->n == all_pages(&r->d.h);
+    r->file->mark = !r->n && r->file->f.level == 0 && r->d.h.node_id && (r->d.h.flags & LTX_FLAG_NO_CHECKSUM);
     return 0;
 }
 
@@ -301,6 +302,8 @@ int verify_step_run(struct verify *v, const struct verify_step *step, int fd, st
             return k;
         if (k == 0)
             check_labels(&r);
+        if (f->mark)
+            verify_blame(f, VERIFY_FOUND, "walsup took the replica over here: a new history begins behind it");
         k = f->unusable ? 0 : apply(&r, step->action, e);
         if (k < 0)
             return k;

@@ -102,6 +102,13 @@ class S3:
     def ledger(self):
         return json.loads(self.control("/_ledger"))
 
+    def keys(self):
+        return sorted(json.loads(m.read_text())["key"] for m in (self.root / "litestream").glob("*.json"))
+
+    def take_away(self, keys):
+        """somebody else deletes them"""
+        assert sorted(json.loads(self.control("/_delete", list(keys)))) == sorted(keys)
+
     def target(self, name="s3", **more):
         keys = {"type": "s3", "endpoint": self.endpoint, "bucket": "litestream", "path": "backups",
                 "access-key-id": KEY_ID, "secret-access-key": SECRET, **more}

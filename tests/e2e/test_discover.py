@@ -323,7 +323,7 @@ def test_no_more_watches_are_to_be_had(world):
     world.poll("all of them", lambda: len(names(world)) == 24)
     world.poll("all captured",
                lambda: all(world.status(f"t/d{i}/a.db")["txid"] >= f"{2:016x}" for i in range(12)))
-        subprocess.run(["rm", "-rf", str(t / "d11")], check=True)  # walsup removes what it left there, too
+    subprocess.run(["rm", "-rf", str(t / "d11")], check=True)  # walsup removes what it left there, too
     world.poll("retired", lambda: len(names(world)) == 22)
 
 

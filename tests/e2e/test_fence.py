@@ -498,3 +498,44 @@ def test_an_outage_at_the_start_leaves_the_question_for_later(world, s3fault):
     world.poll("status", lambda: world.ctl("status", check=False).returncode in (0, 1))
     world.sync("a")
     assert world.poll("fencing", lambda: replica(world)["fencing"] == "on")
+
+
+@pytest.mark.parametrize("kind", ["file", "s3"])
+def test_a_machine_that_went_back_in_time_meets_its_own_past(world, s3fault, kind):
+    """its state directory was restored from a snapshot or a backup; the databases went on, or back as well"""
+    world.configure(targets(world, s3fault, kind),
+                    *[world.db(n, target="x", sync_interval="50ms") for n in "ab"])
+    cons = [make_db(world.path / f"{n}.db") for n in "ab"]
+    world.start()
+    world.sync()
+    assert world.stop() == 0
+    shutil.copytree(world.state, world.path / "snapshot-of-state")
+    world.start()
+    for con in cons:
+        for _ in range(6):
+            add(con)
+            world.sync()
+    assert world.stop() == 0
+    shutil.rmtree(world.state)
+    os.rename(world.path / "snapshot-of-state", world.state)
+    world.start()
+    for con in cons:
+        add(con, 2)
+    for name in "ab":
+        r = world.sync(name, check=False)
+        said = " ".join(r.stderr.split())
+        assert r.returncode == 80 and "is this machine's own past" in said and "went back in time" in said, said
+        assert "another writer" not in said and "takeover --all" in said, said
+    taken = world.ctl("takeover", "--all").stdout
+    assert "a -> x: taken over" in taken and "b -> x: taken over" in taken, taken
+    world.sync()
+    assert "nothing to take over" in world.ctl("takeover", "--all").stdout
+    assert world.ctl("takeover", "a", "--all", check=False).returncode == 64
+    for name, con in zip("ab", cons):
+        assert replica(world, name)["state"] == "ok"
+        add(con)
+        world.sync(name)
+        assert image(world.restore(name, "x")) == image(world.path / f"{name}.db")
+        world.ctl("reconcile", name)
+        said = world.ctl("verify", name).stdout  # its own mark is no damage
+        assert "proven" in said, said

@@ -1,12 +1,14 @@
 """restore --follow: a copy that readers have open while it is brought up to date."""
 import json
 import os
+import queue
 import random
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -62,9 +64,22 @@ class Follower:
     def start(self):
         self.proc = subprocess.Popen(self.args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                      env=self.world.env)
+        self.lines = queue.Queue()
+        self.reader = threading.Thread(target=self.read, args=(self.proc, self.lines), daemon=True)
+        self.reader.start()
 
-    def step(self):
-        line = self.proc.stdout.readline()
+    @staticmethod
+    def read(proc, lines):
+        for line in proc.stdout:
+            lines.put(line)
+        lines.put("")
+
+    def step(self, timeout=60):
+        try:
+            line = self.lines.get(timeout=timeout)
+        except queue.Empty:
+            self.proc.kill()
+            raise AssertionError(f"no step in {timeout} s: {self.proc.stderr.read()}; so far {self.steps[-3:]}") from None
         assert line, f"it ended: {self.proc.wait()} {self.proc.stderr.read()}"
         self.steps.append(json.loads(line))
         return self.steps[-1]
@@ -76,9 +91,13 @@ class Follower:
 
     def end(self, sig=signal.SIGTERM):
         self.proc.send_signal(sig)
-        out, err = self.proc.communicate(timeout=30)
-        self.steps += [json.loads(x) for x in out.splitlines()]
-        return self.proc.returncode, err
+        self.reader.join(30)
+        self.proc.wait(30)
+        while not self.lines.empty():
+            line = self.lines.get()
+            if line:
+                self.steps.append(json.loads(line))
+        return self.proc.returncode, self.proc.stderr.read()
 
 
 def newest(world):
@@ -141,8 +160,8 @@ def test_readers_never_see_half_a_step(world, ended):
     assert content(copy) == content(world.path / "a.db")
     assert copy.stat().st_size == os.path.getsize(world.path / "a.db") or image(copy)
     assert f.end() == (0, "")
-    integrity(copy)
     assert sorted(p.name for p in world.path.glob("copy.db*")) == ["copy.db", "copy.db.follow"]
+    integrity(copy)
 
 
 def test_killed_at_any_moment_and_started_again(world, ended):

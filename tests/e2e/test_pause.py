@@ -40,9 +40,9 @@ def test_a_paused_database_is_let_go_and_resume_captures_what_came_of_it(one):
     assert abs(d["since_ms"] / 1000 - time.time()) < 60 and d["since_ms"] == d["paused"]["since_ms"]
     r = world.ctl("status", check=False)
     assert r.returncode == 1 and "paused" in r.stdout
-    assert f"moving house, by uid {os.geteuid()}; commits are not captured; walsupctl resume a goes on, since" in " ".join(r.stdout.split())
+    assert f"moving house, by uid {os.geteuid()}; commits are not captured; resume with walsupctl resume a, since" in " ".join(r.stdout.split())
     assert txids(world) == before
-    assert world.ctl("resume", "a").stdout == "a: goes on\n"
+    assert world.ctl("resume", "a").stdout == "a: resumed\n"
     world.sync("a")
     assert world.status("a")["state"] == "replicating" and world.status("a")["paused"] is None
     assert image(world.restore("a", "local")) == image(world.path / "a.db")
@@ -134,7 +134,7 @@ def test_all_of_them_and_mistakes(world):
     r = world.ctl("pause", "--all", "--json")
     assert {d["name"]: d["changed"] for d in json.loads(r.stdout)["databases"]} == {"a": True, "p/b.db": True, "p/c.db": True}
     assert world.status()["counts"] == {"paused": 3}
-    assert world.ctl("resume", world.path / "b.db").stdout == "p/b.db: goes on\n"
+    assert world.ctl("resume", world.path / "b.db").stdout == "p/b.db: resumed\n"
     assert world.ctl("resume", "p/b.db").stdout == "p/b.db: was not paused\n"
     assert "a: was paused already" in world.ctl("pause", "a", "--reason", "second thought").stdout
     assert world.status("a")["paused"]["reason"] == "second thought"
@@ -177,3 +177,43 @@ def test_a_record_that_is_damaged_counts_and_says_so(one):
     world.ctl("resume", "a")
     assert not (world.state / "db" / "a" / "paused").exists()
     world.sync("a")
+
+
+def test_a_pause_for_a_time_ends_by_itself_and_captures_what_came(world):
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    world.sync()
+    r = world.ctl("pause", "a", "--for", "2s", "--reason", "moving house")
+    assert r.stdout.startswith("a: paused")
+    d = world.status("a")
+    assert d["state"] == "paused" and 0 < d["paused"]["until_ms"] - d["paused"]["since_ms"] <= 2500
+    assert "until 20" in d["detail"]
+    assert con.execute("pragma journal_mode=delete").fetchone()[0] == "delete"  # it has the database for itself
+    assert con.execute("pragma journal_mode=wal").fetchone()[0] == "wal"
+    con.execute("insert into t(b) values('while paused')")
+    con.commit()
+    world.poll("resumed", lambda: world.status("a")["state"] in ("replicating", "idle"), timeout=15)
+    world.sync()
+    assert image(world.restore("a", "local")) == image(world.path / "a.db")
+
+
+def test_a_pause_for_a_time_that_ended_while_walsupd_was_down_is_over(world):
+    make_db(world.path / "a.db").close()
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    world.sync()
+    world.ctl("pause", "a", "--for", "1s")
+    until = world.status("a")["paused"]["until_ms"]
+    world.stop()
+    while time.time() * 1000 < until:  # the time is the input
+        time.sleep(0.05)
+    world.start()
+    world.sync()
+    assert world.status("a")["paused"] is None
+
+
+def test_a_pause_for_no_time(world):
+    world.configure(world.file_target(), world.db("a"))
+    r = world.ctl("pause", "a", "--for", "soon", check=False)
+    assert r.returncode == 64 and "--for soon is not a time such as 10m" in r.stderr

@@ -6,7 +6,8 @@
  *   history judge DIR N SEED       restores N of the TXIDs and N random times inside the retention, and some outside
  *   history orphans DIR            every object is in the inventory, and none is older than it needs to be
  *   history clock DIR              the clock is set ten years ahead: nothing may be deleted
- *   history cost DIR MINUTES SEED  two virtual days with a commit every so many minutes (0: none): what it costs
+ *   history cost DIR MINUTES SEED  two virtual days with a commit every so many minutes (0: none): what it costs; at
+ *                                  rest two requests a day, no more
  *   history make|run|recover DIR   a brief life for kills.py: a day; another one, to be killed in; what the next
  *                                  process makes of it: two days more, judged, no orphans
  *
@@ -25,6 +26,7 @@
 #include "daemon/history_int.h"
 #include "daemon/manager.h"
 #include "daemon/session.h"
+#include "tests/engines/app.h"
 
 #define BEGIN_MARK "/walsup-scripted-begins"
 #define MINUTE 60000ll
@@ -34,7 +36,6 @@
 static const char *dir;
 static uv_loop_t loop;
 static struct manager *m;
-static sqlite3 *app;
 static FILE *ledger;
 static bool brief, forget;
 
@@ -89,21 +90,21 @@ static void clock_load(void)
 static void sql(const char *fmt, ...) PRINTF_LIKE(1, 2);
 static void sql(const char *fmt, ...)
 {
-    char text[500];
+    char text[500], answer[APP_TEXT];
     va_list ap;
     va_start(ap, fmt);
     (void)vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
-    char *msg = NULL;
-    if (sqlite3_exec(app, text, NULL, NULL, &msg) != SQLITE_OK)
-        die("%s: %s", text, msg);
+    if (!app_do('S', text, answer))
+        die("%s", answer);
 }
 
 static void app_open(void)
 {
     cleanup_free char *path = in_dir("a.db");
-    if (sqlite3_open(path, &app) != SQLITE_OK)
-        die("%s: %s", path, sqlite3_errmsg(app));
+    char answer[APP_TEXT];
+    if (!app_do('O', path, answer))
+        die("%s: %s", path, answer);
     sql("pragma journal_mode=wal; pragma synchronous=off; create table if not exists t(a integer primary key, b)");
 }
 
@@ -116,12 +117,10 @@ static void hash_of(const uint8_t *p, size_t n, char out[static 65])
 
 static void app_hash(char out[static 65])
 {
-    sqlite3_int64 n = 0;
-    uint8_t *p = sqlite3_serialize(app, "main", &n, 0);
-    if (!p)
-        die("cannot serialize");
-    hash_of(p, (size_t)n, out);
-    sqlite3_free(p);
+    char answer[APP_TEXT];
+    if (!app_do('H', "", answer))
+        die("%s", answer);
+    (void)snprintf(out, 65, "%.64s", answer);
 }
 
 static void app_commit(void)
@@ -148,7 +147,7 @@ static struct conf *load_conf(void)
 {
     cleanup_free char *path = in_dir("walsup.ini");
     cleanup_free char *text = util_printf(
-        "[walsup]\nstate-dir = %s/state\nsocket = %s/sock\nsync-interval = 10ms\nidle-timeout = 1s\nmin-free = 0MiB\n"
+        "[walsup]\nstate-dir = %s/state\nsocket = %s/sock\nsync-interval = 10ms\nidle-timeout = 1s\nmin-free = 0MiB\ncopy-wait = 0s\n"
         "retention = %s\nsnapshot-interval = %s\nlog-level = %s\n[target local]\ntype = file\npath = %s/replica\n[db a]\n"
         "path = %s/a.db\ntarget = local\n",
         dir, dir, forget ? "1d" : brief ? "1d" : "7d", forget ? "12h" : brief ? "6h" : "24h",
@@ -180,7 +179,7 @@ static bool keepers_rest(void)
 static bool quiet(void)
 {
     return !db()->run && !db()->snapshot_wanted && !db()->up[0]->flight && keepers_rest() &&
-           !agenda_look(m->history->agenda);
+           !agenda_look(m->history->agenda) && !agenda_look(m->history->looks);
 }
 
 static void settle(void)
@@ -249,7 +248,8 @@ static void end(void)
     (void)uv_run(&loop, UV_RUN_NOWAIT);
     (void)manager_free(m);
     (void)uv_loop_close(&loop);
-    (void)sqlite3_close(app);
+    char answer[APP_TEXT];
+    (void)app_do('C', "", answer);
     (void)fclose(ledger);
 }
 
@@ -590,6 +590,8 @@ static void cost(long minutes)
            (unsigned long long)merged, pages ? (double)merged / (double)pages : 0, (unsigned long long)snapshots,
            (unsigned long long)db()->seen.pages * db()->seen.page_size);
     end();
+    if (!minutes && (asked.puts || asked.gets || asked.lists || asked.deletes || !asked.heads || asked.heads > 2))
+        die("a replica at rest is to be looked at once a day, with two requests");
 }
 
 int main(int argc, char **argv)
@@ -600,6 +602,8 @@ int main(int argc, char **argv)
     brief = mode && !strcmp(mode, "short");
     forget = mode && !strcmp(mode, "forget");
     dir = argv[2];
+    if (!app_start())
+        die("no application");
     (void)setenv("UV_THREADPOOL_SIZE", "4", 1);
     log_setup(getenv("HISTORY_LOG") ? LOG_INFO : LOG_ERROR);
     clock_load();

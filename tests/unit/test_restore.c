@@ -74,6 +74,17 @@ static void nothing_is_overwritten_unless_forced(void **state)
         else
             assert_int_equal(rename(path, f->db), 0);
     }
+    /* what SQLite would pass over is in nobody's way, what it would play back is */
+    for (size_t i = 1; i < ARRAY_LEN(suffix); i++) {
+        cleanup_free char *path = util_printf("%s%s", f->out, suffix[i]);
+        assert_int_equal(fsx_publish(path, "\0\0\0\0\0\0\0\0\0", 9, 0640, 0, &e), 0);
+    }
+    restores(f, &o, 3, 0); /* which counts the files */
+    assert_int_equal(unlink(f->out), 0);
+    cleanup_free char *journal = util_printf("%s-journal", f->out);
+    assert_int_equal(fsx_publish(journal, "\xd9\xd5\x05\xf9\x20\xa1\x63\xd7", 8, 0640, 0, &e), 0);
+    refuses(f, &o, ERR_EXISTS, "may be needed by the database that was there");
+    assert_int_equal(unlink(journal), 0);
     for (size_t i = 0; i < ARRAY_LEN(suffix); i++) {
         cleanup_free char *path = util_printf("%s%s", f->out, suffix[i]);
         assert_int_equal(fsx_publish(path, "x", 1, 0640, 0, &e), 0);

@@ -4,6 +4,8 @@
 #define DAY 86400000ll
 
 /* A replica of small LTX files whose headers say what they like about the time. */
+static uint64_t clock_txid; /* of what put_at() makes */
+
 static void put_at(const struct fix *f, unsigned level, uint64_t min, uint64_t max, int64_t time_ms)
 {
     cleanup_buf struct buf b = BUF_INIT;
@@ -11,7 +13,7 @@ static void put_at(const struct fix *f, unsigned level, uint64_t min, uint64_t m
     struct ltx_encoder *enc;
     struct ltx_header h = {.flags = LTX_FLAG_NO_CHECKSUM, .page_size = f->page_size,
                            .commit = pages(f, 1), .min_txid = min, .max_txid = max,
-                           .timestamp_ms = time_ms, .wal_offset = 32};
+                           .timestamp_ms = time_ms, .wal_offset = 32, .clock_txid = clock_txid};
     assert_int_equal(ltx_encoder_new(&h, LTX_BLOCK, take, &b, &enc, &e), 0);
     for (uint32_t i = 1; i <= (min == 1 ? h.commit : 1); i++)
         assert_int_equal(ltx_encoder_page(enc, i, page_of(f, 1, i), &e), 0);
@@ -123,6 +125,55 @@ static void equal_times_and_clocks_set_back(void **state)
     }
 }
 
+/* What walsup writes: each file knows since when its times grow. The newest point whose own time is not after the moment
+ * is found, whatever the clock did. */
+static void a_clock_that_leaps_to_and_fro(void **state)
+{
+    struct fix *f = *state;
+    unsigned twice = 0, early = 0;
+    srand(7);
+    for (unsigned round = 0; round < 150; round++) {
+        int64_t t[40], now = 100000;
+        clear(f);
+        clock_txid = 0;
+        for (size_t i = 0; i < ARRAY_LEN(t); i++) {
+            now += rand() % 100;
+            int64_t before = i ? t[i - 1] : 0;
+            t[i] = rand() % 6 ? MAX(now, before) : now + (rand() % 2 ? 1 : -1) * (rand() % 2000);
+            if (t[i] < before)
+                clock_txid = i + 1;
+            put_at(f, i ? 0 : 9, i ? i + 1 : 1, i + 1, t[i]);
+        }
+        for (size_t i = 0; i < 12; i++) {
+            int64_t until = t[0] - 100 + rand() % (now - t[0] + 300);
+            size_t want = ARRAY_LEN(t);
+            while (want && t[want - 1] > until)
+                want--;
+            struct err e = {0};
+            struct restore_result r;
+            struct restore_opts o = opts(f, 0);
+            o.by_time = o.dry_run = true;
+            o.until_ms = until;
+            if (!want) {
+                not_at_time(f, until, ERR_NOTFOUND, "does not reach back");
+                early++;
+                continue;
+            }
+            if (restore_run(&f->loop, f->s, &o, on_progress, f, &r, &e) < 0)
+                fail_msg("%s", e.msg);
+            assert_int_equal(r.txid, want);
+            assert_true(r.timestamp_ms == t[want - 1] && (want == ARRAY_LEN(t)) == !r.next_txid);
+            if (r.set_back_txid) { /* and it is said that there is another answer */
+                assert_true(r.set_back_txid <= want && r.set_back_from_ms > until && r.set_back_to_ms < r.set_back_from_ms);
+                twice++;
+            }
+            restore_result_done(&r);
+        }
+    }
+    clock_txid = 0;
+    assert_true(twice > 100 && early > 10);
+}
+
 static void damaged_headers(void **state)
 {
     struct fix *f = *state;
@@ -229,6 +280,7 @@ int main(void)
         T(every_time),
         T(levels_without_the_files_below),
         T(equal_times_and_clocks_set_back),
+        T(a_clock_that_leaps_to_and_fro),
         T(damaged_headers),
         T(few_requests_for_a_time),
         T(points_of_little),

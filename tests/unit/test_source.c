@@ -3,6 +3,7 @@
 
 #include <sys/mount.h>
 
+#include "common/base/clk.h"
 #include "daemon/source.h"
 
 struct src {
@@ -189,6 +190,71 @@ static void numbering_behind_a_replica(void **state)
     shadow_equals(&c.sh, c.t.path);
     good(&c, &(struct source_job){.capture = true, .next_txid = 7}); /* never backwards */
     assert_int_equal(c.r.txid, 100);
+    done(&c);
+}
+
+/* header of what was captured last */
+static struct ltx_header newest(const struct src *c)
+{
+    cleanup_free char *path = spool_path(c->spool, c->r.txid);
+    cleanup_buf struct buf b = BUF_INIT;
+    struct ltx_header h;
+    struct err e = {0};
+    assert_int_equal(fsx_read(path, 64u << 20, &b, &e), 0);
+    assert_int_equal(ltx_header_decode(b.p, &h, &e), 0);
+    return h;
+}
+
+static struct ltx_header commit_at(struct src *c, int64_t shift_ms)
+{
+    clk_shift(shift_ms, 0);
+    ex(c->t.app, "insert into t(b) values(randomblob(100))");
+    capture(c);
+    struct ltx_header h = newest(c);
+    int64_t late = clk_real_ms() - h.timestamp_ms;
+    assert_true(late < 10000); /* never before its commit */
+    return h;
+}
+
+/* The clock was ahead for one commit: what follows has the right time, and is on record to go back. */
+static void a_clock_that_was_ahead_is_believed_when_it_is_right(void **state)
+{
+    (void)state;
+    struct src c;
+    const int64_t years = 3 * 365 * 86400000ll;
+    begin(&c);
+    capture(&c);
+    struct ltx_header a = commit_at(&c, 0), ahead = commit_at(&c, years), b = commit_at(&c, -years);
+    assert_true(ahead.timestamp_ms > a.timestamp_ms + years - 10000 && !ahead.clock_txid && !a.clock_txid);
+    assert_true(b.timestamp_ms >= a.timestamp_ms && b.timestamp_ms < a.timestamp_ms + 60000);
+    assert_int_equal(b.clock_txid, b.max_txid);
+    struct ltx_header d = commit_at(&c, 0); /* carried on, also by the next process */
+    assert_int_equal(d.clock_txid, b.max_txid);
+    c.s = source_free(c.s);
+    start(&c);
+    good(&c, &(struct source_job){.load = true});
+    assert_int_equal(commit_at(&c, 0).clock_txid, b.max_txid);
+    /* and once more */
+    assert_int_equal(commit_at(&c, 3600000).clock_txid, b.max_txid);
+    struct ltx_header again = commit_at(&c, -3600000);
+    assert_int_equal(again.clock_txid, again.max_txid);
+    done(&c);
+}
+
+/* Small steps back, and a clock of the past, repeat the last time. */
+static void a_clock_that_is_behind_is_not_believed(void **state)
+{
+    (void)state;
+    struct src c;
+    const int64_t years = 10 * 365 * 86400000ll;
+    begin(&c);
+    capture(&c);
+    struct ltx_header a = commit_at(&c, 0), b = commit_at(&c, -20000);
+    assert_true(b.timestamp_ms == a.timestamp_ms && !b.clock_txid);
+    b = commit_at(&c, -years);
+    assert_true(b.timestamp_ms == a.timestamp_ms && !b.clock_txid);
+    b = commit_at(&c, years + 20000);
+    assert_true(b.timestamp_ms >= a.timestamp_ms && !b.clock_txid);
     done(&c);
 }
 
@@ -583,6 +649,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_restart_keeps_numbering_and_lineage),
         cmocka_unit_test(detached_and_attached_again_in_one_life),
         cmocka_unit_test(numbering_behind_a_replica),
+        cmocka_unit_test(a_clock_that_was_ahead_is_believed_when_it_is_right),
+        cmocka_unit_test(a_clock_that_is_behind_is_not_believed),
         cmocka_unit_test(a_base_equals_the_database_at_its_txid),
         cmocka_unit_test(a_base_whose_last_file_is_not_published_is_taken_back),
         cmocka_unit_test(another_database_under_the_name_is_another_history),
