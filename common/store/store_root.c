@@ -172,7 +172,7 @@ static bool is_empty(const struct store_root *r)
 /* No marker, and no number that it should have. An earlier version has stored here, or nobody has. */
 static int begin(struct store_root *r, bool writes, struct err *e)
 {
-    uint64_t id;
+    uint64_t id = 0;
     if (!r->recorded && is_empty(r) && r->used && r->used(r->state_dir, r->name))
         return refuse(r, e, "it is empty, and something was stored in it");
     if (!writes)
