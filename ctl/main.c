@@ -16,7 +16,7 @@ static const struct ctl_verb verb[] = {
      "  --watch                   again and again; not to a terminal: a line for each\n"
      "                            change\n"
      "  --interval TIME           how often --watch looks (2s)\n"
-     "  --states                  what the states mean, and what to do; needs no daemon\n"
+     "  --states                  what the states mean, and what to do\n"
      "  --man                     the same as the table of walsupctl(1)\n\n"
      "Exit status: 0 healthy, 1 degraded, 2 failed or not running.\n", cmd_status},
     {"list", "", "list the configured databases, with or without the daemon", "", cmd_list},

@@ -319,6 +319,16 @@ int session_more_conn(struct session *s, struct conn *c, struct err *e)
     return r;
 }
 
+static void leave_moved(struct session *s)
+{
+    struct session_index x;
+    struct err e;
+    if (session_index(s, &x, &e) == 0 && session_leave_begin(s, SESSION_LEAVE_FOLD, &x, &e) == 0)
+        (void)session_leave_end(s, SESSION_LEAVE_FOLD);
+    else
+        (void)session_close(s);
+}
+
 int session_open(const char *path, struct session **ret, struct err *e)
 {
     struct session *s = util_zalloc(sizeof *s);
@@ -328,6 +338,8 @@ int session_open(const char *path, struct session **ret, struct err *e)
     int r = open_all(s, e);
     if (r == 0)
         *ret = s;
+    else if (r == SESSION_BUSY && s->shm && session_moved(s))
+        leave_moved(s); /* its application may have closed it meanwhile, and was not the last one because of us */
     else
         (void)session_close(s);
     return r;

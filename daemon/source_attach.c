@@ -169,9 +169,12 @@ void source_unlock(struct source *s)
 static int lock_file(struct source *s, struct err *e)
 {
     struct stat st;
-    if (stat(s->path, &st) < 0 || (s->lock.held && s->lock.dev == st.st_dev && s->lock.ino == st.st_ino))
+    bool there = stat(s->path, &st) == 0;
+    if (there && s->lock.held && s->lock.dev == st.st_dev && s->lock.ino == st.st_ino)
         return 0;
-    source_unlock(s);
+    source_unlock(s); /* its number may soon be another file's */
+    if (!there)
+        return 0;
     int r = dblock_take(st.st_dev, st.st_ino, s->path, e);
     if (r < 0)
         return r;

@@ -209,11 +209,14 @@ static void let_go_of_moved(struct source *s, struct source_result *ret)
     struct session_index x;
     struct err e;
     const char *what = session_removed(s->session) ? "was removed" : "was moved away";
-    if (s->pos.valid && capture_rest(s, ret, &x) && !suspect(s) &&
+    bool all = s->pos.valid && capture_rest(s, ret, &x);
+    /* what could not be captured is all the more needed in the file that was moved */
+    if (!suspect(s) && (all || session_index(s->session, &x, &e) == 0) &&
         session_leave_begin(s->session, SESSION_LEAVE_FOLD, &x, &e) == 0)
         s->session = session_leave_end(s->session, SESSION_LEAVE_FOLD);
     source_forget_out(s);
     source_close_session(s);
+    source_unlock(s);
     source_another_file(s, ret, what);
     (void)snprintf(ret->gone, sizeof ret->gone, "%s", what);
 }

@@ -178,8 +178,8 @@ def test_one_that_was_paused_stays_paused(one):
 def in_the_window(world, *args):
     """a restore that is held where it has paused the database and not yet replaced it"""
     p = subprocess.Popen(["strace", "-f", "-o", "/dev/null", "-e", "trace=renameat2", "-e",
-                          "inject=renameat2:delay_enter=2s:when=1+", str(OUT / "walsupctl"), "-c", str(world.ini),
-                          "restore", "a", "--force", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          "inject=renameat2:delay_enter=4s:when=1+", str(OUT / "walsupctl"), "-c", str(world.ini),
+                          "restore", "a", "--force", "--no-resume", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          text=True, env=world.env)
     paused = world.poll("paused", lambda: world.status("a")["paused"])
     return p, int(re.search(r"pid (\d+)", paused["reason"])[1])
