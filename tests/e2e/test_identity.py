@@ -112,7 +112,7 @@ def test_deleted_and_made_anew(world, when):
     for side in ("", "-wal", "-shm"):
         (world.path / f"a.db{side}").unlink(missing_ok=True)
     if when != "stopped":
-        world.poll("it is gone", lambda: world.status("a")["state"] == "waiting")
+        world.poll("it is gone", lambda: world.status("a")["state"] == "missing")
     assert txids(world), "the replica stays"
     con = make_db(world.path / "a.db", rows=7)
     back(world, when)

@@ -87,6 +87,7 @@ def test_what_was_captured_and_stored_is_counted(served, s3):
     assert m.get("walsup_databases", state="replicating") == 1
     assert m.get("walsup_databases", state="waiting") == 1 and m.get("walsup_databases", state="failed") == 0
     assert m.get("walsup_sessions_attached") == 1
+    assert m.get("walsup_patterns_lost") == 0
     assert m.get("walsup_database_health", database="a") == 0
     assert m.get("walsup_database_health", database="later") == 1
     assert m.get("walsup_database_error", database="a") == 0

@@ -181,7 +181,8 @@ def in_the_window(world, *args):
                           "inject=renameat2:delay_enter=4s:when=1+", str(OUT / "walsupctl"), "-c", str(world.ini),
                           "restore", "a", "--force", "--no-resume", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                          text=True, env=world.env)
-    paused = world.poll("paused", lambda: world.status("a")["paused"])
+    paused = world.poll("paused", lambda: p.poll() is not None or world.status("a")["paused"])
+    assert p.poll() is None, (p.returncode, *p.communicate())
     return p, int(re.search(r"pid (\d+)", paused["reason"])[1])
 
 
