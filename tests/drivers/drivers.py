@@ -188,7 +188,7 @@ class Case:
                 since = since or time.monotonic()
                 lines = s.stdout.splitlines()
                 at = next((i for i, x in enumerate(lines) if x.startswith("app")), 0)
-                line = "status: " + " ".join(" ".join(lines[at:at + 3]).split())
+                line = "status: " + " ".join(" ".join(lines[at:at + 3]).split()).replace(f"{self.root}/data/", "")
             if time.monotonic() >= until:
                 return (since, line) if since else None
             time.sleep(0.2)

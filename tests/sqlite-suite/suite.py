@@ -166,15 +166,14 @@ def main():
     listed, used, new, differ = expected(), set(), 0, set()
     for n in names:
         before, after = both["without"][n], both["with"][n]
-        unlisted = []
+        unlisted, here = [], []
         for test in sorted(set(after["failed"]) - set(before["failed"])):
             differ.add(n)
             why = next((e for e in listed if fnmatch.fnmatch(n, e[0]) and fnmatch.fnmatch(test, e[1])), None)
             used.add(why)
-            if not why:
-                unlisted.append(test)
-        for e in (e for e in listed if e in used and fnmatch.fnmatch(n, e[0])):
-            print(f"known: {n}: {e[1]}: {e[2]}")
+            (here if why else unlisted).append(why or test)
+        for e in dict.fromkeys(here):
+            print(f"known: {n}: {e[1]} ({here.count(e)} tests): {e[2]}")
         for test in unlisted[:SHOWN]:
             print(f"NEW: {n}: {test}: {after['got'].get(test, '')}")
         if len(unlisted) > SHOWN:
