@@ -311,6 +311,8 @@ int session_more_conn(struct session *s, struct conn *c, struct err *e)
         session_read_end(c);
         r = unmoved(s);
     }
+    if (r == 0 && !session_wal_file(c)) /* opened in another journal mode: of another file, in between */
+        r = SESSION_BUSY;
     if (r == 0 && !(same_file(&s->files.db, &f.db) && same_file(&s->files.wal, &f.wal) && same_file(&s->files.shm, &f.shm)))
         r = SESSION_BUSY;
     os_files_done(&f);

@@ -117,6 +117,8 @@ int session_db_read(struct session *s, uint32_t pgno, uint32_t n_pages, uint8_t 
  * -wal was. Three calls of stat. */
 enum session_side { SESSION_SIDE_SAME, SESSION_SIDE_WAL, SESSION_SIDE_INDEX };
 enum session_side session_side(const struct session *s);
+/** session_other_wal(s): another file has the name of the -wal, not none. */
+bool session_other_wal(const struct session *s);
 /** session_writer(s, ret_pid): whether a writer has the write lock, so that a commit may be on its way that the
  * wal-index does not show yet. Its process, or 0. Takes no lock. */
 bool session_writer(struct session *s, long *ret_pid);

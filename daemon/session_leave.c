@@ -42,6 +42,10 @@ int session_leave_begin(struct session *s, enum session_leave how, const struct 
         return SESSION_BUSY;
     session_one_conn(s);
     sqlite3_file *f = session_db_file(&s->guard[s->held]);
+    volatile void *p = NULL;
+    if (!session_wal_file(&s->guard[s->held]) || f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p) != SQLITE_OK || !p)
+        return err_set(e, ERR_IO, "%s has no WAL open any more", s->path);
+    s->shm = p; /* the mapping of the connection that stays */
     if (f->pMethods->xLock(f, SQLITE_LOCK_EXCLUSIVE) != SQLITE_OK || !unchanged(s, x)) {
         let_others_in(s);
         return SESSION_BUSY;

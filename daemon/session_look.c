@@ -12,6 +12,12 @@ enum session_side session_side(const struct session *s)
     return os_same(&s->files.wal) ? SESSION_SIDE_SAME : SESSION_SIDE_WAL;
 }
 
+bool session_other_wal(const struct session *s)
+{
+    struct stat st;
+    return s->files.wal.path && !os_same(&s->files.wal) && stat(s->files.wal.path, &st) == 0;
+}
+
 /* ---- who else ------------------------------------------------------------------------------------ */
 
 /* The write lock is asked for, not taken: an application without a busy timeout would fail. */

@@ -79,6 +79,11 @@ int source_start_over(struct source *s, struct source_result *ret, const char *w
     }
     for (int tries = 0; tries < FULL_TRIES; tries++) {
         int r = every_page(s, ret, e);
+        if (r == 0 && session_side(s->session) != SESSION_SIDE_SAME && !(s->without & SOURCE_SIDES)) {
+            source_forget_out(s); /* part of it may be of other files */
+            s->pos.valid = false;
+            return err_set(e, ERR_BUSY, "the -wal or -shm of %s was replaced while it was read", s->path);
+        }
         if (r == CAPTURE_NOTHING)
             return 0; /* no page yet */
         if (r != CAPTURE_BROKEN)

@@ -9,6 +9,8 @@
 
 #define AUDIT_TRIES 4
 #define AUDIT_PAUSE_US 2000
+#define ONE_SHOT_MS 40
+#define OPENING_MS 100
 #define TROUBLED_MS 200 /* somebody is at work on the files with other tools than SQLite */
 
 /* ---- before the first look ------------------------------------------------------------------------------ */
@@ -35,13 +37,20 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
     if (!wait || !position_look(&now, s->path))
         return false;
     bool known = position_read(s->dir, &p) && position_same_file(&p, &now) && !s->changed_under_us;
-    if ((known && !now.wal_ino) || os_holder_of(s->path) >= 0) {
+    bool held = os_holder_of(s->path) >= 0;
+    if (known && !now.wal_ino && !held && !position_same_content(&p, &now))
+        wait = MIN(wait, (uint64_t)ONE_SHOT_MS); /* a commit of a program that has gone; or a copy, whose -wal follows */
+    else if (held)
+        wait = known ? 0 : MIN(wait, (uint64_t)OPENING_MS); /* not in the middle of its recovery */
+    else if (known && !now.wal_ino)
+        wait = 0;
+    if (!wait) {
         s->arriving.since_ms = 0;
         return false;
     }
     char real[PATH_MAX];
     cleanup_free char *wal = util_printf("%s-wal", realpath(s->path, real) ? real : s->path);
-    bool written = os_being_written(s->path) == 1 || (now.wal_ino && os_being_written(wal) == 1);
+    bool written = !held && (os_being_written(s->path) == 1 || (now.wal_ino && os_being_written(wal) == 1));
     uint64_t still = still_ms(s, &now);
     if (!written && still >= wait) {
         s->arriving.since_ms = 0;
@@ -135,11 +144,16 @@ void source_audit(struct source *s, struct source_result *ret)
     if (ret->doubt != SOURCE_DOUBT_UNSEEN || !ret->alone)
         return;
     /* nobody else is there to say that they are none: whoever opens the database next recovers them, as we do */
+    (void)snprintf(ret->away, sizeof ret->away, "%s", ret->doubt_why);
     source_forget_out(s);
     source_close_session(s);
     s->pos.valid = false;
     s->changed_under_us = true;
     position_remove(s->dir);
+    ret->state = SOURCE_ARRIVING;
+    ret->again_ms = TROUBLED_MS;
+    ret->doubt = SOURCE_DOUBT_NONE;
+    ret->audited = false;
 }
 
 /* ---- asleep --------------------------------------------------------------------------------------------- */

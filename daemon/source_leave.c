@@ -232,12 +232,12 @@ static void side_files(struct source *s, struct source_result *ret)
         return;
     s->changed_under_us = true;
     enum session_company company = session_company(s->session, &pid);
-    if (company == SESSION_SHARED) {
+    if (company == SESSION_SHARED && !session_other_wal(s->session)) {
         ret->doubt = SOURCE_DOUBT_SIDES;
         source_tell_doubt(ret, pid);
         return;
     }
-    if (company == SESSION_ALONE && side == SESSION_SIDE_WAL && s->pos.valid && capture_rest(s, ret, &x) &&
+    if (company == SESSION_ALONE && side == SESSION_SIDE_WAL && !session_other_wal(s->session) && s->pos.valid && capture_rest(s, ret, &x) &&
         last_one_out(s, &x, false))
         return; /* what the removed -wal had is in the database */
     source_forget_out(s);
@@ -305,6 +305,10 @@ static void detach_proven(struct source *s, const struct source_job *job, struct
     struct session_index x;
     struct position p = position_now(s);
     p.drained = prove(s, job->hurry, &p);
+    if (session_side(s->session) != SESSION_SIDE_SAME && !(s->without & SOURCE_SIDES)) {
+        position_remove(s->dir); /* what was noted is about other files */
+        return;
+    }
     if (session_moved(s->session) || session_index(s->session, &x, &e) < 0 || !capture_same_wal(&s->pos, &x) ||
         capture_behind(&s->pos, &x))
         return;
