@@ -79,7 +79,7 @@ static void set_state(struct database *db, enum source_state state)
     log_about(state == SOURCE_ATTACHED || state == SOURCE_ASLEEP ? LOG_ATTACHED : LOG_STATE, db->name, NULL, words[state]);
     log_line(level, "%s: %s %s", db->name, db->path, say[state]);
     db->state = state;
-    if (!routine || !db->attached_once)
+    if (!routine || !db->attached_once || state == SOURCE_ARRIVING || was == SOURCE_ARRIVING)
         db->since_ms = clk_real_ms();
 }
 

@@ -60,8 +60,9 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
     ret->state = SOURCE_ARRIVING;
     ret->again_ms = written ? wait : wait - MIN(still, wait - 1);
     (void)snprintf(ret->away, sizeof ret->away,
-                   written ? "%s is open for writing in a process that holds none of SQLite's locks: is it being copied in?"
-                           : "%s changed a moment ago and nobody has it open: perhaps it is still being copied in",
+                   written ? "%s is open for writing without SQLite's locks: it is being copied in, or an application uses locks that "
+                             "walsupd cannot see"
+                           : "%s changed a moment ago and no application has it open, so it may still be being copied in",
                    s->path);
     return true;
 }
