@@ -20,6 +20,8 @@ static uint64_t still_ms(struct source *s, const struct position *now)
 {
     struct position *was = &s->arriving.file;
     uint64_t t = clk_mono_ms();
+    if (!s->arriving.since_ms)
+        s->arriving.first_ms = t;
     if (!s->arriving.since_ms || !position_same_content(was, now) || !position_same_wal(was, now)) {
         *was = *now;
         s->arriving.since_ms = t;
@@ -52,6 +54,8 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
     cleanup_free char *wal = util_printf("%s-wal", realpath(s->path, real) ? real : s->path);
     bool written = !held && (os_being_written(s->path) == 1 || (now.wal_ino && os_being_written(wal) == 1));
     uint64_t still = still_ms(s, &now);
+    if (held) /* and it writes, perhaps all the time */
+        still = MAX(still, clk_mono_ms() - s->arriving.first_ms);
     if (!written && still >= wait) {
         s->arriving.since_ms = 0;
         s->changed_under_us = false;

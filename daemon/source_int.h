@@ -43,7 +43,7 @@ struct source {
         struct position file;
     } still;
     struct { /* nobody has it open, and it may still be being copied in: how it looks, and since when */
-        uint64_t since_ms;
+        uint64_t first_ms, since_ms;
         struct position file;
     } arriving;
     bool changed_under_us; /* by something that is not SQLite, which may not be finished */
