@@ -221,7 +221,7 @@ static void forget_error(struct database *db)
 static void take_doubt(struct database *db, const struct source_job *job, const struct source_result *r)
 {
     if (job->stay_away && job->audit && r->doubt != SOURCE_DOUBT_NONE) {
-        db->dirty = true; /* what is on disk is not on record: attach and see */
+        db->dirty = db->audit = true; /* what is on disk is not on record: attach and see */
         return;
     }
     if (r->audited && r->writer) { /* a commit is on its way, for as long as that takes */
