@@ -432,7 +432,7 @@ static int prove_leftover(uv_loop_t *loop, struct store *s, const struct restore
                           struct err *e)
 {
     struct side_wal w;
-    struct restore_result r;
+    struct restore_result r = {0};
     uint64_t pages = 0;
     bool earlier = opts->txid || opts->by_time || opts->generation;
     if (opts->force || !earlier || side_wal_read(opts->output, &w, NULL) < 0 || !w.frames)
