@@ -75,7 +75,7 @@ void ctl_call_adopt(struct client *cl, json_t *p)
             err_set(&e, ERR_BUSY, "walsupd is stopping");
         }
     }
-    if (e.code != ERR_OK) {
+    if (!t || e.code != ERR_OK) {
         ctl_reply_err(cl, &e);
         return;
     }

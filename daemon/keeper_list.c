@@ -117,11 +117,12 @@ static void compare(struct keeper_list *l, struct keeper_found *f)
 /* Whether what is there restores, up to what was stored before it was listed. */
 static bool restores(const struct keeper_list *l)
 {
-    cleanup_free struct plan_file *all = malloc((l->n_found + 1) * sizeof *all), *plan = NULL;
+    cleanup_free struct plan_file *plan = NULL;
+    cleanup_free struct plan_file *all = util_alloc((l->n_found + 1) * sizeof *all);
     size_t n = 0;
-    for (size_t i = 0; all && i < l->n_found; i++)
+    for (size_t i = 0; i < l->n_found; i++)
         all[i] = (struct plan_file){.level = l->found[i].level, .min = l->found[i].min, .max = l->found[i].max};
-    return all && plan_restore(all, l->n_found, 0, &plan, &n, NULL) == 0 && plan[n - 1].max >= l->acked;
+    return plan_restore(all, l->n_found, 0, &plan, &n, NULL) == 0 && n && plan[n - 1].max >= l->acked;
 }
 
 static void write_down(struct keeper *k)

@@ -6,6 +6,8 @@
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 
+#include "common/base/fsx.h"
+
 /* where SQLite locks: the database from PENDING_BYTE to the end of the shared range, the -shm from
  * WAL_WRITE_LOCK to the dead man's switch */
 #define DB_LOCK_OFF 0x40000000
@@ -27,9 +29,10 @@ static bool comm_of(long pid, char comm[static 64])
 {
     char path[64];
     (void)snprintf(path, sizeof path, "/proc/%ld/comm", pid);
-    cleanup_file FILE *f = fopen(path, "re");
-    if (!f || !fgets(comm, 64, f))
+    cleanup_buf struct buf b = BUF_INIT;
+    if (fsx_read(path, 63, &b, NULL) < 0)
         return false;
+    (void)snprintf(comm, 64, "%s", buf_str(&b));
     comm[strcspn(comm, "\n")] = 0;
     (void)util_plain(comm);
     return true;
