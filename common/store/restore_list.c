@@ -139,6 +139,7 @@ int restore_list(struct restore *r, struct err *e)
         return 0;
     (void)err_set(e, ERR_NOTFOUND, "%s",
                   r->opts->generation ? "there is no generation" : "the replica is empty");
+    (void)store_hint_empty(r->store, e);
     return wrap(r, e);
 }
 

@@ -3,8 +3,10 @@
 #include <assert.h>
 #include <stdarg.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "common/store/store_impl.h"
+#include "common/store/store_root.h"
 
 #define STORE_MAGIC 0x5701e001u
 #define KEY_MAX_BYTES 1024 /* S3's own limit */
@@ -111,6 +113,16 @@ void store_close(struct store *s, void (*closed)(void *arg), void *arg)
 const char *store_describe(const struct store *s)
 {
     return s->describe;
+}
+
+int store_hint_empty(const struct store *s, struct err *e)
+{
+    if (s->type == CONF_FILE) {
+        cleanup_free char *marker = util_printf("%s/" STORE_ROOT_MARKER, s->describe);
+        if (access(marker, F_OK) < 0)
+            (void)err_hint(e, "%s has no file " STORE_ROOT_MARKER ": is its disk mounted, is the path right?", s->describe);
+    }
+    return -(int)e->code;
 }
 
 const struct store_peer *store_peer(const struct store *s)

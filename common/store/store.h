@@ -169,6 +169,10 @@ void store_guard(struct store *s, const char *name, const char *state_dir,
                  bool (*used)(const char *state_dir, const char *name));
 struct store_root *store_root_of(const struct store *s);
 
+/** store_hint_empty(s, e): for an error that says that nothing is stored there: of a directory without a marker, that its
+ * disk may not be mounted. Blocking. Returns the error. */
+int store_hint_empty(const struct store *s, struct err *e);
+
 /** store_fencing(s): does it obey STORE_IF_ABSENT? A directory does; of a bucket somebody has to find out,
  * and say so with store_fencing_set. */
 enum store_fencing {

@@ -189,8 +189,8 @@ static int nothing(struct run *r, struct err *e)
                 "compare with", store_describe(r->store), *replica ? "/" : "", replica);
         return err_hint(e, "walsupctl restore checks what it restores of it");
     }
-    return err_set(e, ERR_NOTFOUND, "%s%s%s: the replica is empty", store_describe(r->store),
-                   *replica ? "/" : "", replica);
+    err_set(e, ERR_NOTFOUND, "%s%s%s: the replica is empty", store_describe(r->store), *replica ? "/" : "", replica);
+    return store_hint_empty(r->store, e);
 }
 
 static int by_min(const void *a, const void *b)

@@ -90,6 +90,9 @@ def test_a_directory_that_was_emptied_on_purpose_is_adopted(world):
     add(con)
     assert world.sync("--timeout", "2s", check=False).returncode == 72
     assert world.ctl("adopt", "nowhere", check=False).returncode == 66
+    for verb in (("restore", "a", "-o", world.path / "r.db"), ("verify", "a"), ("points", "a")):
+        r = world.ctl(*verb, check=False)
+        assert r.returncode == 66 and "is its disk mounted" in r.stderr, r.stderr
     assert "is its directory from now on" in words(world.ctl("adopt", "local"))
     world.sync()
     assert (world.replica / MARKER).exists()
