@@ -112,6 +112,7 @@ struct source_result {
     enum source_doubt doubt;
     char doubt_why[320];    /* a sentence */
     struct source_counters count;
+    char reader[80];        /* with pinned: which process, as far as that is known: " (pid 12, name)" */
     bool pinned;            /* a reader of the application keeps the WAL from being copied */
     uint64_t map_copy;      /* source_copy_path() of it is the map at `txid`; 0: none was made */
 };

@@ -1,3 +1,4 @@
+#include "daemon/session_os.h"
 #include "daemon/source_int.h"
 
 #define EAGER_BYTES (16u << 20)
@@ -312,6 +313,8 @@ int source_look_after_wal(struct source *s, const struct source_job *job,
     bool done = false;
     r = source_cycle(s, &done, &ret->pinned, e);
     ret->pinned = ret->pinned && !job->reading;
+    if (ret->pinned)
+        (void)os_command(session_reader(s->session), ret->reader, sizeof ret->reader);
     s->tried_at = x;
     return r;
 }
