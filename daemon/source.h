@@ -128,6 +128,9 @@ bool source_news(struct source *s);
 /** source_in_the_way(s): whether an application's checkpoint may be waiting for our guard: a job with
  * `assist` moves it. Shared memory only, like source_news. */
 bool source_in_the_way(struct source *s);
+/** source_foreign_write(s): after an event of a write to the file: no checkpoint is under way nor was one since the last
+ * job, so that it was something else than SQLite. Shared memory only, like source_news. */
+bool source_foreign_write(struct source *s);
 /** source_wants_look(s): a job that only looks would have something to do: much is not captured, the WAL is long
  * enough for a checkpoint, or the guard is old. Shared memory only, like source_news. */
 bool source_wants_look(struct source *s);
