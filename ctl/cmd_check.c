@@ -6,6 +6,11 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 
+#define LOCK_TRIES 5
+#define LOCK_PAUSE_US 100000
+#define SHARED_FIRST 0x40000002 /* of os_unix.c in SQLite's source: the bytes of a lock on the database */
+#define SHARED_SIZE 510
+
 /* one line: what was tried and what came of it */
 void check_step(struct check *k, const char *name, enum verdict v, const char *text, const char *hint)
 {
@@ -64,6 +69,32 @@ static bool check_directory(struct check *k, const char *path)
     return e.code != ERR_NOTFOUND;
 }
 
+/* The -wal of an application that uses another name lies beside that name, where nobody looks. */
+static void check_names(struct check *k, const char *path, const struct stat *st)
+{
+    if (st->st_nlink < 2)
+        return;
+    cleanup_free char *text = util_printf("the file has %llu names (hard links): commits of an application that uses another "
+                                          "one are not captured", (unsigned long long)st->st_nlink);
+    cleanup_free char *hint = util_printf("find %s -xdev -samefile %s lists them; keep one", "/", path);
+    check_step(k, "names", WARNING, text, hint);
+}
+
+/* Only a lock that stays: SQLite itself takes it for moments. */
+static void check_lock(struct check *k, int fd)
+{
+    struct flock q;
+    for (int i = 0; i < LOCK_TRIES; i++) {
+        if (i)
+            (void)usleep(LOCK_PAUSE_US);
+        q = (struct flock){.l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = SHARED_FIRST, .l_len = SHARED_SIZE};
+        if (fcntl(fd, F_GETLK, &q) < 0 || q.l_type == F_UNLCK)
+            return;
+    }
+    cleanup_free char *text = util_printf("process %ld holds an exclusive lock on it, so nothing can be captured", (long)q.l_pid);
+    check_step(k, "lock", FAILED, text, "set PRAGMA locking_mode=NORMAL in the application");
+}
+
 /* The header is read raw, which is right only here: closing a descriptor drops a process's locks
  * on the database, and this process has none. */
 static bool read_header(struct check *k, const char *path, uint8_t h[static 100], struct stat *st)
@@ -92,8 +123,11 @@ static bool read_header(struct check *k, const char *path, uint8_t h[static 100]
         return false;
     }
     ssize_t n = pread(fd, h, 100, 0);
-    if (n == 100 && !memcmp(h, "SQLite format 3", 16))
+    if (n == 100 && !memcmp(h, "SQLite format 3", 16)) {
+        check_names(k, path, st);
+        check_lock(k, fd);
         return true;
+    }
     check_step(k, "file", FAILED, "it is not an SQLite database",
          "is the path right? (an encrypted database cannot be replicated)");
     return false;

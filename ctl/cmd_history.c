@@ -276,7 +276,7 @@ int cmd_adopt(struct ctl *c)
     out_text(stdout, text_of(reply, "target"));
     printf(": ");
     out_text(stdout, text_of(reply, "path"));
-    printf(" is its directory from now on; each replica there is looked at\n");
+    printf(" is its directory from now on; every replica there is checked\n");
     json_decref(reply);
     return 0;
 }

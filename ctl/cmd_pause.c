@@ -6,18 +6,21 @@
 
 #define ANSWER_MS 120000 /* the last look at a large database, on a slow disk */
 
-static void print_paused(const json_t *d)
+static void print_paused(const json_t *d, uint64_t for_ms)
 {
+    char dur[32];
     json_int_t files = json_integer_value(json_object_get(d, "pending_files"));
     printf(json_is_true(json_object_get(d, "changed")) ? ": paused" : ": was paused already");
     if (json_is_true(json_object_get(d, "captured")))
         printf(", captured up to TXID %s", json_string_value(json_object_get(d, "txid")));
+    if (for_ms)
+        printf("; resumes by itself in %s", util_duration(dur, for_ms));
     if (files)
         printf("; %lld file%s still to be uploaded", (long long)files, files == 1 ? " is" : "s are");
     (void)fputc('\n', stdout);
 }
 
-static void print_result(const json_t *reply, bool pause)
+static void print_result(const json_t *reply, bool pause, uint64_t for_ms)
 {
     size_t i;
     const json_t *d;
@@ -25,7 +28,7 @@ static void print_result(const json_t *reply, bool pause)
         const char *name = json_string_value(json_object_get(d, "name"));
         out_text(stdout, name ? name : "?");
         if (pause)
-            print_paused(d);
+            print_paused(d, for_ms);
         else
             printf(json_is_true(json_object_get(d, "changed")) ? ": resumed\n" : ": was not paused\n");
     }
@@ -77,7 +80,7 @@ static int run(struct ctl *c, bool pause)
     }
     if (c->json)
         return out_json(reply);
-    print_result(reply, pause);
+    print_result(reply, pause, for_ms);
     json_decref(reply);
     return 0;
 }

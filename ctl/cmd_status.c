@@ -42,12 +42,12 @@ static char *ago(uint64_t then_ms, uint64_t now_ms, const char *never)
     return util_printf("%s ago", out_short_duration(t, now_ms > then_ms ? now_ms - then_ms : 0));
 }
 
-/* ": since 5m (2026-01-01T00:00:00Z)" and what happens next, behind a problem's sentence */
+/* " (for 5m, since 2026-01-01T00:00:00Z)" behind a problem's sentence */
 static void add_since(struct buf *b, uint64_t since_ms, uint64_t now_ms)
 {
     char t[32], stamp[40];
     if (since_ms)
-        buf_printf(b, ", since %s (%s)",
+        buf_printf(b, " (for %s, since %s)",
                    out_short_duration(t, now_ms > since_ms ? now_ms - since_ms : 0),
                    util_rfc3339(stamp, (int64_t)(since_ms / 1000 * 1000)));
 }
@@ -91,6 +91,19 @@ static void add_replica_error(struct buf *b, const json_t *r, uint64_t now_ms)
         buf_printf(b, "; hint: %s", str(error, "hint"));
 }
 
+/* What the table of states advises; a replica that is behind has its own line. */
+static void add_remedy(struct buf *b, const json_t *d)
+{
+    const struct state_row *row = db_state_find(str(d, "state"));
+    if (!row || row == db_state_row(DB_BEHIND) || !*row->remedy)
+        return;
+    const char *db = strstr(row->remedy, " DB"); /* the last word of a command */
+    if (db)
+        buf_printf(b, "; hint: %.*s %s", (int)(db - row->remedy), row->remedy, str(d, "name"));
+    else
+        buf_printf(b, "; hint: %s", row->remedy);
+}
+
 static void add_db_error(struct buf *b, const json_t *d, uint64_t now_ms, enum out_tone tone)
 {
     const json_t *error = json_object_get(d, "error");
@@ -98,12 +111,13 @@ static void add_db_error(struct buf *b, const json_t *d, uint64_t now_ms, enum o
         buf_add_str(b, str(error, "message"));
         add_since(b, num(error, "since_ms"), now_ms);
         if (*str(error, "next"))
-            buf_printf(b, "; next: %s", str(error, "next"));
+            buf_printf(b, "; %s", str(error, "next"));
         if (*str(error, "hint"))
             buf_printf(b, "; hint: %s", str(error, "hint"));
     } else if (*str(d, "detail") && tone != OUT_PLAIN) {
         buf_add_str(b, str(d, "detail"));
         add_since(b, num(d, "since_ms"), now_ms);
+        add_remedy(b, d);
     }
 }
 
@@ -209,7 +223,9 @@ static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
     row->cell[2] = util_strdup(l->replica ? str(l->replica, "target") : "-");
     row->cell[3] = txid_text(l->replica ? l->replica : l->db);
     row->cell[4] = lag_text(l);
-    row->cell[5] = l->replica ? ago(num(l->replica, "last_success_ms"), now_ms, "never")
+    /* of what an earlier process stored, only what was stored is known, not when */
+    const char *none = l->replica && strspn(str(l->replica, "txid"), "0") < strlen(str(l->replica, "txid")) ? "before start" : "never";
+    row->cell[5] = l->replica ? ago(num(l->replica, "last_success_ms"), now_ms, none)
                               : util_strdup("-");
     row->tone = l->tone;
     status_note(&note, l->first ? l->db : NULL, l->replica, now_ms);
@@ -350,7 +366,8 @@ void status_print(const json_t *reply, bool one)
     out_text(stdout, str(reply, "version"));
     printf(", pid %llu, up %s\n", (unsigned long long)num(reply, "pid"),
            out_short_duration(up, now > started ? now - started : 0));
-    print_lost(reply);
+    if (!one)
+        print_lost(reply);
     if (!total && !json_array_size(json_object_get(reply, "lost_patterns"))) {
         out_wrapped(stdout, 0, "Nothing is replicated: add a section [db NAME] to the "
                                "configuration, then walsupctl reload.");
@@ -391,7 +408,7 @@ static bool options(struct ctl *c, struct status_ask *ask, bool *ret_watch, int 
         } else if (o == 'w') {
             *ret_watch = true;
         } else if (!conf_duration(optarg, &ask->interval_ms) || ask->interval_ms < 100) {
-            *ret_status = ctl_usage_error(c, "--interval %s is no time of at least 100ms, such as 2s", optarg);
+            *ret_status = ctl_usage_error(c, "--interval %s is not a time of at least 100ms, such as 2s", optarg);
             return false;
         }
     return o != CTL_STOP && ctl_operands(c, 0, 1, ret_status);

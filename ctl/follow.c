@@ -64,7 +64,12 @@ static void print_end(const struct run *x)
     char size[32], took[32], stamp[OUT_MOMENT_SIZE];
     if (x->f->c->json)
         return;
-    printf("%s follows %s up to TXID %016llx of %s: %llu step%s, %s in %s; the same command goes on\n",
+    if (!x->steps) {
+        printf("%s: nothing new in %s; run the same command to continue\n", x->opts.output,
+               util_duration(took, clk_mono_ms() - x->start_ms));
+        return;
+    }
+    printf("%s follows %s up to TXID %016llx of %s: %llu step%s, %s in %s; run the same command to continue\n",
            x->opts.output, x->f->db_name, (unsigned long long)x->last.to,
            out_moment(stamp, x->last.time_ms), (unsigned long long)x->steps, x->steps == 1 ? "" : "s",
            util_size(size, x->bytes), util_duration(took, clk_mono_ms() - x->start_ms));

@@ -12,12 +12,13 @@ static int cmd_help(struct ctl *c);
 
 static const struct ctl_verb verb[] = {
     {"status", "[DB]", "show what is replicated, how far behind, and what is wrong",
-     "  --all                     every database, also if there are very many\n"
-     "  --watch                   again and again; not to a terminal: a line for each\n"
-     "                            change\n"
+     "  --all                     show every database, even if there are very many\n"
+     "  --watch                   refresh until interrupted; when piped, print a line\n"
+     "                            for each change\n"
      "  --interval TIME           how often --watch looks (2s)\n"
-     "  --states                  what the states mean, and what to do\n"
-     "  --man                     the same as the table of walsupctl(1)\n\n"
+     "  --states                  explain each state and what to do about it; needs no\n"
+     "                            daemon\n"
+     "  --man                     print these states as a table for walsupctl(1)\n\n"
      "Exit status: 0 healthy, 1 degraded, 2 failed or not running.\n", cmd_status},
     {"list", "", "list the configured databases, with or without the daemon", "", cmd_list},
     {"metrics", "", "print what Prometheus would fetch from the daemon",
@@ -26,7 +27,7 @@ static const struct ctl_verb verb[] = {
     {"restore", "DB [-o FILE]", "bring a database back from a replica, checked",
      "DB is a name or a path from the configuration. A file that exists is not\ntouched.\n\n"
      "  -o, --output FILE         file to create (the database's own path)\n"
-     "  --target NAME             restore from this target (the one that is furthest)\n"
+     "  --target NAME             target to restore from (the most up to date)\n"
      "  --url URL                 restore from s3://BUCKET/PATH?endpoint=https://HOST\n"
      "                            or file:///PATH, without configuration; needs -o.\n"
      "                            PATH is the replica's, with the database's name\n"
@@ -36,19 +37,20 @@ static const struct ctl_verb verb[] = {
      "  --generation GENERATION   of a replica of Litestream v0.3 (the newest)\n"
      "  --dry-run                 say what would be fetched\n"
      "  --force                   replace an existing file that nobody uses\n"
-     "  --force-in-use            replace it even if a process has it open\n"
+     "  --force-in-use            replace it even if a process has it open; what\n"
+     "                            that process commits afterwards is lost\n"
      "  --if-db-not-exists        do nothing, successfully, if the file exists\n"
      "  --if-replica-exists       do nothing, successfully, if the replica is empty\n"
      "  --integrity-check HOW     quick, full or none (quick)\n"
      "  --parallel N              requests at the same time, 1 to 256\n"
-     "  --no-resume               do not go on with an interrupted one, nor leave one\n"
+     "  --no-resume               start over, and leave no partial file to resume\n"
      "  --follow                  keep the file up to date, for readers, until stopped\n"
      "  --follow-interval TIME    how often it looks for news (1s)\n", cmd_restore},
     {"points", "DB", "list what a database can be restored to",
      "Times are those of the commits, in local time; what Litestream v0.3 wrote has\n"
      "those of its objects.\n\n"
      "  --limit N                 the newest N points, 0 for all (20)\n"
-     "  --target NAME             of this target (the one that is furthest)\n"
+     "  --target NAME             of this target (the most up to date)\n"
      "  --url URL                 as for restore\n"
      "  --generation GENERATION   of a replica of Litestream v0.3\n", cmd_points},
     {"verify", "DB", "prove a replica: each object, the chain, the source's pages",
@@ -80,20 +82,20 @@ static const struct ctl_verb verb[] = {
      "that is missing, as when the disk is not mounted, nothing is stored. If the\n"
      "directory was emptied, replaced or moved on purpose, adopt accepts it as it is.\n",
      cmd_adopt},
-    {"takeover", "DB | --all", "go on replicating where another writer was found",
-     "For a replica in the state fenced. Stop the other writer first: whoever goes on\n"
-     "there will be fenced in turn. A new history begins behind what is there, with\n"
+    {"takeover", "DB | --all", "continue replicating where another writer was found",
+     "For a replica in the state fenced. Stop the other writer first: if it\n"
+     "continues, it is fenced in turn. A new history begins behind what is there, with\n"
      "the whole database; what the other one wrote stays, and can be restored.\n\n"
      "  --all                     every database with a replica in that state\n"
      "  --target NAME             of this target only\n", cmd_takeover},
     {"pause", "DB | --all [--for TIME]", "leave a database alone until resume, even across restarts",
-     "It is let go as when walsupd stops: what is committed is captured, and what is\n"
-     "captured is still uploaded. Returns when it is let go. Commits meanwhile are not\n"
-     "replicated; resume captures what came of them.\n\n"
+     "walsupd captures what is committed and closes the database; what is captured is\n"
+     "still uploaded. Returns when the database is closed. Later commits are not\n"
+     "replicated until it is resumed; resume captures what they changed.\n\n"
      "  --all                     every database\n"
      "  --for TIME                resume by itself after this time, such as 10m\n"
      "  --reason TEXT             for status and the log, at most 200 bytes\n", cmd_pause},
-    {"resume", "DB | --all", "go on with a database that was paused",
+    {"resume", "DB | --all", "continue with a database that was paused",
      "  --all                     every database\n", cmd_resume},
     {"add", "FILE [--target NAME]", "replicate one more database, from now on",
      "Writes a file of its own into the directory that 'include' names, after the\n"
@@ -103,7 +105,7 @@ static const struct ctl_verb verb[] = {
      "  --target NAME             where to; once for each (the only one there is)\n"
      "  --set KEY=VALUE           more of its section, as in retention=14d\n"
      "  --timeout TIME            how long to wait for it (60s)\n", cmd_add},
-    {"remove", "DB", "stop replicating a database that add added",
+    {"remove", "DB", "stop replicating a database added with walsupctl add",
      "Uploads everything first. The replica stays, and so does the database.\n\n"
      "  --timeout TIME            how long that may take (60s)\n"
      "  --force                   also if it could not be uploaded\n", cmd_remove},

@@ -28,8 +28,13 @@ static void print_row(const struct state_row *r, bool man)
             printf("What to do: %s.\n", r->remedy);
         return;
     }
-    printf("  %-12s %s: ", r->word, severity_name(r->severity));
-    printf("%s%s%s\n", r->meaning, *r->remedy ? "; " : "", r->remedy);
+    printf("  %s: %s\n", r->word, severity_name(r->severity));
+    cleanup_free char *meaning = util_printf("%s.", r->meaning);
+    out_wrapped(stdout, 6, meaning);
+    if (!*r->remedy)
+        return;
+    cleanup_free char *remedy = util_printf("What to do: %s.", r->remedy);
+    out_wrapped(stdout, 6, remedy);
 }
 
 static json_t *row_json(const struct state_row *r)
@@ -42,14 +47,14 @@ int status_states(bool json, bool man)
 {
     json_t *db = json_array(), *replica = json_array();
     if (!man && !json)
-        printf("databases\n");
+        printf("A database:\n");
     for (int i = 0; i < DB_STATES; i++)
         if (json)
             json_array_append_new(db, row_json(db_state_row((enum db_state)i)));
         else
             print_row(db_state_row((enum db_state)i), man);
     if (!man && !json)
-        printf("replicas\n");
+        printf("A replica:\n");
     for (int i = 0; i < REPLICA_STATES; i++)
         if (json)
             json_array_append_new(replica, row_json(replica_state_row((enum replica_state)i)));

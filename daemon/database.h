@@ -19,7 +19,7 @@ enum database_event {
     DATABASE_NAME, /* created, removed or renamed; the -wal as well */
     DATABASE_INDEX, /* the -shm was created, removed or renamed */
     DATABASE_CLOSED, /* somebody who could write into it has closed it */
-    DATABASE_AUDIT, /* the safety scan came by, and there is a -wal */
+    DATABASE_AUDIT, /* the safety scan came by, and there is a -wal, or another name */
 };
 
 struct database_sync;

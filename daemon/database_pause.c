@@ -9,8 +9,8 @@
 
 int database_paused_error(const struct database *db, struct err *e)
 {
-    err_set(e, ERR_BUSY, "%s is paused%s%s: it is not captured", db->name, *db->pause->reason ? ": " : "",
-            db->pause->reason);
+    err_set(e, ERR_BUSY, "%s is paused%s%s%s, so its commits are not captured", db->name, *db->pause->reason ? " (" : "",
+            db->pause->reason, *db->pause->reason ? ")" : "");
     return err_hint(e, "walsupctl resume %s", db->name);
 }
 
@@ -104,7 +104,7 @@ uint64_t database_pause_left_ms(struct database *db)
     int64_t left = db->pause->until_ms - clk_real_ms();
     if (left > 0)
         return (uint64_t)MIN(left, (int64_t)PAUSE_LOOK_MS); /* the clock may be set */
-    log_line(LOG_NOTICE, "%s: the time of its pause is over", db->name);
+    log_line(LOG_NOTICE, "%s: the time of its pause has passed", db->name);
     database_resume(db);
     return UINT64_MAX;
 }

@@ -79,7 +79,7 @@ static void set_state(struct database *db, enum source_state state)
     log_about(state == SOURCE_ATTACHED || state == SOURCE_ASLEEP ? LOG_ATTACHED : LOG_STATE, db->name, NULL, words[state]);
     log_line(level, "%s: %s %s", db->name, db->path, say[state]);
     db->state = state;
-    if (!routine || !db->attached_once)
+    if (!routine || !db->attached_once || state == SOURCE_ARRIVING || was == SOURCE_ARRIVING)
         db->since_ms = clk_real_ms();
 }
 
@@ -222,7 +222,7 @@ static void forget_error(struct database *db)
 static void take_doubt(struct database *db, const struct source_job *job, const struct source_result *r)
 {
     if (job->stay_away && job->audit && r->doubt != SOURCE_DOUBT_NONE) {
-        db->dirty = true; /* what is on disk is not on record: attach and see */
+        db->dirty = db->audit = true; /* what is on disk is not on record: attach and see */
         return;
     }
     if (r->audited && r->writer) { /* a commit is on its way, for as long as that takes */

@@ -38,7 +38,7 @@ void node_mark_dirty(struct node *n, uint64_t wait_ms)
 void node_want_whole(struct node *n)
 {
     n->whole = true;
-    n->mark = (struct scan_mark){0, 0, 0};
+    n->mark = (struct scan_mark){0};
     node_mark_dirty(n, GATHER_MS);
 }
 
@@ -388,7 +388,7 @@ static void unreadable(struct node *n, int errnum)
         node_gone(n);
         return;
     }
-    n->mark = (struct scan_mark){0, 0, 0};
+    n->mark = (struct scan_mark){0};
     if (missing) /* the fixed directory of a pattern: it may come yet */
         while (n->child || n->file) {
             if (n->child)

@@ -71,10 +71,10 @@ json_t *patterns_json(const struct manager *m)
         if (!is_lost(m, c))
             continue;
         cleanup_free char *hint =
-            util_printf("is a disk not mounted? If they were removed on purpose, remove the section [db %s], or what "
-                        "%s/db has of it", c->name, m->conf->state_dir);
+            util_printf("is a disk not mounted? if the databases were removed on purpose, remove the section [db %s], or "
+                        "their directories below %s/db and restart walsupd", c->name, m->conf->state_dir);
         json_array_append_new(all, json_pack("{s:s, s:o, s:s, s:o}", "section", c->name, "path", proto_text(c->path),
-                                             "detail", "had databases, and has none any more", "hint", proto_text(hint)));
+                                             "detail", "had databases, and has none now", "hint", proto_text(hint)));
     }
     return all;
 }

@@ -35,14 +35,14 @@ static struct scan_mark mark_of(const struct stat *st)
 {
     int64_t ns = (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
     bool racy = ns / 1000000 + RACY_MS > clk_real_ms();
-    return (struct scan_mark){st->st_ino, st->st_size, racy ? 0 : ns};
+    return (struct scan_mark){st->st_ino, st->st_size, racy ? 0 : ns, st->st_nlink > 1};
 }
 
 bool scan_mark_of(const char *path, struct scan_mark *ret)
 {
     struct stat st;
     bool there = stat(path, &st) == 0;
-    *ret = there ? mark_of(&st) : (struct scan_mark){0, 0, 0};
+    *ret = there ? mark_of(&st) : (struct scan_mark){0};
     return there;
 }
 

@@ -20,6 +20,7 @@ struct scan;
 struct scan_mark {
     uint64_t ino;
     int64_t size_bytes, mtime_ns;
+    bool linked; /* it has another name, which is no difference */
 };
 
 /* A database and its -wal. */

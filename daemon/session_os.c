@@ -238,6 +238,15 @@ static long holder_of(const char *path, const char *shm)
     return pid >= 0 ? pid : os_lock_holder(shm_fd, OS_LOCK_SHM_OPEN);
 }
 
+static bool read_without_index(const char *path, const char *shm)
+{
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (os_lock_holder(fd, OS_LOCK_DB_SHARED) < 0)
+        return false;
+    cleanup_close int shm_fd = open(shm, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
+    return os_lock_holder(shm_fd, OS_LOCK_SHM_OPEN) < 0;
+}
+
 long os_holder_of(const char *path)
 {
     char real[PATH_MAX];
@@ -248,6 +257,18 @@ long os_holder_of(const char *path)
     long pid = claimed(real) ? 0 : holder_of(real, shm);
     (void)pthread_mutex_unlock(&claims);
     return pid;
+}
+
+bool os_elsewhere(const char *path)
+{
+    char real[PATH_MAX];
+    if (!realpath(path, real))
+        return false;
+    cleanup_free char *shm = util_printf("%s-shm", real);
+    (void)pthread_mutex_lock(&claims);
+    bool ret = !claimed(real) && read_without_index(real, shm);
+    (void)pthread_mutex_unlock(&claims);
+    return ret;
 }
 
 bool os_same(const struct os_file *f)

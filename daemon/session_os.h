@@ -74,6 +74,10 @@ int os_being_written(const char *path);
  * claimed. */
 long os_holder_of(const char *path);
 
+/** os_elsewhere(path): somebody has read a database that nobody has claimed, but nobody has its -shm open: by another
+ * name, or with a wal-index of its own. Whoever is just opening it looks the same for a moment. */
+bool os_elsewhere(const char *path);
+
 /** os_same(f): the path of f still leads to the file that is open. */
 bool os_same(const struct os_file *f);
 /** os_command(pid, buf, n): " (pid 12, name)", " (pid 12)", or "" when nothing is known. Returns buf. */

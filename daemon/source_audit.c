@@ -64,8 +64,9 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
     ret->state = SOURCE_ARRIVING;
     ret->again_ms = written ? wait : wait - MIN(still, wait - 1);
     (void)snprintf(ret->away, sizeof ret->away,
-                   written ? "%s is open for writing in a process that holds none of SQLite's locks: is it being copied in?"
-                           : "%s changed a moment ago and nobody has it open: perhaps it is still being copied in",
+                   written ? "%s is open for writing without SQLite's locks: it is being copied in, or an application uses locks that "
+                             "walsupd cannot see"
+                           : "%s changed a moment ago and no application has it open, so it may still be being copied in",
                    s->path);
     return true;
 }
@@ -162,9 +163,20 @@ void source_audit(struct source *s, struct source_result *ret)
 
 /* ---- asleep --------------------------------------------------------------------------------------------- */
 
-/* Without attaching: does the -wal hold more than the record says? Others have the database open then, or it would
- * have been folded in. */
-bool source_audit_asleep(struct source *s)
+/* The -wal of an application that uses another name of the file lies beside that name, and tells nothing here. */
+static bool elsewhere_asleep(const struct source *s)
+{
+    for (int i = 0; i < AUDIT_TRIES; i++) {
+        if (i)
+            (void)usleep(AUDIT_PAUSE_US);
+        if (!os_elsewhere(s->path))
+            return false;
+    }
+    return true;
+}
+
+/* Does the -wal hold more than the record says? Others have the database open then, or it would have been folded in. */
+static bool ahead_asleep(const struct source *s)
 {
     struct position p;
     char real[PATH_MAX];
@@ -191,4 +203,9 @@ bool source_audit_asleep(struct source *s)
            wal_scan_frame(&w, frame, &f))
         k++;
     return w.committed != 0;
+}
+
+bool source_audit_asleep(struct source *s)
+{
+    return ahead_asleep(s) || elsewhere_asleep(s);
 }

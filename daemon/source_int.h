@@ -130,7 +130,8 @@ void source_detach(struct source *s, const struct source_job *job, struct source
 bool source_waits_until_still(struct source *s, struct source_result *ret);
 /** source_audit(s, ret): fill ret->doubt, ->alone, ->audited. May close the session. */
 void source_audit(struct source *s, struct source_result *ret);
-/** source_audit_asleep(s): the -wal holds commits that are not on record. */
+/** source_audit_asleep(s): the -wal holds commits that are not on record, or somebody has the database open who would
+ * not commit to it: attach and see. */
 bool source_audit_asleep(struct source *s);
 void source_tell_doubt(struct source_result *ret, long pid);
 

@@ -225,13 +225,13 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
     const struct manager_db *e = db->owner;
     if (db->pause) {
         char stamp[40];
-        (void)snprintf(buf, STATUS_DETAIL, "%s%sby uid %u%s%s; commits are not captured; resume with walsupctl resume %s",
-                       db->pause->reason, *db->pause->reason ? ", " : "", db->pause->uid, db->pause->until_ms ? ", until " : "",
-                       db->pause->until_ms ? util_rfc3339(stamp, db->pause->until_ms / 1000 * 1000) : "", db->name);
+        (void)snprintf(buf, STATUS_DETAIL, "%s%spaused by uid %u%s%s; commits are not captured",
+                       db->pause->reason, *db->pause->reason ? ": " : "", db->pause->uid, db->pause->until_ms ? " until " : "",
+                       db->pause->until_ms ? util_rfc3339(stamp, db->pause->until_ms / 1000 * 1000) : "");
         return buf;
     }
     if (e->leaving)
-        return "the file is gone; what is pending is uploaded, then it is not replicated any more";
+        return "the file is gone; what is pending is uploaded, then replication ends";
     if (db->doubt.why || db->away) {
         (void)snprintf(buf, STATUS_DETAIL, "%s", db->doubt.why ? db->doubt.why : db->away);
         return buf;
@@ -251,13 +251,13 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
                        db->gone ? db->gone : "is gone");
         return buf;
     case DB_NOT_WAL:
-        return "rollback journal; run PRAGMA journal_mode=WAL once in the application";
+        return "the database has a rollback journal, so it is not replicated";
     case DB_STALLED:
-        (void)snprintf(buf, STATUS_DETAIL, "its job has not got on for %s: does a file system hang, are there too few workers?",
+        (void)snprintf(buf, STATUS_DETAIL, "its job has made no progress for %s",
                        util_duration(dur, now - db->run->started_ms));
         return buf;
     case DB_UNPROVEN:
-        (void)snprintf(buf, STATUS_DETAIL, "its files were last compared with what was captured %s ago",
+        (void)snprintf(buf, STATUS_DETAIL, "its files were compared with what was captured %s ago, and not since",
                        util_duration(dur, unproven_ms(db, now)));
         return buf;
     case DB_REPLICATING:
@@ -281,8 +281,9 @@ static json_t *database_error(const struct database *db)
         return json_null();
     char dur[32], next[64];
     uint64_t now = clk_mono_ms();
-    (void)snprintf(next, sizeof next, "next try in %s",
-                   util_duration(dur, db->retry_at_ms > now ? db->retry_at_ms - now : 0));
+    bool later = db->retry_at_ms > now;
+    (void)snprintf(next, sizeof next, "next try %s%s", later ? "in " : "now",
+                   later ? util_duration(dur, db->retry_at_ms - now) : "");
     return json_pack("{s:s, s:s, s:s, s:o, s:s}", "code", err_name(db->err->code), "message",
                      db->err->msg, "hint", db->err->hint, "since_ms",
                      json_time(db->retry.since_ms), "next", next);
@@ -335,6 +336,13 @@ static int64_t proven_ms(const struct database *db)
     return db->audited_ms ? wall_of(now - unproven_ms(db, now)) : 0;
 }
 
+static int64_t since_ms(const struct database *db)
+{
+    if (db->pause)
+        return db->pause->since_ms;
+    return status_state(db) == DB_UNSEEN ? db->doubt.since_ms : db->since_ms;
+}
+
 json_t *status_database_json(const struct database *db)
 {
     const struct database_seen *s = &db->seen;
@@ -347,7 +355,7 @@ json_t *status_database_json(const struct database *db)
     json_object_set_new(d, "section", json_string(e->conf->name));
     json_object_set_new(d, "state", json_string(db_state_row(status_state(db))->word));
     json_object_set_new(d, "detail", proto_text(status_detail(db, text)));
-    json_object_set_new(d, "since_ms", json_time(db->pause ? db->pause->since_ms : db->since_ms));
+    json_object_set_new(d, "since_ms", json_time(since_ms(db)));
     json_object_set_new(d, "paused", paused_json(db));
     json_object_set_new(d, "txid", txid_json(db->txid));
     json_object_set_new(d, "page_size", json_integer(s->page_size));

@@ -95,7 +95,7 @@ static bool on_pairs(struct scan_job *j)
             database_event(en->db, DATABASE_WAL);
         else if (file)
             database_event(en->db, DATABASE_NAME);
-        else if (p->wal.size_bytes)
+        else if (p->wal.size_bytes || p->db.linked)
             database_event(en->db, DATABASE_AUDIT);
     }
     return j->n_used == j->n_pairs;

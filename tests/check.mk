@@ -45,8 +45,10 @@ help:
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
 #:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress, 1000 copied machines,
 #:                   big; an hour
-#:   sqlite-suite    SQLite's own tests of WAL, locks and files, without and with walsupd; SUITE='--only wal*'
-#:   drivers         sqlite3, apsw, better-sqlite3, libsql, modernc, ncruces, mattn, xerial, rusqlite, turso in a table
+#:   sqlite-suite    SQLite's own tests of WAL, locks and files, without and with walsupd; SUITE='--only wal*'. By hand:
+#:                   needs tcl-dev, fetches and builds SQLite's source package in build/, a quarter of an hour
+#:   drivers         sqlite3, apsw, better-sqlite3, libsql, modernc, ncruces, mattn, xerial, rusqlite, turso in a table. By
+#:                   hand: installs them into build/drivers from PyPI, npm, Go, Maven, crates.io; skips what it cannot
 #:   stores          s3rver and Ceph's gateway, and any other server: WALSUP_S3_ENDPOINT, _KEY_ID, _SECRET
 #:   big             a database of 6 GiB up and back, a PUT beyond 5 GiB; WALSUP_BIG_GIB=6
 #:   fuzz            look for more; FUZZ_SECONDS=20

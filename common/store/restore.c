@@ -421,7 +421,7 @@ static void end_failed(struct restore *r, struct err *e)
     }
     keep_save(&r->keep, &r->tmp, &r->pages, true);
     uint64_t bytes = fstat(r->tmp.fd, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
-    (void)err_hint(e, "the same command goes on where this ended: %s are kept in %s, until then or until "
+    (void)err_hint(e, "the same command continues where this ended: %s are kept in %s, until then or until "
                       "it is run with --no-resume", util_size(size, bytes), r->tmp.tmp);
     keep_leave(&r->tmp);
 }

@@ -38,7 +38,7 @@ static int must_not_be_used(const struct swap *w, enum users_except except, stru
     if (w->in_use || !users_find(w->output, except, who))
         return 0;
     if (there(w->output))
-        err_set(e, ERR_BUSY, "%s is in use by %s, which would go on writing to the replaced file", w->output, who);
+        err_set(e, ERR_BUSY, "%s is in use by %s, which would keep writing to the replaced file", w->output, who);
     else
         err_set(e, ERR_BUSY, "the files beside %s are in use by %s, which has the database open that was there",
                 w->output, who);

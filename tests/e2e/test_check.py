@@ -1,8 +1,11 @@
 """walsupctl check against set-ups that are broken in one way each: the line that failed, and its cause in one
 sentence. Read test_each_broken_set_up_is_named as the list of what is told apart."""
+
 import json
+import os
 import re
 import socket
+import sqlite3
 import ssl
 import subprocess
 import threading
@@ -247,3 +250,20 @@ def test_a_kms_key_without_kms_is_a_mistake(world, s3):
     world.configure(s3.target(**{"sse-kms-key-id": "x"}))
     r = world.ctl("check", check=False)
     assert r.returncode != 0 and "sse-kms-key-id is given without sse = aws:kms" in r.stdout + r.stderr
+
+
+def test_a_database_that_an_application_keeps_for_itself_or_that_has_two_names(world):
+    path = world.path / "a.db"
+    make_db(path).close()
+    world.configure(world.file_target(), world.db("a"))
+    assert world.ctl("check", check=False).returncode == 0  # the control
+    con = sqlite3.connect(path, isolation_level=None)
+    con.execute("pragma locking_mode=exclusive")
+    con.execute("insert into t(b) values('mine')")
+    r = world.ctl("check", check=False)
+    said = " ".join(r.stdout.split())
+    assert r.returncode == 1 and f"process {os.getpid()} holds an exclusive lock on it" in said, r.stdout
+    con.close()
+    os.link(path, world.path / "b.db")
+    r = world.ctl("check", check=False)
+    assert r.returncode == 0 and "the file has 2 names (hard links)" in " ".join(r.stdout.split()), r.stdout

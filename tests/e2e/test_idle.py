@@ -256,3 +256,33 @@ def test_a_busy_writer_makes_no_events_and_loses_nothing(world):
         world.poll("it is there", lambda: sqlite3.connect(world.restore("a", "local")).execute(
             "select count(*) from t").fetchone()[0] == want, timeout=5)
     assert world.status("a")["counters"]["continuity_lost"] == 0
+
+
+@pytest.mark.parametrize("name", ["a hard link", "its own name, the control"])
+@pytest.mark.parametrize("how", ["sync", "scan"])
+def test_an_application_that_opens_an_idle_database_by_another_name_is_noticed(world, how, name):
+    """its -wal lies beside that name: nothing of it is seen where walsupd looks"""
+    path = world.path / "a.db"
+    make_db(path).close()
+    other = world.path / "other.db"
+    os.link(path, other)
+    world.configure(world.file_target(), world.db("a"), idle_timeout="1s", scan_interval="1s" if how == "scan" else "1h")
+    world.start()
+    world.sync()
+    world.poll("it is let go", asleep(world, "a"))
+    con = sqlite3.connect(other if name == "a hard link" else path, isolation_level=None)
+    con.execute("insert into t(b) values('committed')")
+    if how == "scan" and name == "a hard link":
+        world.poll("it is noticed", lambda: world.status("a")["state"] == "unseen")
+    s = world.ctl("sync", "a", "--wait", check=False)
+    if name == "a hard link":
+        assert s.returncode == 74 and "by another name" in s.stderr, s.stderr
+        assert world.ctl("status", check=False).returncode == 1
+        con.close()
+        other.unlink()
+        world.poll("all is well again", lambda: world.ctl("sync", "a", "--wait", check=False).returncode == 0)
+    else:
+        assert s.returncode == 0, s.stderr
+        con.close()
+    assert world.ctl("status", check=False).returncode == 0
+    pages_equal(path, world.restore("a", "local"), 4096)

@@ -40,7 +40,8 @@ def test_a_paused_database_is_let_go_and_resume_captures_what_came_of_it(one):
     assert abs(d["since_ms"] / 1000 - time.time()) < 60 and d["since_ms"] == d["paused"]["since_ms"]
     r = world.ctl("status", check=False)
     assert r.returncode == 1 and "paused" in r.stdout
-    assert f"moving house, by uid {os.geteuid()}; commits are not captured; resume with walsupctl resume a, since" in " ".join(r.stdout.split())
+    assert f"moving house: paused by uid {os.geteuid()}; commits are not captured (for " in " ".join(r.stdout.split())
+    assert "hint: walsupctl resume a" in " ".join(r.stdout.split())
     assert txids(world) == before
     assert world.ctl("resume", "a").stdout == "a: resumed\n"
     world.sync("a")
@@ -72,7 +73,7 @@ def test_who_wants_a_capture_is_answered_at_once(one):
         begin = time.monotonic()
         r = world.ctl(*verb, check=False)
         assert r.returncode == 75 and time.monotonic() - begin < 5
-        assert r.stderr == "walsupctl: a is paused: upgrade: it is not captured\nhint: walsupctl resume a\n"
+        assert r.stderr == "walsupctl: a is paused (upgrade), so its commits are not captured\nhint: walsupctl resume a\n"
     assert world.ctl("sync", "--wait").stdout == ""  # of all: like one that is not there
     assert world.ctl("verify", "a", check=False).returncode == 0  # what is stored can be proven all the same
 

@@ -19,7 +19,7 @@ def sections():
         if line.startswith(".Sh "):
             found.append((line[4:], []))
         elif line.startswith(".Dl "):
-            found[-1][1].append(line[4:].replace("\\e", "\\"))
+            found[-1][1].append(line[4:].replace("\\e", "\\").replace("\\(dq", '"'))
     return {head: commands for head, commands in found if commands}
 
 

@@ -81,7 +81,7 @@ def test_a_network_that_is_lost_for_good_and_comes_back(world, s3):
     out = world.path / "out.db"
     s3.faults({"verb": "GET", "key_regex": r"ltx$", "nth": 8, "action": "status", "status": 403})
     r = world.ctl("restore", "a", "--target", "s3", "-o", out, check=False)
-    assert r.returncode == 76 and "the same command goes on where this ended" in r.stderr, r.stderr
+    assert r.returncode == 76 and "the same command continues where this ended" in r.stderr, r.stderr
     assert len(beside(out)) == 2
     s3.faults()
     r = world.ctl("restore", "a", "--target", "s3", "-o", out)

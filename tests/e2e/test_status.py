@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -38,12 +39,19 @@ def test_every_field_of_the_json_is_documented_and_the_other_way_round(world, s3
     con = make_db(world.path / "a.db")
     make_db(world.path / "p.db").close()
     (world.path / "rubbish.db").write_bytes(b"this is no database" * 1000)
+    (world.path / "tenants").mkdir()
+    make_db(world.path / "tenants" / "t.db").close()
     world.configure(world.file_target(), s3.target(), s3.target("gone", bucket="litestraem"),
                     world.db("a", target="local, s3, gone", verify_interval="1s"), world.db("p"), world.db("rubbish"),
+                    world.db("tenants", world.path / "tenants/*.db"),
                     level1_interval="200ms", retention="1h", snapshot_interval="0s")
     world.start()
     s3.faults({"verb": "PUT", "key_regex": "/0001/", "action": "status", "status": 403, "code": "AccessDenied"})
-    world.ctl("pause", "p", "--reason", "moving it")
+    world.ctl("pause", "p", "--reason", "moving it", "--for", "10m")
+    world.poll("the pattern has a database", lambda: world.status("tenants/t.db")["txid"])
+    world.poll("it is removed", lambda: shutil.rmtree(world.path / "tenants", ignore_errors=True) or
+               not (world.path / "tenants").exists())  # walsupd has it open, and makes files there
+    world.poll("it has none", lambda: world.status()["lost_patterns"])
 
     def all_wrong():
         con.execute("insert into t(b) values(randomblob(300))")
@@ -148,7 +156,7 @@ def test_watching_a_database_that_does_not_exist_ends(world):
     proc = watch(world, "b")
     assert proc.wait(10) == 66 and "no database is called b" in proc.stderr.read()
     r = world.ctl("status", "--watch", "--interval", "5", check=False)
-    assert r.returncode == 64 and "no time" in r.stderr
+    assert r.returncode == 64 and "not a time" in r.stderr
 
 
 def on_terminal(world, args, env, until, and_then=None):

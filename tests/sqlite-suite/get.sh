@@ -8,6 +8,9 @@ dir=$1
 fail() { echo "sqlite-suite: $*" >&2; exit 1; }
 command -v apt-get >/dev/null || fail "there is no apt-get: the source package cannot be had"
 [ -e /usr/include/tcl8.6/tcl.h ] || [ -e /usr/include/tcl/tcl.h ] || fail "tcl.h is missing: apt-get install tcl-dev"
+for c in dpkg-source gcc make; do
+	command -v $c >/dev/null || fail "there is no $c: make deps-test"
+done
 mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache" "$dir/build"
 cd "$dir"
 # the same places that binary packages come from

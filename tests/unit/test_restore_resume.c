@@ -113,7 +113,7 @@ static void cut_off_after_each_request(void **state)
         assert_int_equal(run(f, &o, left, &r, &e), -(int)ERR_AUTH);
         if (files_beside(f)) { /* the file and what says what it is, and that it is told */
             assert_int_equal(files_beside(f), 2);
-            assert_non_null(strstr(e.hint, "the same command goes on"));
+            assert_non_null(strstr(e.hint, "the same command continues"));
         }
         assert_int_equal(run(f, &o, UINT32_MAX, &r, &e), 0);
         assert_true(r.verified);

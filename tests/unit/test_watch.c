@@ -310,7 +310,7 @@ static void a_look_is_spread_over_the_interval(void **state)
     (void)state;
     enum { N = 1000 };
     struct database *db[N];
-    struct scan_mark never[2] = {{1, 1, 1}, {0, 0, 0}};
+    struct scan_mark never[2] = {{.ino = 1, .size_bytes = 1, .mtime_ns = 1}, {0}};
     for (int i = 0; i < N; i++) {
         cleanup_free char *name = util_printf("%d.db", i);
         put_database(name);
@@ -357,7 +357,7 @@ static void twenty_thousand_databases(void **state)
     (void)state;
     enum { N = 20000 };
     static struct database *db[N];
-    const struct scan_mark none[2] = {{0, 0, 0}, {0, 0, 0}};
+    const struct scan_mark none[2] = {{0}, {0}};
     uint64_t start = clk_mono_ms();
     for (int i = 0; i < N; i++) {
         cleanup_free char *name = util_printf("%d.db", i); /* there is no such file */
