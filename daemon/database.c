@@ -11,6 +11,7 @@
 #define BUSY_MS 500
 #define FILE_CHECK_MS 100
 #define LEAVE_MS 500    /* asked to leave: how long it may take to leave with a proof */
+#define CLOSED_LOOK_MS 100 /* then what the WAL has goes into the database a moment later: SQLite would have done it at once */
 #define CLOSE_GAP_MS 1000 /* closed again so soon: a program that opens and closes all the time */
 
 struct database *database_new(uv_loop_t *loop, const char *name, const struct source_conf *c,
@@ -65,7 +66,7 @@ static void on_close(struct database *db, uint64_t now)
     bool often = now < db->closed_ms + CLOSE_GAP_MS;
     db->alone_wait_ms = often ? MIN(db->alone_wait_ms * 2, db->conf.idle_ms) : 0;
     db->alone_wait_ms = MAX(db->alone_wait_ms, (uint64_t)CLOSE_GAP_MS);
-    db->closed_look_ms = often ? now + CLOSE_GAP_MS : now;
+    db->closed_look_ms = often ? now + CLOSED_LOOK_MS : now;
     db->alone_at_ms = now + db->alone_wait_ms;
     db->closed_ms = now;
 }
@@ -76,13 +77,13 @@ void database_event(struct database *db, enum database_event ev)
     if (db->state == SOURCE_ARRIVING && (ev == DATABASE_WAL || ev == DATABASE_FILE))
         return; /* written while it is copied in: it is looked at soon enough */
     berths_touch(db->berths, db);
+    if (now > db->last_event_ms + BUSY_GAP_MS)
+        db->busy_since_ms = now;
     if (!db->berth.asked)
         db->leave_at_ms = 0;
     switch (ev) {
     case DATABASE_WAL:
-        if (now > db->last_event_ms + BUSY_GAP_MS)
-            db->busy_since_ms = now;
-        else if (db->state == SOURCE_ATTACHED && now >= db->busy_since_ms + BUSY_MS)
+        if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED && now >= db->busy_since_ms + BUSY_MS)
             database_set_hush(db, true);
         db->last_event_ms = now;
         db->peek_ms = 0;
@@ -96,6 +97,8 @@ void database_event(struct database *db, enum database_event ev)
         db->dirty = db->dirty || db->state == SOURCE_ASLEEP; /* who checkpoints may have committed as well */
         break;
     case DATABASE_CLOSED:
+        if (db->hushed) /* perhaps by cp, whose writes were not told */
+            db->file_check_ms = now + FILE_CHECK_MS;
         on_close(db, now);
         break;
     case DATABASE_INDEX:

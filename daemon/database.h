@@ -75,6 +75,7 @@ struct database_seen {
     uint64_t lineage, wal_bytes, pending_bytes;
     uint32_t page_size, pages;
     bool drained, pinned;
+    char reader[80]; /* who pins it */
     struct source_counters count;
 };
 

@@ -127,8 +127,9 @@ static void decide_attached(struct database *db, uint64_t now, struct source_job
         *ret_at = MIN(*ret_at, now + LOOK_MS);
     }
     assist(db, now, job, ret_at);
-    if (db->file_check_ms && db->seen.drained && !db->dirty) {
-        if (db->file_check_ms <= now)
+    bool foreign = db->file_check_ms && source_foreign_write(db->source);
+    if (foreign || (db->file_check_ms && db->seen.drained && !db->dirty)) {
+        if (foreign || db->file_check_ms <= now)
             db->look = true;
         else
             *ret_at = MIN(*ret_at, db->file_check_ms);

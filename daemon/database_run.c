@@ -177,6 +177,7 @@ static void take_seen(struct database *db, const struct source_result *r)
     s->pending_bytes = r->pending_bytes;
     s->drained = r->drained;
     s->pinned = r->pinned;
+    memcpy(s->reader, r->reader, sizeof s->reader);
     s->count = r->count;
 }
 

@@ -60,12 +60,12 @@ int session_leave_begin(struct session *s, enum session_leave how, const struct 
 static void remove_ours(struct session *s)
 {
     sqlite3_file *wal = session_wal_file(&s->guard[s->held]);
-    if (wal) /* whoever opens it a moment before it goes finds nothing in it */
-        (void)wal->pMethods->xTruncate(wal, 0);
-    if (os_same(&s->files.wal))
-        (void)unlink(s->files.wal.path);
     if (os_same(&s->files.shm))
         (void)unlink(s->files.shm.path);
+    if (os_same(&s->files.wal))
+        (void)unlink(s->files.wal.path);
+    if (wal) /* whoever opened it a moment before finds nothing in it */
+        (void)wal->pMethods->xTruncate(wal, 0);
 }
 
 struct session *session_leave_end(struct session *s, enum session_leave how)

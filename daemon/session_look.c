@@ -20,18 +20,29 @@ bool session_other_wal(const struct session *s)
 
 /* ---- who else ------------------------------------------------------------------------------------ */
 
-/* The write lock is asked for, not taken: an application without a busy timeout would fail. */
-bool session_writer(struct session *s, long *ret_pid)
+/* The lock is asked for, not taken: an application without a busy timeout would fail. */
+static bool is_locked(struct session *s, int lock, long *ret_pid)
 {
     sqlite3_file *f = session_db_file(&s->guard[s->held]);
     os_ask(true);
-    int rc = f->pMethods->xShmLock(f, WAL_WRITE_LOCK, 1, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
+    int rc = f->pMethods->xShmLock(f, lock, 1, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
     os_ask(false);
     if (rc == SQLITE_OK) /* this SQLite went another way, and took it */
-        (void)f->pMethods->xShmLock(f, WAL_WRITE_LOCK, 1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
+        (void)f->pMethods->xShmLock(f, lock, 1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
     long pid = rc == SQLITE_OK ? -1 : os_answer();
     *ret_pid = pid > 0 ? pid : 0;
     return pid != -1;
+}
+
+bool session_writer(struct session *s, long *ret_pid)
+{
+    return is_locked(s, WAL_WRITE_LOCK, ret_pid);
+}
+
+bool session_checkpointer(struct session *s)
+{
+    long pid;
+    return !session_holds_checkpoints(s) && is_locked(s, WAL_CKPT_LOCK, &pid);
 }
 
 enum session_company session_company(const struct session *s, long *ret_pid)

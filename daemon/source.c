@@ -223,6 +223,8 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
             return source_attach(s, ret, e); /* as soon as it is complete */
         return source_start_over(s, ret, "the file was written by something else than SQLite", e);
     }
+    if (!s->still.valid) /* for what is copied over it during this job */
+        source_stand_still(s);
     if (!s->pos.valid) {
         r = source_start_over(s, ret, NULL, e);
         if (r == 0 && s->pos.valid)
@@ -417,7 +419,7 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
     source_record(s);
     if (job->copy_map && r == 0)
         source_map_copy(s, ret);
-    if (!s->still.valid)
+    if (!source_foreign_write(s)) /* there was a checkpoint, so that it says nothing any more */
         source_stand_still(s);
     if (r == 0) {
         err_clear(&ret->err);

@@ -112,6 +112,7 @@ struct source_result {
     enum source_doubt doubt;
     char doubt_why[320];    /* a sentence */
     struct source_counters count;
+    char reader[80];        /* with pinned: which process, as far as that is known: " (pid 12, name)" */
     bool pinned;            /* a reader of the application keeps the WAL from being copied */
     uint64_t map_copy;      /* source_copy_path() of it is the map at `txid`; 0: none was made */
 };
@@ -127,6 +128,9 @@ bool source_news(struct source *s);
 /** source_in_the_way(s): whether an application's checkpoint may be waiting for our guard: a job with
  * `assist` moves it. Shared memory only, like source_news. */
 bool source_in_the_way(struct source *s);
+/** source_foreign_write(s): after an event of a write to the file: no checkpoint is under way nor was one since the last
+ * job, so that it was something else than SQLite. Shared memory only, like source_news. */
+bool source_foreign_write(struct source *s);
 /** source_wants_look(s): a job that only looks would have something to do: much is not captured, the WAL is long
  * enough for a checkpoint, or the guard is old. Shared memory only, like source_news. */
 bool source_wants_look(struct source *s);

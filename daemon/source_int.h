@@ -13,6 +13,8 @@
 #include "daemon/position.h"
 #include "daemon/source.h"
 
+#define SOURCE_STILL_PAGES 16
+
 struct source {
     struct source_conf conf;
     char *path, *dir;
@@ -34,13 +36,14 @@ struct source {
     bool no_map;               /* there is none to be loaded either */
     uint64_t bytes_since_sync; /* published since the map on disk was made durable */
     struct capture_pos recorded; /* what the position file says */
-    struct session_index last_look, guard_at, tried_at;
+    struct session_index last_look, guard_at, tried_at, forced_at;
     /* What the database file looked like when no checkpoint was under way: until the next one is begun nobody but a
      * tool that does not know SQLite writes into it. */
     struct {
         bool valid;
-        uint32_t attempted, salt[2];
+        uint32_t attempted, copied, salt[2];
         struct position file;
+        uint64_t sum[SOURCE_STILL_PAGES]; /* of its first pages: a small WAL may have all that a small file has */
     } still;
     struct { /* nobody has it open, and it may still be being copied in: how it looks, and since when */
         uint64_t first_ms, since_ms;
@@ -110,7 +113,9 @@ void source_record(struct source *s);
 /** source_check_identity(s, ret): the file under the path is not the one that is open any more: another
  * database, another history. Or one of its side files is not: another session. */
 void source_check_identity(struct source *s, struct source_result *ret);
-/** source_tampered(s): the file was written since source_stand_still(), and by no checkpoint. */
+/** source_written_over(s): the file was written since source_stand_still(), and by no checkpoint. */
+bool source_written_over(struct source *s);
+/** source_tampered(s): the same, and tells it once. */
 bool source_tampered(struct source *s);
 void source_stand_still(struct source *s);
 /** source_replaced(s, ret): after source_tampered(): if nobody else has the database open, forget the WAL that belonged

@@ -14,38 +14,66 @@
 /* ---- the file under our feet ---------------------------------------------------------------------- */
 
 /* While the checkpoint that was begun last is over, nobody but a tool that knows nothing of SQLite writes into the
- * file before the next one is begun, which the wal-index shows first. */
-static bool no_checkpoint(const struct session_index *x)
+ * file before the next one is begun, which the wal-index shows first. After a recovery it says that one was begun: then
+ * the lock tells. */
+static bool no_checkpoint(struct source *s, const struct session_index *x)
 {
-    return x->attempted == x->b;
+    return x->attempted == x->b || !session_checkpointer(s->session);
+}
+
+static bool still_so(const struct source *s, const struct session_index *x)
+{
+    return s->still.valid && x->attempted == s->still.attempted && x->b == s->still.copied &&
+           !memcmp(x->salt, s->still.salt, sizeof x->salt);
+}
+
+bool source_written_over(struct source *s)
+{
+    struct session_index x;
+    struct position now = {.txid = 0};
+    if (session_index(s->session, &x, NULL) < 0 || !still_so(s, &x)) {
+        s->still.valid = false;
+        return false;
+    }
+    struct session_index again; /* a checkpoint that began between the two looks */
+    return position_look(&now, s->path) && !position_same_content(&s->still.file, &now) && no_checkpoint(s, &x) &&
+           session_index(s->session, &again, NULL) == 0 && still_so(s, &again);
 }
 
 bool source_tampered(struct source *s)
 {
+    bool r = source_written_over(s);
+    s->still.valid = s->still.valid && !r;
+    return r;
+}
+
+bool source_foreign_write(struct source *s)
+{
     struct session_index x;
-    struct position now = {.txid = 0};
-    if (!s->still.valid || session_index(s->session, &x, NULL) < 0 || x.attempted != s->still.attempted ||
-        x.b != s->still.attempted || memcmp(x.salt, s->still.salt, sizeof x.salt) != 0) {
-        s->still.valid = false;
+    return s->session && s->still.valid && session_peek(s->session, &x) == 0 && still_so(s, &x);
+}
+
+static bool first_pages(struct source *s, uint32_t page_size, uint64_t sum[SOURCE_STILL_PAGES])
+{
+    cleanup_free uint8_t *p = util_alloc((size_t)SOURCE_STILL_PAGES * page_size);
+    if (session_db_read(s->session, 1, SOURCE_STILL_PAGES, p, NULL) < 0)
         return false;
-    }
-    if (!position_look(&now, s->path) || position_same_content(&s->still.file, &now))
-        return false;
-    struct session_index again; /* a checkpoint that began between the two looks */
-    s->still.valid = false;
-    return session_index(s->session, &again, NULL) == 0 && again.attempted == x.attempted &&
-           !memcmp(again.salt, x.salt, sizeof x.salt);
+    for (uint32_t i = 0; i < SOURCE_STILL_PAGES; i++)
+        sum[i] = ltx_page_checksum(i + 1, p + (size_t)i * page_size, page_size);
+    return true;
 }
 
 void source_stand_still(struct source *s)
 {
     struct session_index x, again;
-    s->still.valid = s->session && s->pos.valid && session_index(s->session, &x, NULL) == 0 && no_checkpoint(&x) &&
-                     source_look(s, &s->still.file) && session_index(s->session, &again, NULL) == 0 &&
-                     again.attempted == x.attempted && !memcmp(again.salt, x.salt, sizeof x.salt);
+    s->still.valid = s->session && s->pos.valid && session_index(s->session, &x, NULL) == 0 && source_look(s, &s->still.file) &&
+                     first_pages(s, x.page_size, s->still.sum) && no_checkpoint(s, &x) &&
+                     session_index(s->session, &again, NULL) == 0 && again.attempted == x.attempted && again.b == x.b &&
+                     !memcmp(again.salt, x.salt, sizeof x.salt);
     if (!s->still.valid)
         return;
     s->still.attempted = x.attempted;
+    s->still.copied = x.b;
     memcpy(s->still.salt, x.salt, sizeof x.salt);
 }
 
@@ -62,12 +90,43 @@ static int pages_ahead(struct source *s, const struct session_index *x, struct f
     return r;
 }
 
+/* Whether a checkpoint that was killed may have written what the file has: an old SQLite does not announce it. */
+static bool in_wal(struct source *s, const struct session_index *x, uint32_t pgno, uint64_t sum)
+{
+    struct err e;
+    cleanup_free uint8_t *frame = util_alloc((size_t)wal_frame_size(x->page_size));
+    for (uint32_t k = 1; k <= x->n; k++) {
+        uint64_t off = wal_frame_off(x->page_size, k);
+        if (session_wal_read(s->session, off, frame, WAL_FRAME_HEADER_SIZE, &e) < 0)
+            return true;
+        if (wal_frame_parse(frame).pgno == pgno &&
+            (session_wal_read(s->session, off, frame, (size_t)wal_frame_size(x->page_size), &e) < 0 ||
+             ltx_page_checksum(pgno, frame + WAL_FRAME_HEADER_SIZE, x->page_size) == sum))
+            return true;
+    }
+    return false;
+}
+
+/* The first pages are known as they were in the file, also those that the WAL has newer. */
+static bool other_first_pages(struct source *s, const struct session_index *x)
+{
+    uint64_t now[SOURCE_STILL_PAGES];
+    if (!first_pages(s, x->page_size, now))
+        return false;
+    for (uint32_t i = 0; i < SOURCE_STILL_PAGES; i++)
+        if (now[i] != s->still.sum[i] && !in_wal(s, x, i + 1, now[i]))
+            return true;
+    return false;
+}
+
 /* Whether the file holds other pages than were captured: then it is another database by now, to which the WAL does
  * not belong. A file that was only touched is not. Without a map that cannot be told. */
 static bool other_pages(struct source *s, const struct session_index *x)
 {
     struct err e;
     cleanup_framemap struct framemap ahead = {NULL, 0, 0};
+    if (other_first_pages(s, x))
+        return true;
     source_map_load(s);
     if (!s->map || pagemap_state(s->map)->txid != s->published || pages_ahead(s, x, &ahead, &e) < 0)
         return false;
@@ -85,6 +144,14 @@ static bool other_pages(struct source *s, const struct session_index *x)
 }
 
 /* ---- everything that was committed ------------------------------------------------------------------ */
+
+/* Captured up to *ret_x. */
+static bool captured(struct source *s, struct session_index *ret_x)
+{
+    struct err e;
+    return source_capture_all(s, &e) == 0 && session_index(s->session, ret_x, &e) == 0 &&
+           capture_same_wal(&s->pos, ret_x) && !capture_behind(&s->pos, ret_x);
+}
 
 /* Captured and in the spool up to *ret_x. */
 static bool capture_rest(struct source *s, struct source_result *ret, struct session_index *ret_x)
@@ -209,11 +276,16 @@ static void let_go_of_moved(struct source *s, struct source_result *ret)
     struct session_index x;
     struct err e;
     const char *what = session_removed(s->session) ? "was removed" : "was moved away";
-    bool all = s->pos.valid && capture_rest(s, ret, &x);
+    /* Whoever opens the file that was put in its place takes what lies beside it for its own: nothing that waits for a
+     * disk comes before that is gone, if there is no file to be completed any more. */
+    bool removed = session_removed(s->session);
+    bool all = s->pos.valid && (removed ? captured(s, &x) : capture_rest(s, ret, &x));
+    enum session_leave how = removed && all ? SESSION_LEAVE_DISCARD : SESSION_LEAVE_FOLD;
     /* what could not be captured is all the more needed in the file that was moved */
     if (!suspect(s) && (all || session_index(s->session, &x, &e) == 0) &&
-        session_leave_begin(s->session, SESSION_LEAVE_FOLD, &x, &e) == 0)
-        s->session = session_leave_end(s->session, SESSION_LEAVE_FOLD);
+        session_leave_begin(s->session, how, &x, &e) == 0)
+        s->session = session_leave_end(s->session, how);
+    (void)source_publish(s, ret, &e);
     source_forget_out(s);
     source_close_session(s);
     source_unlock(s);

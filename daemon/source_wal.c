@@ -1,3 +1,4 @@
+#include "daemon/session_os.h"
 #include "daemon/source_int.h"
 
 #define EAGER_BYTES (16u << 20)
@@ -143,6 +144,12 @@ int source_handover(struct source *s, struct err *e)
     return 0;
 }
 
+/* Not over what somebody has copied there since this job began: then the WAL does not belong to it. */
+static int passive(struct source *s, bool *ret_all, struct err *e)
+{
+    return source_written_over(s) ? SESSION_BUSY : session_passive(s->session, ret_all, e);
+}
+
 /* Copy the WAL into the database and leave the guard in slot 0, so that the next writer restarts the
  * WAL. *ret_done tells whether that came about; writers that kept going are the usual reason why
  * not. */
@@ -154,7 +161,7 @@ int source_cycle(struct source *s, bool *ret_done, bool *ret_pinned, struct err 
         if (r != 0)
             return r;
         bool all = false;
-        r = session_passive(s->session, &all, e);
+        r = passive(s, &all, e);
         if (r != 0)
             return r == SESSION_BUSY ? 0 : r;
         s->count.checkpoints++;
@@ -194,7 +201,7 @@ static int shorten_tail(struct source *s, uint64_t wal_bytes, struct err *e)
         bool all;
         r = source_handover(s, e);
         if (r == 0)
-            r = session_passive(s->session, &all, e);
+            r = passive(s, &all, e);
         if (r != 0)
             return r == SESSION_BUSY ? 0 : r;
         s->count.checkpoints++;
@@ -222,7 +229,7 @@ static int hold_everybody(struct source *s, unsigned timeout_ms, struct err *e)
     uint64_t start = clk_mono_us();
     r = source_capture_all(s, e);
     if (r == 0)
-        r = session_passive(s->session, &all, e);
+        r = passive(s, &all, e);
     if (r == 0 && session_index(s->session, &x, e) == 0) {
         s->guard_at = x;
         if (all && x.n == x.b && capture_same_wal(&s->pos, &x) && !capture_behind(&s->pos, &x))
@@ -233,6 +240,13 @@ static int hold_everybody(struct source *s, unsigned timeout_ms, struct err *e)
         return err_set(e, ERR_INTERNAL, "the read transaction on %s could not be begun again", s->path);
     count_barrier(s, start);
     return r == SESSION_BUSY || r == OUT_FULL ? 0 : r;
+}
+
+/* Readers that overlap all the time keep the WAL from being copied however long the writers wait: once in vain, it is not
+ * tried again before the WAL is longer by half. */
+static bool force_is_vain(const struct source *s, const struct session_index *x)
+{
+    return !memcmp(x->salt, s->forced_at.salt, sizeof x->salt) && x->n < s->forced_at.n + s->forced_at.n / 2;
 }
 
 /* Writers that never pause: hold them for the tail of the WAL, which is captured and copied while they
@@ -259,6 +273,10 @@ static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
     r = hold_everybody(s, several ? HOLD_WAIT_MS : BARRIER_WAIT_MS * MAX(patience, 1u), e);
     if (r != SESSION_BUSY || (patience < FORCE_FACTOR && !session_several_writers(s->session)))
         return r == SESSION_BUSY ? 0 : r;
+    struct session_index x;
+    r = session_index(s->session, &x, e);
+    if (r < 0 || force_is_vain(s, &x))
+        return r;
     r = session_write_lock(s->session, BARRIER_WAIT_MS * patience, e);
     if (r != 0)
         return r == SESSION_BUSY ? 0 : r;
@@ -266,10 +284,11 @@ static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
     bool all = false;
     r = source_handover(s, e);
     if (r == 0)
-        r = session_passive(s->session, &all, e);
+        r = passive(s, &all, e);
     if (r == 0 && all)
         r = source_handover(s, e);
     session_write_unlock(s->session);
+    s->forced_at = all ? (struct session_index){.n = 0} : x;
     count_barrier(s, start);
     s->count.barriers_forced++;
     return r == SESSION_BUSY ? 0 : r;
@@ -312,6 +331,8 @@ int source_look_after_wal(struct source *s, const struct source_job *job,
     bool done = false;
     r = source_cycle(s, &done, &ret->pinned, e);
     ret->pinned = ret->pinned && !job->reading;
+    if (ret->pinned)
+        (void)os_command(session_reader(s->session), ret->reader, sizeof ret->reader);
     s->tried_at = x;
     return r;
 }

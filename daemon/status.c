@@ -236,8 +236,11 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
         (void)snprintf(buf, STATUS_DETAIL, "%s", db->doubt.why ? db->doubt.why : db->away);
         return buf;
     }
-    if (db->seen.pinned)
-        return "a reader of the application keeps the WAL from being checkpointed";
+    if (db->seen.pinned) {
+        (void)snprintf(buf, STATUS_DETAIL, "a reader of the application%s keeps the WAL from being checkpointed",
+                       db->seen.reader);
+        return buf;
+    }
     uint64_t now = clk_mono_ms();
     char dur[32];
     switch (status_state(db)) {

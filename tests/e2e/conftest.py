@@ -162,8 +162,8 @@ class World:
         self.starts = 0
 
     def configure(self, *sections, **daemon):
-        # most tests make a database and want to see it replicated at once; test_copied_in.py has the default
-        head = {"state-dir": self.state, "socket": self.socket, "copy-wait": "0s", **daemon}
+        # most tests make a database and want to see it replicated at once; test_second_opinion.py has the default
+        head = {"state-dir": self.state, "socket": self.socket, "copy-wait": daemon.pop("copy_wait", "0s"), **daemon}
         self.ini.write_text(section("walsup", head) + "".join(sections))
         self.ini.chmod(0o600)
 

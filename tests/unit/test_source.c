@@ -562,6 +562,47 @@ static void pages_changed_behind_the_wal_are_found_by_a_base(void **state)
     done(&c);
 }
 
+/* Fixes are left out one at a time: the second opinion alone has to notice. */
+static void without_the_look_at_side_files_the_auditor_notices_them_alone(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    ex(c.t.app, "insert into t values(null, 1)");
+    capture(&c);
+    assert_int_equal(sqlite3_close(c.t.app), SQLITE_OK);
+    c.t.app = NULL;
+    cleanup_free char *shm = util_printf("%s-shm", c.t.path);
+    assert_int_equal(unlink(shm), 0);
+    assert_string_equal(child("sql", c.t.path, "insert into t values(null, 2)"), "");
+    source_set_without(c.s, SOURCE_SIDES);
+    run(&c, &(struct source_job){.capture = true}); /* believes what is mapped */
+    assert_int_equal(c.r.state, SOURCE_ATTACHED);
+    assert_int_equal(c.r.n_files, 0);
+    run(&c, &(struct source_job){.capture = true, .audit = true});
+    assert_int_equal(c.r.state, SOURCE_ARRIVING);
+    assert_non_null(strstr(c.r.away, "does not show"));
+    source_set_without(c.s, 0);
+    c.t.app = app_open(c.t.path);
+    done(&c);
+}
+
+static void a_commit_that_a_sleep_did_not_see_is_noticed_by_the_auditor_alone(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    capture(&c);
+    run(&c, &(struct source_job){.detach = true});
+    assert_int_equal(c.r.state, SOURCE_ASLEEP);
+    run(&c, &(struct source_job){.stay_away = true, .audit = true}); /* the control */
+    assert_int_equal(c.r.doubt, SOURCE_DOUBT_NONE);
+    ex(c.t.app, "insert into t values(null, 1)"); /* whatever its times may say */
+    run(&c, &(struct source_job){.stay_away = true, .audit = true});
+    assert_int_equal(c.r.doubt, SOURCE_DOUBT_UNSEEN);
+    done(&c);
+}
+
 static void asleep_until_something_happens(void **state)
 {
     (void)state;
@@ -661,6 +702,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_damaged_map_is_not_believed),
         cmocka_unit_test(a_missing_map_is_made_when_there_is_time),
         cmocka_unit_test(pages_changed_behind_the_wal_are_found_by_a_base),
+        cmocka_unit_test(without_the_look_at_side_files_the_auditor_notices_them_alone),
+        cmocka_unit_test(a_commit_that_a_sleep_did_not_see_is_noticed_by_the_auditor_alone),
         cmocka_unit_test(asleep_until_something_happens),
         cmocka_unit_test(a_full_disk_loses_nothing),
     };
