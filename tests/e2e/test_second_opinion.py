@@ -325,7 +325,7 @@ def test_all_databases_of_a_pattern_are_gone(world, restart):
         world.start()
     world.poll("it is said", lambda: world.status()["lost_patterns"])
     r = world.ctl("status", check=False)
-    assert r.returncode == 1 and "had databases, and has none any more" in " ".join(r.stdout.split())
+    assert r.returncode == 1 and "had databases, and has none now" in " ".join(r.stdout.split())
     (world.path / "t").rmdir()
     (world.path / "elsewhere").rename(world.path / "t")
     world.poll("back", lambda: not world.status()["lost_patterns"])
