@@ -288,7 +288,8 @@ static int barrier(struct source *s, uint64_t wal_bytes, struct err *e)
     if (r == 0 && all)
         r = source_handover(s, e);
     session_write_unlock(s->session);
-    s->forced_at = all ? (struct session_index){.n = 0} : x;
+    const struct session_index none = {.n = 0};
+    s->forced_at = all ? none : x;
     count_barrier(s, start);
     s->count.barriers_forced++;
     return r == SESSION_BUSY ? 0 : r;

@@ -20,7 +20,7 @@ static char root[] = "/tmp/walsup-watch-XXXXXX";
 static uv_loop_t loop;
 static struct scan *scan;
 static struct watch *watch;
-static unsigned seen[3];
+static unsigned seen[8];
 
 void database_event(struct database *db, enum database_event ev)
 {
