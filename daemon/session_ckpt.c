@@ -1,4 +1,5 @@
 /* session_ckpt.c - checkpoints, and keeping others from theirs, or from writing, for a moment. */
+#include <pthread.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -7,6 +8,7 @@
 #include "daemon/session_int.h"
 
 #define SPIN_MS 20
+#define HELD_SYNC_MS 1000 /* SQLite gives up waiting for a read mark after ten seconds, whatever the busy timeout */
 #define WRITES_A_LOOK 64
 
 static void pause_us(long us)
@@ -49,14 +51,105 @@ static int shim_write(sqlite3_file *f, const void *p, int n, sqlite3_int64 off)
     return shim->real->xWrite(f, p, n, off);
 }
 
+static int slot_lock(struct session *s, unsigned i, int how)
+{
+    return s->shim.real->xShmLock(session_db_file(&s->ckpt), WAL_READ_LOCK_1 + (int)i, 1, how | SQLITE_SHM_EXCLUSIVE);
+}
+
+static void slots_free(struct session *s)
+{
+    for (unsigned i = 0; i < WAL_READ_LOCKS; i++)
+        if (s->shim.slots & 1u << i)
+            (void)slot_lock(s, i, SQLITE_SHM_UNLOCK);
+    s->shim.slots = 0;
+}
+
+struct syncing {
+    pthread_mutex_t mutex;
+    pthread_cond_t cond;
+    sqlite3_file *f;
+    const sqlite3_io_methods *real;
+    int flags, rc;
+    bool done;
+};
+
+static void *sync_thread(void *arg)
+{
+    struct syncing *y = arg;
+    int rc = y->real->xSync(y->f, y->flags);
+    (void)pthread_mutex_lock(&y->mutex);
+    y->rc = rc;
+    y->done = true;
+    (void)pthread_cond_signal(&y->cond);
+    (void)pthread_mutex_unlock(&y->mutex);
+    return NULL;
+}
+
+/* While everybody waits the disk may stall, though it was quick a moment ago: then they are let go. The WAL cannot be
+ * restarted before all of it is marked as copied, which comes after this, and all of that was captured. */
+static int sync_held(struct session *s, sqlite3_file *f, const sqlite3_io_methods *real, int flags)
+{
+    struct syncing y = {.f = f, .real = real, .flags = flags, .mutex = PTHREAD_MUTEX_INITIALIZER};
+    pthread_condattr_t a;
+    pthread_t t;
+    struct timespec end;
+    if (!s->shim.slots || pthread_condattr_init(&a) != 0)
+        return real->xSync(f, flags);
+    (void)pthread_condattr_setclock(&a, CLOCK_MONOTONIC);
+    (void)pthread_cond_init(&y.cond, &a);
+    (void)pthread_condattr_destroy(&a);
+    (void)clock_gettime(CLOCK_MONOTONIC, &end);
+    end.tv_sec += HELD_SYNC_MS / 1000;
+    if (pthread_create(&t, NULL, sync_thread, &y) != 0) {
+        (void)pthread_cond_destroy(&y.cond);
+        return real->xSync(f, flags);
+    }
+    (void)pthread_mutex_lock(&y.mutex);
+    while (!y.done && pthread_cond_timedwait(&y.cond, &y.mutex, &end) == 0)
+        ;
+    bool late = !y.done;
+    (void)pthread_mutex_unlock(&y.mutex);
+    if (late)
+        slots_free(s);
+    (void)pthread_join(t, NULL);
+    (void)pthread_cond_destroy(&y.cond);
+    return y.rc;
+}
+
+static int shim_sync(sqlite3_file *f, int flags)
+{
+    struct shim *shim = (struct shim *)(uintptr_t)f->pMethods;
+    return sync_held(shim->s, f, shim->real, flags);
+}
+
+static int wal_shim_sync(sqlite3_file *f, int flags)
+{
+    struct wal_shim *shim = (struct wal_shim *)(uintptr_t)f->pMethods;
+    return sync_held(shim->s, f, shim->real, flags);
+}
+
+static void wal_shim_install(struct session *s)
+{
+    sqlite3_file *f = session_wal_file(&s->ckpt);
+    if (!f)
+        return;
+    s->wal_shim.s = s;
+    s->wal_shim.real = f->pMethods;
+    s->wal_shim.methods = *f->pMethods;
+    s->wal_shim.methods.xSync = wal_shim_sync;
+    f->pMethods = &s->wal_shim.methods;
+}
+
 static void shim_install(struct session *s)
 {
+    wal_shim_install(s);
     sqlite3_file *f = session_db_file(&s->ckpt);
     s->shim.s = s;
     s->shim.real = f->pMethods;
     s->shim.methods = *f->pMethods;
     s->shim.methods.xShmLock = shim_shm_lock;
     s->shim.methods.xWrite = shim_write;
+    s->shim.methods.xSync = shim_sync;
     f->pMethods = &s->shim.methods;
 }
 
@@ -65,6 +158,10 @@ void session_shim_remove(struct session *s)
     if (!s->shim.real)
         return;
     session_hold_checkpoints(s, false);
+    sqlite3_file *wal = session_wal_file(&s->ckpt);
+    if (wal && s->wal_shim.real)
+        wal->pMethods = s->wal_shim.real;
+    s->wal_shim.real = NULL;
     session_db_file(&s->ckpt)->pMethods = s->shim.real;
     s->shim.real = NULL;
 }
@@ -156,19 +253,6 @@ int session_sync(struct session *s, uint64_t *ret_us, struct err *e)
     beat_park(false);
     *ret_us = clk_mono_us() - start;
     return rc == SQLITE_OK ? 0 : session_sql_err(e, s, s->guard[s->held].db, rc, "sync");
-}
-
-static int slot_lock(struct session *s, unsigned i, int how)
-{
-    return s->shim.real->xShmLock(session_db_file(&s->ckpt), WAL_READ_LOCK_1 + (int)i, 1, how | SQLITE_SHM_EXCLUSIVE);
-}
-
-static void slots_free(struct session *s)
-{
-    for (unsigned i = 0; i < WAL_READ_LOCKS; i++)
-        if (s->shim.slots & 1u << i)
-            (void)slot_lock(s, i, SQLITE_SHM_UNLOCK);
-    s->shim.slots = 0;
 }
 
 static void note_writer(struct session *s)

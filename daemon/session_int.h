@@ -21,6 +21,12 @@ struct conn {
 enum { WAL_WRITE_LOCK = 0, WAL_CKPT_LOCK = 1, WAL_READ_LOCK_1 = 4, WAL_READ_LOCKS = 4 };
 
 /* SQLite's methods for one file, with some of them answered here. */
+struct wal_shim {
+    sqlite3_io_methods methods; /* first, as below */
+    const sqlite3_io_methods *real; /* NULL: not installed */
+    struct session *s;
+};
+
 struct shim {
     sqlite3_io_methods methods; /* first: the handle points here */
     const sqlite3_io_methods *real; /* NULL: not installed */
@@ -44,6 +50,7 @@ struct session {
     struct conn ckpt;     /* runs PASSIVE */
     struct conn writer;   /* takes the write lock for the barrier; opened when first needed */
     struct shim shim;      /* on ckpt's handle */
+    struct wal_shim wal_shim; /* and on that of its -wal */
     const volatile uint32_t *shm; /* the wal-index, through SQLite's own mapping */
     bool faulted;
     long writer_pid; /* seen with the write lock; 0: none yet */
