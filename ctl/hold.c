@@ -202,7 +202,8 @@ struct restore_hold hold_init(struct hold *h, struct ctl *c, const char *path)
 {
     int status;
     *h = (struct hold){.path = path};
-    if (!ctl_socket(c, &h->socket, &status))
+    /* with --url nobody needs a configuration; without one there is no walsupd to ask */
+    if ((!c->socket && access(c->config, R_OK) < 0) || !ctl_socket(c, &h->socket, &status))
         return (struct restore_hold){.begin = NULL};
     return (struct restore_hold){begin, end, h};
 }
