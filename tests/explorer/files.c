@@ -349,6 +349,10 @@ static unsigned run(const struct point *p, uint64_t seed)
     steps_arm(at_step);
     if (p->kind != 'i')
         world_job(&ops[p->op].job);
+    for (int i = 0; p->kind != 'i' && i < 50 && world.r.state == SOURCE_ARRIVING && !did; i++) {
+        (void)nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL); /* not opened yet: its moment comes */
+        world_job(&ops[p->op].job);
+    }
     n = steps_disarm();
     if (p->kind == 'o')
         over(&leavings[p->leaving], p->flag[0], p->flag[1]);
@@ -381,7 +385,7 @@ static struct point sample(uint64_t seed)
     if (p.kind == 'b') {
         if (!n_steps[p.op])
             n_steps[p.op] = run(&(struct point){.kind = 'b', .op = p.op}, seed);
-        p.k = 1 + search_below(n_steps[p.op]);
+        p.k = 1 + search_below(MAX(n_steps[p.op], 1u));
         p.deed = search_below((unsigned)ARRAY_LEN(deeds));
         p.end = deeds[p.deed].live ? GOES_ON : search_below(2) ? ENDS : DIES;
     }
