@@ -415,7 +415,7 @@ void world_quiet(void)
     for (int tries = 0, good = 0; tries < 12; tries++) {
         world_job(&(struct source_job){.capture = true});
         if (world.r.state == SOURCE_ARRIVING) /* it waits until the files have been still */
-            (void)nanosleep(&(struct timespec){.tv_nsec = 60000000}, NULL);
+            (void)nanosleep(&(struct timespec){.tv_nsec = 400000000}, NULL);
         bool fine = world.r.err.code == ERR_OK && world.r.state == SOURCE_ATTACHED && !world.r.more &&
                     !world.r.pending_bytes && world.r.txid;
         good = fine ? good + 1 : 0;
