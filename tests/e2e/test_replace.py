@@ -96,6 +96,7 @@ def one(world):
 
 # ---- over a database
 
+@pytest.mark.outside
 def test_a_database_that_an_application_has_open_is_not_replaced(one, apps):
     world, path = one
     app = apps(path)
@@ -145,6 +146,7 @@ def test_a_connection_in_rollback_mode_holds_no_lock_and_is_seen_all_the_same(on
     assert rows(out) == 10
 
 
+@pytest.mark.outside
 def test_walsupd_lets_go_of_a_database_that_is_replaced_and_takes_it_up_again(one, apps):
     world, path = one
     app = apps(path)
@@ -280,6 +282,7 @@ def leave_wal(world, path, apps, captured):
     return log
 
 
+@pytest.mark.outside
 @pytest.mark.parametrize("how", ["mv", "mv to another directory", "rm", "force"])
 def test_what_is_captured_and_not_uploaded_is_waited_for(world, apps, how):
     """right after the last commit, before anybody has uploaded it, and before walsupd has seen the move"""
