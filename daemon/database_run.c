@@ -68,7 +68,7 @@ static void set_state(struct database *db, enum source_state state)
                                       [SOURCE_ASLEEP] = "is idle"};
     enum source_state was = db->state;
     /* coming and going of the idle is nothing to tell */
-    bool routine = state == SOURCE_ASLEEP || state == SOURCE_ARRIVING || was == SOURCE_ARRIVING || (state == SOURCE_ATTACHED && was == SOURCE_ASLEEP) ||
+    bool routine = state == SOURCE_ASLEEP || state == SOURCE_ARRIVING || (state == SOURCE_ATTACHED && was == SOURCE_ASLEEP) ||
                    (was == SOURCE_ATTACHED && state == SOURCE_LOADED);
     enum log_level level = routine                                                ? LOG_DEBUG
                            : state == SOURCE_ATTACHED || state == SOURCE_WAITING ? LOG_NOTICE
