@@ -188,10 +188,24 @@ def lineage(w):
 IDLE = {"WALSUP_TEST_S3_IDLE_MS": "300", "WALSUP_TEST_S3_CONNECT_MS": "300"}  # an answer is late after that
 
 
+def freeze(w, con):
+    """stop it where it has none of SQLite's locks: an application waits for a process that is stopped with one"""
+    for _ in range(20):
+        w.proc.send_signal(signal.SIGSTOP)
+        try:
+            con.execute("begin immediate")
+            con.rollback()
+            return
+        except sqlite3.OperationalError:
+            w.proc.send_signal(signal.SIGCONT)
+            time.sleep(0.05)  # it goes on
+    raise AssertionError("it is never without a lock")
+
+
 def a_trial(s3fault, a, b, ca, cb, kind, rnd):
     """a is stopped somewhere in its work, past every timeout, while b goes on"""
     if kind == "before it commits":
-        a.proc.send_signal(signal.SIGSTOP)
+        freeze(a, ca)
     if kind == "its object stored, the answer on its way":
         n = len(s3fault.ledger())
         s3fault.faults({"verb": "PUT", "key_regex": "/0000/", "count": 1, "action": "stall",
