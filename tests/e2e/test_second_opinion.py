@@ -387,3 +387,39 @@ def test_a_file_system_that_keeps_times_in_seconds(world, apps):
         world.stop()
     finally:
         subprocess.run(["umount", "-l", disk], check=False)
+
+
+# ---- healthy means proven -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.outside
+def test_a_disk_that_does_not_answer_a_job_is_stalled_not_healthy(world):
+    path = world.path / "a.db"
+    make_db(path).close()
+    world.configure(world.file_target(), world.db("a", path), landlock="off")
+    world.start(ready=False, wrap=("strace", "-f", "-o", "/dev/null", "-P", str(path), "-e", "trace=pread64", "-e",
+                                   "inject=pread64:delay_enter=60s:when=1+"))
+    try:
+        world.poll("it answers", lambda: world.ctl("list", check=False).returncode == 0 and world.socket.exists())
+        d = world.poll("it is said", lambda: world.status("a")["state"] == "stalled" and world.status("a"), timeout=30)
+        assert "no progress for" in d["detail"], d["detail"]
+        assert world.ctl("status", check=False).returncode == 1
+    finally:
+        subprocess.run(["pkill", "-9", "-P", str(world.proc.pid)], check=False)
+
+
+@pytest.mark.outside
+def test_files_that_nobody_could_look_at_for_long_are_unproven_not_healthy(world):
+    path = one(world, scan_interval="1s", idle_timeout="1s", landlock="off")
+    world.poll("asleep", lambda: world.status("a")["state"] == "idle")
+    assert world.ctl("status").returncode == 0  # the control
+    hang = subprocess.Popen(["strace", "-f", "-o", "/dev/null", "-p", str(world.proc.pid), "-P", str(path), "-e",
+                             "trace=newfstatat,stat,statx", "-e", "inject=newfstatat,stat,statx:delay_enter=90s:when=1+"])
+    try:
+        d = world.poll("it is said", lambda: world.status("a")["state"] == "unproven" and world.status("a"), timeout=60)
+        assert d["proven_ms"] < d["since_ms"] + 90000
+        assert world.ctl("status", check=False).returncode == 1
+    finally:
+        hang.kill()
+        hang.wait()
+        world.proc.kill()
