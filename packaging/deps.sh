@@ -5,11 +5,22 @@ set -eu
 name=$1
 shift
 there() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
-one_is_there() { for p in $(echo "$1" | tr '|' ' '); do there "$p" && return; done; return 1; }
-known() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
+# which of a|b it is; the last one if apt knows none, as before its first update
+pick() {
+	for one in $(echo "$1" | tr '|' ' '); do
+		if there "$one" || apt-cache show --no-all-versions "$one" >/dev/null 2>&1; then break; fi
+	done
+	echo "$one"
+}
+find_missing() { # PACKAGE...
+	missing=
+	for p; do
+		case $p in *'|'*) p=$(pick "$p") ;; esac
+		there "$p" || missing="$missing $p"
+	done
+}
 
-missing=
-for p; do one_is_there "$p" || missing="$missing $p"; done
+find_missing "$@"
 [ -n "$missing" ] || { echo "$name: nothing to install"; exit 0; }
 if [ "$(id -u)" != 0 ]; then
 	echo "$name: these packages are missing:$missing" >&2
@@ -17,13 +28,6 @@ if [ "$(id -u)" != 0 ]; then
 	exit 1
 fi
 apt-get update -q
-install=
-for p in $missing; do
-	pick=${p##*|}
-	for q in $(echo "$p" | tr '|' ' '); do
-		if known "$q"; then pick=$q && break; fi
-	done
-	install="$install $pick"
-done
-echo "$name: installing$install"
-DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $install
+find_missing "$@"
+echo "$name: installing$missing"
+DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing

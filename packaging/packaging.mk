@@ -32,7 +32,7 @@ FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 EXPOSURE_walsupd.service  := 20
 EXPOSURE_walsupd@.service := 12
 
-.PHONY: deps deps-test deps-deb install uninstall deb rpm dist docs check-docs check-units systemd sandboxed package
+.PHONY: deps deps-test deps-deb install uninstall deb rpm dist release docs check-docs check-units systemd sandboxed package
 
 deps:
 	$(Q)packaging/deps.sh $@ $(foreach p,$(DEPS),'$p')
@@ -231,3 +231,8 @@ rpm: dist
 		--define '_sourcedir $(abspath $(BUILD))' --define 'version_of_walsup $(VERSION)' \
 		$(if $(NODEPS),--define 'libs3_a $(LIBS3_A)') packaging/walsup.spec
 	$(Q)cp $(BUILD)/rpm/RPMS/*/walsup-*.rpm $(BUILD)/ && ls $(BUILD)/walsup-*.rpm
+
+# What is published: checks that the tag is this commit, then the tarball, packages for RELEASES and ARCHITECTURES with
+# a bill of materials each, checksums. RELEASE=--untagged tries it out before there is a tag.
+release:
+	$(Q)BUILD=$(BUILD) packaging/release.sh $(RELEASE)

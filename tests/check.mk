@@ -18,6 +18,7 @@ help:
 #:   deps, deps-test, deps-deb    Debian packages for building, testing, packaging; only what is missing
 #:   install, uninstall           PREFIX, DESTDIR
 #:   deb, dist       Debian package, tarball
+#:   release         what is published: tarball of the tag, packages, bills of materials, checksums
 #:   docs            rewrite what is made from conf.def
 #:   clean
 #: gates
@@ -51,6 +52,8 @@ help:
 #:                   hand: installs them into build/drivers from PyPI, npm, Go, Maven, crates.io; skips what it cannot
 #:   stores          s3rver and Ceph's gateway, and any other server: WALSUP_S3_ENDPOINT, _KEY_ID, _SECRET
 #:   big             a database of 6 GiB up and back, a PUT beyond 5 GiB; WALSUP_BIG_GIB=6
+#:   distros         demo, gates, package in minimal trees of other releases; RELEASES='trixie sid' DISTRO_GATES=check-all
+#:   arch            arm64, armhf, s390x: cross-built and run under qemu-user; MACHINES=aarch64-linux-gnu
 #:   fuzz            look for more; FUZZ_SECONDS=20
 #:   bench           cost for a writer, lag, memory, restore; bench-format: the formats alone
 #:   bench-resync    1 % of 1 GiB rewritten while walsupd was away: what is uploaded
@@ -58,7 +61,8 @@ help:
 #:   bench-outage    the store is away for OUTAGE=60 seconds under load: lost, catching up, spool
 #:   bench-many      very many databases; N=10000, EXPLICIT=1 for a section each
 #:   bench-socket    status with N=10000 databases, in calm and under 50 000 hostile connections
-#: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
+#: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5  WERROR=1
+#:            CROSS=aarch64-linux-gnu
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
 CHECK_GATES := build check-hardening check-layers check-docs check-units systemd unit corpus stress \
