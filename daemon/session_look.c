@@ -7,7 +7,7 @@
 
 enum session_side session_side(const struct session *s)
 {
-    if (!os_same(&s->files.shm))
+    if (s->files.shm.path && !os_same(&s->files.shm)) /* by a second name there is none to look for */
         return SESSION_SIDE_INDEX;
     return os_same(&s->files.wal) ? SESSION_SIDE_SAME : SESSION_SIDE_WAL;
 }

@@ -5,6 +5,7 @@
 #include "daemon/dblock.h"
 
 #define FULL_TRIES 5
+#define OPTIMISTIC_BYTES (16u << 20)
 
 /* ---- every page -------------------------------------------------------------------------------- */
 
@@ -65,6 +66,40 @@ static int every_page(struct source *s, struct source_result *ret, struct err *e
     return 0;
 }
 
+/* Part of what was read may be of other files. */
+static bool sides_changed(struct source *s)
+{
+    return !(s->without & SOURCE_SIDES) && session_side(s->session) != SESSION_SIDE_SAME;
+}
+
+/* Again, if it was a race with a writer that restarts the WAL. */
+static int all_pages(struct source *s, struct source_result *ret, struct err *e)
+{
+    for (int tries = 0; tries < FULL_TRIES; tries++) {
+        int r = every_page(s, ret, e);
+        if (r == CAPTURE_NOTHING)
+            return 0; /* no page yet */
+        if (r != CAPTURE_BROKEN)
+            return r;
+    }
+    return err_set(e, ERR_BUSY, "the WAL of %s was restarted under every attempt to read it", s->path);
+}
+
+/* A small database is read without keeping the last application from folding in the WAL: what was read then counts for
+ * nothing if one did. */
+static int read_all(struct source *s, struct source_result *ret, bool again, struct err *e)
+{
+    struct stat st;
+    bool small = !again && session_stat(s->session, &st) == 0 && st.st_size <= OPTIMISTIC_BYTES;
+    int r = small ? 0 : session_enter(s->session, e);
+    if (r != 0)
+        return r < 0 ? r : -(int)ERR_BUSY;
+    r = all_pages(s, ret, e);
+    if (!small)
+        session_exit(s->session);
+    return r;
+}
+
 int source_start_over(struct source *s, struct source_result *ret, const char *why, struct err *e)
 {
     s->pos.valid = false;
@@ -77,19 +112,19 @@ int source_start_over(struct source *s, struct source_result *ret, const char *w
         ret->more = true;
         return 0;
     }
-    for (int tries = 0; tries < FULL_TRIES; tries++) {
-        int r = every_page(s, ret, e);
-        if (r == 0 && session_side(s->session) != SESSION_SIDE_SAME && !(s->without & SOURCE_SIDES)) {
-            source_forget_out(s); /* part of it may be of other files */
-            s->pos.valid = false;
-            return err_set(e, ERR_BUSY, "the -wal or -shm of %s was replaced while it was read", s->path);
-        }
-        if (r == CAPTURE_NOTHING)
-            return 0; /* no page yet */
-        if (r != CAPTURE_BROKEN)
-            return r;
-    }
-    return err_set(e, ERR_BUSY, "the WAL of %s was restarted under every attempt to read it", s->path);
+    bool again = s->folded.read_again;
+    uint64_t start = clk_mono_ms();
+    int r = read_all(s, ret, again, e);
+    source_compared(s, clk_mono_ms() - start);
+    s->folded.read_again = sides_changed(s);
+    if (r < 0 || !s->folded.read_again)
+        return r;
+    source_forget_out(s);
+    s->pos.valid = false;
+    if (again)
+        return err_set(e, ERR_BUSY, "the -wal or -shm of %s was replaced while it was read", s->path);
+    ret->more = true;
+    return 0;
 }
 
 /* ---- attach ----------------------------------------------------------------------------------- */
@@ -222,6 +257,7 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
         ret->state = SOURCE_BUSY;
         return r;
     }
+    source_stand_aside(s);
     r = resume(s, ret, e);
     return r < 0 ? r : 0;
 }
