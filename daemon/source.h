@@ -83,7 +83,8 @@ struct source_job {
 /* Since the source was made; for status, tests and benchmarks. */
 struct source_counters {
     uint64_t captures, fulls, resyncs, resync_pages, resumed, frames, pages, bytes, handovers, checkpoints, restarts, barriers,
-        barrier_us, barrier_max_us, broken, barriers_forced, barriers_skipped;
+        barrier_us, barrier_max_us, broken, barriers_forced, barriers_skipped,
+        last_closes;
 };
 
 struct source_result {

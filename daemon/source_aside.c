@@ -39,6 +39,7 @@ bool source_folded(struct source *s, struct source_result *ret, int64_t removed_
     if (!seen || position_write(s->dir, &p, false, NULL) < 0)
         position_remove(s->dir);
     s->recorded.valid = false;
+    s->count.last_closes++;
     s->folded.at_ms = now;
     source_close_session(s);
     s->pos.valid = false;

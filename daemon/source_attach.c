@@ -5,7 +5,6 @@
 #include "daemon/dblock.h"
 
 #define FULL_TRIES 5
-#define OPTIMISTIC_BYTES (16u << 20)
 
 /* ---- every page -------------------------------------------------------------------------------- */
 
@@ -66,10 +65,32 @@ static int every_page(struct source *s, struct source_result *ret, struct err *e
     return 0;
 }
 
-/* Part of what was read may be of other files. */
-static bool sides_changed(struct source *s)
+/* What the files looked like before all of them was read. */
+struct before {
+    struct position file;
+    struct session_index x;
+    bool known;
+};
+
+static struct before look_before(struct source *s)
 {
-    return !(s->without & SOURCE_SIDES) && session_side(s->session) != SESSION_SIDE_SAME;
+    struct before b = {.file = {.txid = 0}};
+    b.known = session_index(s->session, &b.x, NULL) == 0 && source_look(s, &b.file);
+    return b;
+}
+
+/* Part of what was read may be of other files, or of one that was copied over this one, which no checkpoint explains. */
+static bool disturbed(struct source *s, const struct before *b)
+{
+    struct session_index x;
+    struct position now = {.txid = 0};
+    if (s->without & SOURCE_SIDES)
+        return false;
+    if (session_side(s->session) != SESSION_SIDE_SAME)
+        return true;
+    return b->known && source_look(s, &now) && !position_same_content(&b->file, &now) &&
+           session_index(s->session, &x, NULL) == 0 && x.b == b->x.b && x.attempted == b->x.attempted &&
+           !memcmp(x.salt, b->x.salt, sizeof x.salt) && x.attempted == x.b;
 }
 
 /* Again, if it was a race with a writer that restarts the WAL. */
@@ -85,21 +106,6 @@ static int all_pages(struct source *s, struct source_result *ret, struct err *e)
     return err_set(e, ERR_BUSY, "the WAL of %s was restarted under every attempt to read it", s->path);
 }
 
-/* A small database is read without keeping the last application from folding in the WAL: what was read then counts for
- * nothing if one did. */
-static int read_all(struct source *s, struct source_result *ret, bool again, struct err *e)
-{
-    struct stat st;
-    bool small = !again && session_stat(s->session, &st) == 0 && st.st_size <= OPTIMISTIC_BYTES;
-    int r = small ? 0 : session_enter(s->session, e);
-    if (r != 0)
-        return r < 0 ? r : -(int)ERR_BUSY;
-    r = all_pages(s, ret, e);
-    if (!small)
-        session_exit(s->session);
-    return r;
-}
-
 int source_start_over(struct source *s, struct source_result *ret, const char *why, struct err *e)
 {
     s->pos.valid = false;
@@ -113,16 +119,21 @@ int source_start_over(struct source *s, struct source_result *ret, const char *w
         return 0;
     }
     bool again = s->folded.read_again;
+    int r = session_enter(s->session, e);
+    if (r != 0)
+        return r < 0 ? r : -(int)ERR_BUSY;
+    struct before before = look_before(s);
     uint64_t start = clk_mono_ms();
-    int r = read_all(s, ret, again, e);
+    r = all_pages(s, ret, e);
+    session_exit(s->session);
     source_compared(s, clk_mono_ms() - start);
-    s->folded.read_again = sides_changed(s);
+    s->folded.read_again = disturbed(s, &before);
     if (r < 0 || !s->folded.read_again)
         return r;
     source_forget_out(s);
     s->pos.valid = false;
     if (again)
-        return err_set(e, ERR_BUSY, "the -wal or -shm of %s was replaced while it was read", s->path);
+        return err_set(e, ERR_BUSY, "%s, or its -wal or -shm, was replaced while it was read", s->path);
     ret->more = true;
     return 0;
 }
