@@ -7,8 +7,8 @@
 #include "daemon/session_os.h"
 
 #define OFTEN_MS 5000 /* again so soon: attached at once, so that the next one is followed frame by frame */
-#define STAY_TIMES 20 /* comparing the pages may take a twentieth of the time */
-#define DEAR_MS 5
+#define SMALL_BYTES (16u << 20)
+#define STAY_BYTES (50u << 10) /* a millisecond for so many: comparing takes some twentieth of the time then */
 #define STAY_MAX_MS 600000
 #define SHUT_OUT_MS 1500 /* that was not a last close */
 
@@ -47,10 +47,10 @@ bool source_folded(struct source *s, struct source_result *ret, int64_t removed_
     return true;
 }
 
-void source_compared(struct source *s, uint64_t ms)
+void source_compared(struct source *s, uint64_t bytes)
 {
-    if (s->folded.compare && ms >= DEAR_MS)
-        s->folded.stay_ms = clk_mono_ms() + MIN(ms * STAY_TIMES, (uint64_t)STAY_MAX_MS);
+    if (s->folded.compare && bytes > SMALL_BYTES)
+        s->folded.stay_ms = clk_mono_ms() + MIN(bytes / STAY_BYTES, (uint64_t)STAY_MAX_MS);
     s->folded.compare = false;
 }
 

@@ -123,10 +123,9 @@ int source_start_over(struct source *s, struct source_result *ret, const char *w
     if (r != 0)
         return r < 0 ? r : -(int)ERR_BUSY;
     struct before before = look_before(s);
-    uint64_t start = clk_mono_ms();
     r = all_pages(s, ret, e);
     session_exit(s->session);
-    source_compared(s, clk_mono_ms() - start);
+    source_compared(s, before.file.size);
     s->folded.read_again = disturbed(s, &before);
     if (r < 0 || !s->folded.read_again)
         return r;

@@ -143,8 +143,8 @@ void source_detach(struct source *s, const struct source_job *job, struct source
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns);
 /** source_stand_aside(s): after an attach, and before each job. */
 void source_stand_aside(struct source *s);
-/** source_compared(s, ms): the pages were compared, which took ms. */
-void source_compared(struct source *s, uint64_t ms);
+/** source_compared(s, bytes): all pages were compared, so many bytes. */
+void source_compared(struct source *s, uint64_t bytes);
 /** source_shut_out(s, ret): an application has had the database for itself for long: what is visible is captured, and
  * it is not attached any more: true. */
 bool source_shut_out(struct source *s, struct source_result *ret);
