@@ -1,6 +1,6 @@
 #!/bin/sh
 # deps.sh NAME PACKAGE... - install what is missing of these Debian packages, for the target NAME. Costs nothing, and
-# needs no root, when nothing is. "a|b" is the first of them that this release has.
+# needs no root, when nothing is. "a|b" is the first of them that this release has. APT_OPTIONS are for apt-get.
 set -eu
 name=$1
 shift
@@ -30,4 +30,4 @@ fi
 apt-get update -q
 find_missing "$@"
 echo "$name: installing$missing"
-DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing
+DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends ${APT_OPTIONS:-} $missing
