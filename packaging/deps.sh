@@ -4,7 +4,12 @@
 set -eu
 name=$1
 shift
-there() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+here=$(dpkg --print-architecture)
+# a name without an architecture means this machine's
+there() {
+	dpkg-query -W -f '${db:Status-Status} ${Architecture}\n' "$1" 2>/dev/null |
+		case $1 in *:*) grep -q '^installed ' ;; *) grep -qx -e "installed $here" -e 'installed all' ;; esac
+}
 # which of a|b it is; the last one if apt knows none, as before its first update
 pick() {
 	for one in $(echo "$1" | tr '|' ' '); do
