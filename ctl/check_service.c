@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 
 #include "common/base/fsx.h"
+#include "common/store/cred.h"
 
 /* "walsupd", as people write it for systemctl */
 static char *unit_short(const struct unit *u)
@@ -118,6 +119,8 @@ void service_become(struct service *s)
         (void)setenv(s->env[i], eq + 1, 1);
         *eq = '=';
     }
+    cred_forget_environment();
+    cred_take_environment();
     if (s->drop)
         drop_privileges(s);
 }

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 
 #include "common/base/clk.h"
+#include "common/store/cred.h"
 #include "common/store/retry.h"
 #include "common/store/s3_provider.h"
 #include "common/store/store.h"
@@ -465,6 +466,18 @@ static void set_heading(struct check *k, const char *name, const char *what)
     k->heading = util_printf("target %s%s%s", name, *what ? ": " : "", what);
 }
 
+/* None were found, and none are named: then those of the shell that called are what was meant. */
+static void no_keys(const struct check *k, const struct conf_target *target, struct err *e)
+{
+    struct cred c = {0};
+    struct err ignored;
+    if (target->secret_access_key || target->secret_access_key_file || target->credentials_file)
+        return;
+    if (cred_load(target, &c, &ignored) < 0)
+        service_no_keys(k, e);
+    cred_done(&c);
+}
+
 void check_target(struct check *k, const struct conf_target *target)
 {
     struct trip t = {.k = k, .target = target};
@@ -475,6 +488,7 @@ void check_target(struct check *k, const struct conf_target *target)
         return;
     if (store_open(&k->loop, target, &t.s, &e) < 0) {
         set_heading(k, target->name, "");
+        no_keys(k, target, &e);
         check_step_err(k, "open", &e);
         return;
     }

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 
 #include "common/base/fsx.h"
+#include "common/store/cred.h"
 
 #define MAX_ENVIRONMENT (1u << 20)
 
@@ -129,12 +130,9 @@ void service_env_take(struct service *s)
 
 void service_env_keys(struct service *s)
 {
-    static const char *const prefix[] = {"WALSUP", "LITESTREAM", "AWS"};
-    for (size_t i = 0; i < ARRAY_LEN(prefix) && !s->shell_keys; i++) {
-        cleanup_free char *name = util_printf("%s_SECRET_ACCESS_KEY", prefix[i]);
-        if (getenv(name) && *getenv(name))
-            s->shell_keys = util_printf("%s_*", prefix[i]);
-    }
+    const char *prefix = cred_in_environment();
+    if (prefix)
+        s->shell_keys = util_printf("%s_*", prefix);
     const char *home = getenv("HOME"), *file = getenv("AWS_SHARED_CREDENTIALS_FILE");
     cleanup_free char *aws = home ? util_printf("%s/.aws/credentials", home) : NULL;
     if (!s->shell_keys && file)

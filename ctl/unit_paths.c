@@ -14,6 +14,7 @@ struct rule {
     char *path;
     enum rule_kind kind;
     const struct unit_line *line;
+    size_t order;
 };
 
 struct unit_view {
@@ -52,7 +53,8 @@ static void add(struct unit_view *v, enum rule_kind kind, const char *path, cons
         return;
     }
     v->rule = util_realloc(v->rule, (v->n + 1) * sizeof *v->rule);
-    v->rule[v->n++] = (struct rule){unit_real(path), kind, line};
+    v->rule[v->n] = (struct rule){unit_real(path), kind, line, v->n};
+    v->n++;
 }
 
 static void add_all(struct unit_view *v, enum rule_kind kind, const char *const *path, size_t n, const struct unit_line *line)
@@ -147,7 +149,7 @@ static int by_path(const void *pa, const void *pb)
         q++;
     }
     int x = *p == '/' ? 1 : *p ? *p + 1 : 0, y = *q == '/' ? 1 : *q ? *q + 1 : 0;
-    return x != y ? x - y : (int)a->kind - (int)b->kind;
+    return x != y ? x - y : a->kind != b->kind ? (int)a->kind - (int)b->kind : a->order < b->order ? -1 : 1;
 }
 
 struct unit_view *unit_view_new(const struct unit *u)

@@ -32,9 +32,12 @@ static const char usage[] =
     "\n"
     "walsupctl(1) shows and steers a running walsupd.\n";
 
+/* What a restart does not mend (RestartPreventExitStatus= of the unit) is worth a look as a whole. */
 static int fail(const struct err *e)
 {
     log_err(LOG_ERROR, e, "walsupd");
+    if (e->code == ERR_CONFIG || e->code == ERR_PERM || e->code == ERR_NOTFOUND)
+        log_line(LOG_ERROR, "walsupctl check, run as root, tries everything that the configuration names");
     return err_exit_status(e->code);
 }
 
@@ -159,6 +162,8 @@ int main(int argc, char **argv)
         if (!errors.len)
             return fail(&e);
         (void)fputs(buf_str(&errors), stderr);
+        (void)fputs("walsupd does not start with this configuration; walsupctl check, run as root, looks at it again\n",
+                    stderr);
         return err_exit_status(ERR_CONFIG);
     }
     if (check) {

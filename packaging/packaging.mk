@@ -158,10 +158,12 @@ check-units: programs
 	echo "check-units: $$n files"; test $$n -gt 0
 
 # walsupd under a real systemd, with the units as they are installed
-systemd: programs
+systemd: programs $(OUT)/helpers/s3fault
 	$(Q)rm -rf $(BUILD)/systemd && $(MAKE) --no-print-directory install \
 		DESTDIR=$(CURDIR)/$(BUILD)/systemd/root PREFIX=/usr >/dev/null
 	$(Q)tests/systemd/boot.sh tests/systemd/units.sh $(BUILD)/systemd
+	$(Q)cp $(OUT)/helpers/s3fault $(BUILD)/systemd/ && \
+		SYSTEMD_SECONDS=400 tests/systemd/boot.sh tests/systemd/checks.sh $(BUILD)/systemd
 
 # the Debian package: reproducible, installed, upgraded under load and purged under that systemd
 package:

@@ -206,6 +206,25 @@ static struct secret *env_secret(size_t prefix, size_t which)
     return given(v) ? secret_text(v) : secret_dup(env_kept[prefix][which]);
 }
 
+const char *cred_in_environment(void)
+{
+    for (size_t i = 0; i < ARRAY_LEN(env_prefix); i++) {
+        cleanup_secret struct secret *s = env_secret(i, 0);
+        if (s)
+            return env_prefix[i];
+    }
+    return NULL;
+}
+
+void cred_forget_environment(void)
+{
+    for (size_t i = 0; i < ARRAY_LEN(env_prefix); i++)
+        for (size_t k = 0; k < ARRAY_LEN(env_name); k++) {
+            secret_free(env_kept[i][k]);
+            env_kept[i][k] = NULL;
+        }
+}
+
 static int from_env(const struct conf_target *t, size_t prefix, struct cred *ret)
 {
     char name[64], source[64];
