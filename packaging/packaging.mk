@@ -163,7 +163,7 @@ systemd: programs $(OUT)/helpers/s3fault
 		DESTDIR=$(CURDIR)/$(BUILD)/systemd/root PREFIX=/usr >/dev/null
 	$(Q)tests/systemd/boot.sh tests/systemd/units.sh $(BUILD)/systemd
 	$(Q)cp $(OUT)/helpers/s3fault $(BUILD)/systemd/ && \
-		SYSTEMD_SECONDS=400 tests/systemd/boot.sh tests/systemd/checks.sh $(BUILD)/systemd
+		SYSTEMD_SECONDS=300 tests/systemd/boot.sh tests/systemd/checks.sh $(BUILD)/systemd
 
 # the Debian package: reproducible, installed, upgraded under load and purged under that systemd
 package:

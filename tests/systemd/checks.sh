@@ -2,8 +2,15 @@
 # Each is named by check, fails in the service (the control), and where it can be mended, works after the command that
 # check printed.
 
+inactive() { ! systemctl is-active -q walsupd; }
+kill_off() { # at once, where a stop would try to upload for half a minute
+	inactive && return
+	systemctl stop --no-block walsupd
+	systemctl kill -s KILL walsupd 2>/dev/null
+	until_true 10 inactive
+}
 fresh() { # KEY = VALUE of the database: the service as installed, nothing replicated yet
-	systemctl stop walsupd 2>/dev/null
+	kill_off
 	systemctl reset-failed walsupd 2>/dev/null
 	rm -rf /etc/systemd/system/walsupd.service.d /var/lib/walsup /srv/backup /etc/walsup/*
 	mkdir -p /etc/systemd/system/walsupd.service.d /srv/backup
@@ -50,6 +57,7 @@ hinted() { # run the command that check printed
 	command=$(awk '/^    hint: /{ on = 1; sub(/.*hint: /, ""); printf "%s", $0; next } on && /^    /{ sub(/^ */, " "); printf "%s", $0; next }
 		on { exit }' /run/checked)
 	[ -n "$command" ] || { cat /run/checked; return 1; }
+	kill_off
 	sh -c "$command" >/run/hinted 2>&1 || { cat /run/hinted; return 1; }
 }
 case_of() { # WHAT TEXT...: named by check, and a failure of the service
