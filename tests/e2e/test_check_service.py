@@ -76,7 +76,7 @@ def test_a_unit_that_closes_nothing_is_fine_and_named(svc):
 @pytest.mark.parametrize("lines, words", [
     ("InaccessiblePaths={path}/data", "InaccessiblePaths={path}/data"),
     ("InaccessiblePaths=-/nowhere \\\n  # a comment between\n  -{path}", "InaccessiblePaths={path}"),
-    ('InaccessiblePaths="{path}/data"\nBindPaths={path}/data/a.db', "InaccessiblePaths={path}/data"),
+    ('InaccessiblePaths="{path}/data"\nBindPaths={path}/data', "InaccessiblePaths={path}/data"),
     ("TemporaryFileSystem={path}/data:ro", "an empty {path}/data of its own"),
     ("ReadOnlyPaths={path}/data", "may not write {path}/data (ReadOnlyPaths={path}/data)"),
     ("ReadOnlyPaths={path}/data\nReadWritePaths={path}", "may not write {path}/data"),
