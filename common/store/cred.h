@@ -33,7 +33,7 @@ void cred_done(struct cred *c);
 /** cred_read_secret(path, strict, ret, e): a file that holds one secret; strict: nobody but its owner and root may have
  * access, but the group walsup may read what is root's. */
 int cred_read_secret(const char *path, bool strict, struct secret **ret, struct err *e);
-/** cred_take_environment(): secrets of the environment are kept here, and overwritten there, where others see them
+/** cred_take_environment(): secrets of the environment are taken out of it (env.h), where others see them
  * (/proc/PID/environ). Once, at the start of a program, before there are threads. */
 void cred_take_environment(void);
 
