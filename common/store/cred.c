@@ -79,10 +79,16 @@ static int read_secret_file(const char *path, bool strict, struct buf *out, stru
     return 0;
 }
 
+/* A container's runtime made these files and their modes, usually readable for everybody in the container. */
+static bool of_a_container(const char *path)
+{
+    return !strncmp(path, "/run/secrets/", 13) || !strncmp(path, "/var/run/secrets/", 17);
+}
+
 int cred_read_secret(const char *path, bool strict, struct secret **ret, struct err *e)
 {
     cleanup_wiped_buf struct buf b = BUF_INIT;
-    int r = read_secret_file(path, strict, &b, e);
+    int r = read_secret_file(path, strict && !of_a_container(path), &b, e);
     if (r < 0)
         return r;
     struct secret *s = secret_take(trimmed((const char *)b.p, b.len));
