@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
+#include "common/base/env.h"
 #include "common/base/fsx.h"
 #include "common/store/cred.h"
 
@@ -119,7 +120,7 @@ void service_become(struct service *s)
         (void)setenv(s->env[i], eq + 1, 1);
         *eq = '=';
     }
-    cred_forget_environment();
+    env_forget();
     cred_take_environment();
     if (s->drop)
         drop_privileges(s);
@@ -226,6 +227,7 @@ void service_no_keys(const struct check *k, struct err *e)
     const struct service *s = k->service;
     if (!s || !s->shell_keys)
         return;
+    const struct unit_line *l = unit_get(s->unit, "EnvironmentFile");
     cleanup_free char *unit = unit_short(s->unit);
     bool file = *s->shell_keys == '/' || !strcmp(s->shell_keys, "AWS_SHARED_CREDENTIALS_FILE");
     if (file)
@@ -236,9 +238,12 @@ void service_no_keys(const struct check *k, struct err *e)
     if (file)
         (void)err_hint(e, "copy the file to /etc/walsup/credentials (root:walsup, mode 640), and write credentials-file = "
                           "/etc/walsup/credentials into the target's section");
+    else if (l)
+        (void)err_hint(e, "write them as lines NAME=VALUE to %s (chmod 600), which the unit reads when it starts",
+                       l->value + (*l->value == '-'));
     else
-        (void)err_hint(e, "write them as lines NAME=VALUE to /etc/walsup/environment (chmod 600); systemctl edit %s, and "
-                          "below [Service] write EnvironmentFile=/etc/walsup/environment", unit);
+        (void)err_hint(e, "write them as lines NAME=VALUE to /etc/walsup.env (chmod 600); systemctl edit %s, and below "
+                          "[Service] write EnvironmentFile=/etc/walsup.env", unit);
 }
 
 /* ---- its own lines ---------------------------------------------------------------------------- */

@@ -126,6 +126,8 @@ static int check(struct ctl *c, struct service *s)
     struct check k = {.c = c, .config = config, .service = s};
     struct conf *conf = NULL;
     struct err e = {0};
+    if (!s)
+        ctl_load_environment(c);
     if (conf_load_exposed(c->config, &conf, &exposed, &errors, &e) < 0) {
         if (!s || e.code != ERR_PERM || geteuid() == 0)
             return ctl_load_failed(c, &e, &errors);

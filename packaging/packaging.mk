@@ -170,6 +170,12 @@ package:
 	$(Q)tests/systemd/packages.sh $(BUILD)/package
 	$(Q)tests/systemd/boot.sh tests/systemd/package.sh $(BUILD)/package/out
 
+# The container image: built from its recipe without an engine, and run as one would
+.PHONY: container
+container: programs
+	$(Q)mkdir -p $(BUILD)/container
+	$(Q)WALSUP_OUT=$(OUT) tests/container/image.sh $(BUILD)/container
+
 # The end-to-end tests inside the sandbox of the system unit. Those that are about walsupctl alone, which is not
 # in there, and of what stores and networks do, are left out; SANDBOXED= for all.
 SANDBOXED ?= -k 'not (litestream or golden or tls or check or providers or real_stores or points or help or import \

@@ -90,8 +90,18 @@ static void unknown_key(struct lines *l, const char *name)
                  section_title(l->section, title));
 }
 
-/* what no value may look like, whatever its type */
+/* what no value may look like as it is written, whatever its type */
 static bool value_plain(struct lines *l, const char *name, const char *value)
+{
+    if (!strstr(value, " #"))
+        return true;
+    conf_problem(l->x, &l->at, "put the comment on its own line, or start it with ' ;'",
+                 "the value of %s contains ' #', which starts no comment here", name);
+    return false;
+}
+
+/* nor as it is meant, once variables are expanded */
+static bool value_usable(struct lines *l, const char *name, const char *value)
 {
     size_t n = strlen(value);
     if (n == 0) {
@@ -103,25 +113,32 @@ static bool value_plain(struct lines *l, const char *name, const char *value)
                      "without them", name);
         return false;
     }
-    if (strstr(value, " #")) {
-        conf_problem(l->x, &l->at, "put the comment on its own line, or start it with ' ;'",
-                     "the value of %s contains ' #', which starts no comment here", name);
-        return false;
-    }
     return true;
 }
 
-static void take_value(struct lines *l, struct conf_value *v, const char *text)
+/* As it was written, with variables expanded. A file holds a secret unless that comes from the environment. */
+static bool take_text(struct lines *l, struct conf_value *v, const char *written)
+{
+    const struct conf_key *k = &conf_key[v->key];
+    struct err e = {0};
+    char *expanded = NULL;
+    int rc = value_plain(l, k->name, written) ? conf_expand(written, k->flags & CONF_SECRET, &expanded, &e) : -ERR_CONFIG;
+    l->secret = l->secret || ((k->flags & CONF_SECRET) && rc != CONF_EXPANDED);
+    v->text = expanded ? expanded : util_strdup(written);
+    if (rc < 0 && e.code)
+        conf_problem(l->x, &l->at, e.hint, "%s: %s", k->name, e.msg);
+    return rc >= 0 && value_usable(l, k->name, v->text);
+}
+
+static void take_value(struct lines *l, struct conf_value *v, const char *written)
 {
     const struct conf_key *k = &conf_key[v->key];
     struct err e = {0};
     int rc = 0;
-    if (k->flags & CONF_SECRET)
-        l->secret = true;
-    if (!value_plain(l, k->name, text)) {
-        v->bad = true;
+    v->bad = !take_text(l, v, written);
+    if (v->bad)
         return;
-    }
+    const char *text = v->text;
     if (k->type == CONF_PATH && text[0] == '~') {
         rc = err_set(&e, ERR_CONFIG, "%s = %s: '~' is not expanded", k->name, text);
         (void)err_hint(&e, "write the absolute path");
@@ -169,7 +186,6 @@ static int on_key(void *user, const char *section, const char *name, const char 
     s->value = util_realloc(s->value, (s->n + 1) * sizeof *s->value);
     struct conf_value *v = &s->value[s->n++];
     *v = (struct conf_value){.key = (enum conf_key_id)k, .origin = l->at};
-    v->text = util_strdup(value);
     take_value(l, v, value);
     return 1;
 }

@@ -11,6 +11,8 @@
 #include "common/format/glob.h"
 #include "common/format/ltx.h"
 
+#define CONF_ENVIRONMENT "/etc/walsup.env" /* where the service has its environment from: EnvironmentFile= of the unit */
+
 enum conf_target_type { CONF_S3, CONF_FILE };
 enum conf_sse { CONF_SSE_OFF, CONF_SSE_AES256, CONF_SSE_KMS, CONF_SSE_C };
 /* what speaks S3 there: the rows of store/s3_provider.c */

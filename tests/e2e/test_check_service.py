@@ -128,7 +128,7 @@ def test_the_environment_is_the_units(svc, s3):
                         .replace("secret-access-key = None\n", ""), svc.world.db("a", svc.path / "data" / "a.db", target="s3"))
     shell = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
     failed, _ = svc.check("Type=notify", **shell)
-    only(failed, "open", "AWS_* is set in the environment of your shell alone", "EnvironmentFile=/etc/walsup/environment")
+    only(failed, "open", "AWS_* is set in the environment of your shell alone", "EnvironmentFile=/etc/walsup.env")
     # the controls: as this process they are found, and in the unit as well, in each of its ways
     assert svc.world.ctl("check", "--unit", "none", check=False, **shell).returncode == 0
     assert not svc.check(f'Environment="AWS_ACCESS_KEY_ID={KEY_ID}" AWS_SECRET_ACCESS_KEY={SECRET}')[0]

@@ -12,7 +12,7 @@ kill_off() { # at once, where a stop would try to upload for half a minute
 fresh() { # KEY = VALUE of the database: the service as installed, nothing replicated yet
 	kill_off
 	systemctl reset-failed walsupd 2>/dev/null
-	rm -rf /etc/systemd/system/walsupd.service.d /var/lib/walsup /srv/backup /etc/walsup/*
+	rm -rf /etc/systemd/system/walsupd.service.d /var/lib/walsup /srv/backup /etc/walsup/* /etc/walsup.env
 	mkdir -p /etc/systemd/system/walsupd.service.d /srv/backup
 	chown walsup:walsup /srv/backup
 	systemctl daemon-reload
@@ -133,14 +133,13 @@ cp /run/tls.pem /etc/walsup/ca.pem
 to_s3 'ca-file = /etc/walsup/ca.pem'
 export AWS_ACCESS_KEY_ID=AKIA AWS_SECRET_ACCESS_KEY=sesame
 case_of "keys of the shell alone" "AWS_* is set in the environment of your shell alone" \
-	"EnvironmentFile=/etc/walsup/environment"
+	"NAME=VALUE to /etc/walsup.env"
 holds "it is not restarted for ever" test "$(prop NRestarts)" = 0
 holds "the log leads to check" grep -q 'walsupctl check' /run/given/walsupd.log
 holds "as this process, check is content (the control)" quietly walsupctl check --unit none
 unset AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY
-printf 'AWS_ACCESS_KEY_ID=AKIA\n# mine\nAWS_SECRET_ACCESS_KEY="sesame"\n' >/etc/walsup/environment
-chmod 600 /etc/walsup/environment
-dropin EnvironmentFile=/etc/walsup/environment
+printf 'AWS_ACCESS_KEY_ID=AKIA\n# mine\nAWS_SECRET_ACCESS_KEY="sesame"\n' >/etc/walsup.env
+chmod 600 /etc/walsup.env
 holds "as the hint says, check is content" fine_again
 holds "so is the service" works
 
