@@ -76,15 +76,7 @@ struct service *service_free(struct service *s)
 {
     if (!s)
         return NULL;
-    for (size_t i = 0; i < s->n_env; i++)
-        secret_wipe(s->env[i]);
-    for (size_t i = 0; i < s->n_found; i++) {
-        free(s->found[i].step);
-        free(s->found[i].text);
-        free(s->found[i].hint);
-    }
-    free(s->env);
-    free(s->found);
+    service_env_done(s);
     free(s->credentials);
     free(s->user);
     free(s->home);

@@ -127,8 +127,9 @@ static const struct ctl_verb verb[] = {
      "and certificates that the unit would not see.\n\n"
      "  --install                 write it where systemd reads it, and tell systemd\n", cmd_sandbox},
     {"import-litestream", "FILE", "print a litestream.yml as configuration of walsup",
-     "What has no equivalent becomes a comment with the reason. $NAME and ${NAME} are\n"
-     "taken from the environment, as Litestream does.\n\n"
+     "What has no equivalent becomes a comment with the reason; what needs you to act\n"
+     "is a warning. $NAME and ${NAME} are taken from the environment, as Litestream\n"
+     "does, or from that of litestream.service; what neither has stays ${NAME}.\n\n"
      "  --no-expand-env           leave them as they are\n", cmd_import},
     {"version", "", "print the version", "", cmd_version},
     {"help", "[VERB]", "explain walsupctl or a verb",

@@ -294,3 +294,29 @@ void service_env_user(struct service *s)
                                               s->unit->name, s->user),
               util_strdup("run the check as root"));
 }
+
+void service_env_done(struct service *s)
+{
+    for (size_t i = 0; i < s->n_env; i++)
+        secret_wipe(s->env[i]);
+    for (size_t i = 0; i < s->n_found; i++) {
+        free(s->found[i].step);
+        free(s->found[i].text);
+        free(s->found[i].hint);
+    }
+    free(s->env);
+    free(s->found);
+}
+
+char *unit_variable(struct unit *u, const char *name)
+{
+    struct service s = {.unit = u};
+    size_t n = strlen(name);
+    char *value = NULL;
+    service_env_take(&s);
+    for (size_t i = 0; i < s.n_env && !value; i++)
+        if (!strncmp(s.env[i], name, n) && s.env[i][n] == '=')
+            value = util_strdup(s.env[i] + n + 1);
+    service_env_done(&s);
+    return value;
+}

@@ -38,5 +38,7 @@ void service_env_keys(struct service *s);
 void service_env_user(struct service *s);
 void service_env_take(struct service *s);
 void service_env_credentials(struct service *s);
+/** service_env_done(s): free environment and findings. */
+void service_env_done(struct service *s);
 
 #endif

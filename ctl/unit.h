@@ -41,6 +41,9 @@ const char *unit_word(const char *p, char **ret);
 /** unit_capable(u, capability): whether the process has it, as "CAP_DAC_OVERRIDE". */
 bool unit_capable(const struct unit *u, const char *capability);
 
+/** unit_variable(u, name): of the environment of its process, malloc'ed; NULL: it is not set there (service_env.c). */
+char *unit_variable(struct unit *u, const char *name);
+
 /* ---- what of the file system it sees (unit_paths.c) ------------------------------------------ */
 
 enum unit_sight {

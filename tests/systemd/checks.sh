@@ -334,4 +334,26 @@ holds "a tenant's configuration is judged by the tenant's unit" \
 holds "and the hint mends it" sh -c \
 	'walsupctl -c /etc/walsup@app.ini sandbox --install && walsupctl -c /etc/walsup@app.ini check && systemctl start walsupd@app && walsupctl -c /etc/walsup@app.ini sync --wait' >/run/said
 systemctl stop walsupd@app
+
+# ---- over from Litestream, whose unit has the keys ----------------------------------------------
+fresh ''
+cp /run/tls.pem /etc/walsup/ca.pem
+printf '[Service]\nExecStart=/usr/bin/litestream replicate\nEnvironmentFile=-/etc/default/litestream\n' \
+	>/etc/systemd/system/litestream.service
+printf 'LITESTREAM_ACCESS_KEY_ID=AKIA\nLITESTREAM_SECRET_ACCESS_KEY=sesame\n' >/etc/default/litestream
+cat >/etc/litestream.yml <<YML
+access-key-id: \$LITESTREAM_ACCESS_KEY_ID
+secret-access-key: \${LITESTREAM_SECRET_ACCESS_KEY}
+dbs:
+  - path: /srv/app/app.db
+    replica: {url: 's3://litestream/app?endpoint=$endpoint'}
+YML
+walsupctl import-litestream /etc/litestream.yml >/etc/walsup.ini 2>/run/said
+holds "keys of Litestream's unit come over, without a warning" test ! -s /run/said
+sed -i 's,^type = s3,&\nca-file = /etc/walsup/ca.pem,' /etc/walsup.ini
+chgrp walsup /etc/walsup.ini
+chmod 640 /etc/walsup.ini
+holds "and check is content" fine_again
+holds "so is the service" works
+holds "and what it stored is restored" restored_has 1
 finish
