@@ -63,7 +63,11 @@ struct session {
 };
 
 /* session.c */
-/** session_sql_err(e, s, db, rc, what): a result code of SQLite as an error; returns its negative code. */
+/** session_not_writable(s, e): whether the process may write the database and its directory, which SQLite needs: 0, or
+ * a negative code with the path and the reason. */
+int session_not_writable(const struct session *s, struct err *e);
+/** session_sql_err(e, s, db, rc, what): a result code of SQLite as an error; returns its negative code. What the
+ * connection knows about it is used only if no later call has replaced it. */
 int session_sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc, const char *what);
 sqlite3_file *session_db_file(struct conn *c);
 sqlite3_file *session_wal_file(struct conn *c);
