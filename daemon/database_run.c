@@ -368,6 +368,11 @@ static void take_run(struct database *db, struct database_run *run)
     take_alone(db, &run->job, r);
     if (ok && !run->job.load && !run->job.stay_away)
         take_away(db, r);
+    if (r->old_guard) {
+        db->assist_until_ms = db->last_run_ms + SETTLE_MS;
+        db->last_assist_ms = db->last_run_ms;
+        db->assist_peek_ms = 0;
+    }
     if (run->job.settle || run->job.closed)
         db->settled_ms = db->last_run_ms;
     if (r->pinned || (run->job.settle && !r->drained))

@@ -65,7 +65,7 @@ void session_conn_close(struct conn *c)
     (void)sqlite3_finalize(c->read);
     (void)sqlite3_finalize(c->rollback);
     (void)sqlite3_close(c->db);
-    *c = (struct conn){NULL, NULL, NULL, NULL};
+    *c = (struct conn){.db = NULL};
 }
 
 static int conn_settings(const struct session *s, struct conn *c, struct err *e)
@@ -258,7 +258,7 @@ static int open_first(struct session *s, struct err *e)
     return r == 0 ? first_guard(s, e) : r;
 }
 
-static void tell_holder(const struct session *s, struct err *e)
+void session_tell_holder(const struct session *s, struct err *e)
 {
     char who[80];
     (void)os_command(os_lock_holder(s->files.db.fd, OS_LOCK_DB_ANY), who, sizeof who);
@@ -283,8 +283,10 @@ static int open_all(struct session *s, struct err *e)
     int r = open_first(s, e);
     (void)os_record(before);
     os_fill(&s->files, s->path, &st);
+    s->guard[0].db_fd = s->files.db.fd;
+    s->guard[0].wal_fd = s->files.wal.fd;
     if (r == SESSION_BUSY)
-        tell_holder(s, e);
+        session_tell_holder(s, e);
     return r != 0 ? r : unmoved(s);
 }
 
@@ -296,10 +298,8 @@ static bool same_file(const struct os_file *a, const struct os_file *b)
 /* The other connections are opened when they are needed first: each costs more than a short wake-up. One that has
  * another file under one of the three names must not be used for anything, least of all for a checkpoint. It reads
  * once, because a connection that never read has no WAL open, and its checkpoint would silently do nothing. */
-int session_more_conn(struct session *s, struct conn *c, struct err *e)
+static int more_conn(struct session *s, struct conn *c, struct err *e)
 {
-    if (c->db)
-        return 0;
     struct os_files f = OS_FILES_INIT;
     struct os_files *before = os_record(&f);
     int r = conn_add(s, c, e);
@@ -315,9 +315,26 @@ int session_more_conn(struct session *s, struct conn *c, struct err *e)
         r = SESSION_BUSY;
     if (r == 0 && !(same_file(&s->files.db, &f.db) && same_file(&s->files.wal, &f.wal) && same_file(&s->files.shm, &f.shm)))
         r = SESSION_BUSY;
+    c->db_fd = f.db.fd;
+    c->wal_fd = f.wal.fd;
     os_files_done(&f);
     if (r != 0)
         session_conn_close(c);
+    return r;
+}
+
+int session_more_conn(struct session *s, struct conn *c, struct err *e)
+{
+    if (c->db)
+        return 0;
+    int r = session_enter(s, e);
+    if (r != 0)
+        return r;
+    if (s->aside && session_side(s) != SESSION_SIDE_SAME) /* SQLite would make new ones */
+        r = SESSION_BUSY;
+    if (r == 0)
+        r = more_conn(s, c, e);
+    session_exit(s);
     return r;
 }
 
@@ -345,6 +362,14 @@ void session_one_conn(struct session *s)
     }
     session_conn_close(&s->guard[!s->held]);
     s->both = false;
+    const struct conn *c = &s->guard[s->held]; /* the questions go through its descriptors from now on */
+    if (c->db_fd >= 0) {
+        s->files.db.fd = c->db_fd;
+    } else { /* giving up the last lock would close what SQLite keeps */
+        s->stuck = true;
+        s->aside = false;
+    }
+    s->files.wal.fd = c->wal_fd;
 }
 
 struct session *session_close(struct session *s)
@@ -411,6 +436,8 @@ int session_guard_next(struct session *s, struct err *e)
             s->both = true;
             return 0;
         }
+        if ((rc & 0xff) != SQLITE_BUSY && s->aside && session_side(s) != SESSION_SIDE_SAME)
+            return SESSION_BUSY; /* of files that have been folded together since */
         if ((rc & 0xff) != SQLITE_BUSY)
             return session_sql_err(e, s, c->db, rc, "begin a read transaction on");
         if (tries >= 20)
@@ -441,6 +468,11 @@ void session_guard_switch(struct session *s)
     session_read_end(&s->guard[s->held]);
     s->held = !s->held;
     s->both = false;
+}
+
+bool session_alone_guard(const struct session *s)
+{
+    return s->aside && !s->guard[!s->held].db;
 }
 
 void session_guard_undo(struct session *s)

@@ -44,6 +44,23 @@ int session_open(const char *path, struct session **ret, struct err *e);
  * fine. Returns NULL. */
 struct session *session_close(struct session *s);
 
+/** session_aside(s): from now on SQLite's shared lock on the database file is held only within session_enter(). Outside,
+ * whoever is the last to close the database, or wants it for himself, can have it: he may fold in the WAL and remove it
+ * under our guard, which protects frames from others only as long as they share the file. What we have open of the WAL
+ * stays readable then. session_stay(s): hold the lock all the time again, if it can be had.
+ * session_enter(s, e), session_exit(s): around whatever needs the file as it is: checkpoints, pages read from it, new
+ * connections. BUSY: somebody has it for himself (e says who; e may be NULL); it waits for a moment before it says
+ * so. Nests. After the first one the side files may be others: session_side(). */
+void session_aside(struct session *s);
+void session_stay(struct session *s);
+int session_enter(struct session *s, struct err *e);
+void session_exit(struct session *s);
+/** session_shut_out_ms(s): for how long session_enter() has failed; 0: it did not, the last time. */
+uint64_t session_shut_out_ms(const struct session *s);
+/** session_folded(s, ret_ns): our -wal and -shm have been removed, and nobody has them any more: as the last close of
+ * SQLite does it; when, by the file system's clock. */
+bool session_folded(const struct session *s, int64_t *ret_ns);
+
 /* How a session may end when everything in the WAL up to `n` was captured. */
 enum session_leave {
     SESSION_LEAVE_FOLD,   /* as the last close of SQLite: the WAL into the database, -wal and -shm removed */
@@ -73,6 +90,8 @@ int session_guard_next(struct session *s, struct err *e);
 int session_guard_again(struct session *s, struct session_index *ret, struct err *e);
 /** session_guard_switch(s): end the older guard; the newer one stays. Only after session_guard_next. */
 void session_guard_switch(struct session *s);
+/** session_alone_guard(s): session_guard_next() would have to open its connection first, in session_enter(). */
+bool session_alone_guard(const struct session *s);
 /** session_guard_undo(s): end the newer guard again instead. */
 void session_guard_undo(struct session *s);
 

@@ -192,12 +192,11 @@ bool session_holds_checkpoints(const struct session *s)
     return s->shim.holding;
 }
 
-int session_passive(struct session *s, bool *ret_all, struct err *e)
+static int passive(struct session *s, bool *ret_all, struct err *e)
 {
     int log = -1, done = -1;
-    int r = ckpt_ready(s, e);
-    if (r != 0)
-        return r;
+    if (s->aside && session_side(s) != SESSION_SIDE_SAME)
+        return SESSION_BUSY;
     s->shim.writes = 0;
     s->shim.refused = false;
     if (session_stat(s, &s->shim.before) < 0)
@@ -213,6 +212,18 @@ int session_passive(struct session *s, bool *ret_all, struct err *e)
         return err_set(e, ERR_CORRUPT, "%s-shm was truncated while it was in use", s->path);
     *ret_all = log >= 0 && log == done;
     return 0;
+}
+
+int session_passive(struct session *s, bool *ret_all, struct err *e)
+{
+    int r = ckpt_ready(s, e);
+    if (r == 0)
+        r = session_enter(s, e);
+    if (r != 0)
+        return r;
+    r = passive(s, ret_all, e);
+    session_exit(s);
+    return r;
 }
 
 int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)

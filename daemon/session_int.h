@@ -1,6 +1,6 @@
 /* session_int.h - what the parts of a session share: session.c (connections, guards, checkpoints, reading),
  * session_ckpt.c (checkpoints, barrier), session_index.c (the wal-index), session_look.c (a second opinion: identity, locks, the -wal as it is on disk),
- * session_leave.c (the last one out). Nobody else includes it. */
+ * session_aside.c (out of the way), session_leave.c (the last one out). Nobody else includes it. */
 #ifndef WALSUP_SESSION_INT_H
 #define WALSUP_SESSION_INT_H
 
@@ -15,6 +15,7 @@
 struct conn {
     sqlite3 *db;
     sqlite3_stmt *begin, *read, *rollback;
+    int db_fd, wal_fd; /* SQLite's; -1: not known, because it used a descriptor again that it had */
 };
 
 /* lock bytes of the wal-index: every writer, every checkpoint, readers of the WAL */
@@ -53,6 +54,10 @@ struct session {
     struct wal_shim wal_shim; /* and on that of its -wal */
     const volatile uint32_t *shm; /* the wal-index, through SQLite's own mapping */
     bool faulted;
+    bool aside;      /* the shared lock on the file is only held within session_enter() */
+    bool stuck;      /* it is not known which descriptor is open: it is held all the time */
+    unsigned inside; /* nested session_enter() */
+    uint64_t shut_out_at_ms; /* since when that lock cannot be had; 0: it can */
     long writer_pid; /* seen with the write lock; 0: none yet */
     bool several;    /* and another one */
 };
@@ -75,6 +80,9 @@ int session_more_conn(struct session *s, struct conn *c, struct err *e);
 
 /** session_guard_back(s, e): begin the guard that was ended again. */
 int session_guard_back(struct session *s, struct err *e);
+
+/** session_tell_holder(s, e): somebody has the file for himself: who, and what to do. */
+void session_tell_holder(const struct session *s, struct err *e);
 
 /* session_ckpt.c */
 void session_shim_remove(struct session *s);

@@ -35,12 +35,8 @@ static int fold(struct session *s, struct err *e)
     return log == done ? 0 : err_set(e, ERR_BUSY, "not all of the WAL of %s could be copied", s->path);
 }
 
-int session_leave_begin(struct session *s, enum session_leave how, const struct session_index *x, struct err *e)
+static int leave(struct session *s, enum session_leave how, const struct session_index *x, struct err *e)
 {
-    long pid;
-    if (s->both || session_company(s, &pid) != SESSION_ALONE)
-        return SESSION_BUSY;
-    session_one_conn(s);
     sqlite3_file *f = session_db_file(&s->guard[s->held]);
     volatile void *p = NULL;
     if (!session_wal_file(&s->guard[s->held]) || f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p) != SQLITE_OK || !p)
@@ -53,6 +49,21 @@ int session_leave_begin(struct session *s, enum session_leave how, const struct 
     int r = how == SESSION_LEAVE_FOLD && x->n > x->b ? fold(s, e) : 0;
     if (r < 0)
         let_others_in(s);
+    return r;
+}
+
+int session_leave_begin(struct session *s, enum session_leave how, const struct session_index *x, struct err *e)
+{
+    long pid;
+    if (s->both || session_company(s, &pid) != SESSION_ALONE)
+        return SESSION_BUSY;
+    int r = session_enter(s, e);
+    if (r != 0)
+        return r;
+    session_one_conn(s);
+    r = leave(s, how, x, e);
+    if (r != 0)
+        session_exit(s);
     return r;
 }
 

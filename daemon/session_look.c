@@ -7,7 +7,7 @@
 
 enum session_side session_side(const struct session *s)
 {
-    if (!os_same(&s->files.shm))
+    if (s->files.shm.path && !os_same(&s->files.shm)) /* by a second name there is none to look for */
         return SESSION_SIDE_INDEX;
     return os_same(&s->files.wal) ? SESSION_SIDE_SAME : SESSION_SIDE_WAL;
 }
@@ -41,8 +41,9 @@ bool session_writer(struct session *s, long *ret_pid)
 
 bool session_checkpointer(struct session *s)
 {
-    long pid;
-    return !session_holds_checkpoints(s) && is_locked(s, WAL_CKPT_LOCK, &pid);
+    long pid; /* the last close takes no locks in the wal-index any more */
+    return (!session_holds_checkpoints(s) && is_locked(s, WAL_CKPT_LOCK, &pid)) ||
+           os_lock_holder(s->files.db.fd, OS_LOCK_DB_OWN) >= 0;
 }
 
 enum session_company session_company(const struct session *s, long *ret_pid)

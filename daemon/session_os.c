@@ -145,9 +145,11 @@ long os_lock_holder(int fd, enum os_lock which)
         off_t start, len;
     } range[] = {[OS_LOCK_DB_SHARED] = {SHARED_FIRST, SHARED_SIZE},
                  [OS_LOCK_DB_ANY] = {PENDING_BYTE, 2 + SHARED_SIZE},
+                 [OS_LOCK_DB_OWN] = {SHARED_FIRST, SHARED_SIZE},
                  [OS_LOCK_SHM_OPEN] = {SHM_DMS, 1},
                  [OS_LOCK_SHM_READ] = {SHM_BASE + SHM_READ_1, 4}};
-    struct flock q = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = range[which].start, .l_len = range[which].len};
+    struct flock q = {.l_type = which == OS_LOCK_DB_OWN ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET,
+                      .l_start = range[which].start, .l_len = range[which].len};
     if (fd < 0 || fcntl(fd, F_GETLK, &q) < 0 || q.l_type == F_UNLCK)
         return -1;
     return MAX((long)q.l_pid, 0L);

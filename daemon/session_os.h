@@ -49,6 +49,7 @@ long os_answer(void);
 enum os_lock {
     OS_LOCK_DB_SHARED, /* somebody has the database open and has read it */
     OS_LOCK_DB_ANY,    /* or holds any lock on the file, as locking_mode=EXCLUSIVE and rollback journals do */
+    OS_LOCK_DB_OWN,    /* somebody has it for himself, as the last close has */
     OS_LOCK_SHM_OPEN,  /* somebody has this -shm open */
     OS_LOCK_SHM_READ,  /* somebody reads (any of the read marks 1 to 4) */
 };

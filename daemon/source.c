@@ -195,7 +195,16 @@ static int load(struct source *s, struct err *e)
     return 0;
 }
 
-static int capture_job(struct source *s, struct source_result *ret, struct err *e)
+/* A guard that is recent enough needs no successor. With the second connection that is opened for it, it would be the
+ * dearer part of a short wake-up, and in the way of an application that has committed and closes at once: then a little
+ * later. */
+static int renew_guard(struct source *s, const struct source_job *job, struct source_result *ret, struct err *e)
+{
+    ret->old_guard = !job->assist && !job->settle && session_alone_guard(s->session);
+    return ret->old_guard ? 0 : source_handover(s, e);
+}
+
+static int capture_job(struct source *s, const struct source_job *job, struct source_result *ret, struct err *e)
 {
     int r = source_capture_all(s, e);
     if (r == OUT_FULL)
@@ -204,10 +213,8 @@ static int capture_job(struct source *s, struct source_result *ret, struct err *
         return source_start_over(s, ret, "the WAL changed without us (locks lost, or -shm replaced)", e);
     else if (r != 0)
         return r;
-    /* a guard that is recent enough needs no successor: with the second connection that is opened for it,
-     * it would be the dearer part of a short wake-up */
-    bool recent = !session_holds_checkpoints(s->session) && !source_guard_is_old(s);
-    return recent ? 0 : source_handover(s, e);
+    bool old = session_holds_checkpoints(s->session) || source_guard_is_old(s);
+    return old ? renew_guard(s, job, ret, e) : 0;
 }
 
 static int attached_job(struct source *s, const struct source_job *job, struct source_result *ret,
@@ -215,8 +222,11 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
 {
     int r = 0;
     long pid;
+    if (source_shut_out(s, ret))
+        return 0;
+    source_stand_aside(s);
     source_map_load(s);
-    if (s->pos.valid && job->distrust)
+    if (s->pos.valid && job->distrust && !s->folded.proven)
         return source_start_over(s, ret, "pages of the file changed without SQLite's WAL", e);
     if (s->pos.valid && source_tampered(s)) {
         if (source_replaced(s, ret))
@@ -228,11 +238,11 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     if (!s->pos.valid) {
         r = source_start_over(s, ret, NULL, e);
         if (r == 0 && s->pos.valid)
-            r = source_handover(s, e);
+            r = renew_guard(s, job, ret, e);
     } else if (job->capture || job->snapshot || source_far_behind(s)) {
-        r = capture_job(s, ret, e);
+        r = capture_job(s, job, ret, e);
     }
-    if (r == 0 && s->pos.valid && source_guard_is_old(s))
+    if (r == 0 && s->pos.valid && !ret->old_guard && source_guard_is_old(s))
         r = source_handover(s, e);
     if (job->closed) {
         enum session_company company = session_company(s->session, &pid);
@@ -335,6 +345,7 @@ static int run(struct source *s, const struct source_job *job, struct source_res
     }
     if (job->new_lineage)
         s->lineage = 0;
+    s->folded.proven = s->folded.rest = false;
     source_check_identity(s, ret);
     while (!s->lineage)
         util_random(&s->lineage, sizeof s->lineage);
@@ -344,7 +355,8 @@ static int run(struct source *s, const struct source_job *job, struct source_res
         ret->audited = job->audit;
         return 0;
     }
-    if (!s->session && job->doze && source_asleep(s) && !(job->audit && source_audit_asleep(s))) {
+    bool doze = job->doze || (s->folded.rest && !job->snapshot);
+    if (!s->session && doze && source_asleep(s) && !(job->audit && source_audit_asleep(s))) {
         ret->state = SOURCE_ASLEEP;
         ret->audited = job->audit;
         return 0;

@@ -43,7 +43,12 @@ enum source_doubt {
 };
 
 /* Checks to leave out, for tests that show that others notice. */
-enum source_without { SOURCE_WRITER = 1, SOURCE_SIDES = 2, SOURCE_TIMES = 4 };
+enum source_without {
+    SOURCE_WRITER = 1,
+    SOURCE_SIDES = 2,
+    SOURCE_TIMES = 4,
+    SOURCE_ASIDE = 8 /* standing aside: for applications of the same process, who share -shm and locks with us as others cannot */
+};
 
 /* What one run is to do. Zero: look only. */
 struct source_job {
@@ -78,7 +83,8 @@ struct source_job {
 /* Since the source was made; for status, tests and benchmarks. */
 struct source_counters {
     uint64_t captures, fulls, resyncs, resync_pages, resumed, frames, pages, bytes, handovers, checkpoints, restarts, barriers,
-        barrier_us, barrier_max_us, broken, barriers_forced, barriers_skipped;
+        barrier_us, barrier_max_us, broken, barriers_forced, barriers_skipped,
+        last_closes;
 };
 
 struct source_result {
@@ -101,6 +107,7 @@ struct source_result {
     uint32_t page_size, pages;
     uint64_t wal_bytes;     /* committed WAL length */
     uint64_t pending_bytes; /* of it not captured */
+    bool old_guard;         /* `assist` would have something to do, but there is no hurry */
     bool drained;           /* everything captured and copied into the database */
     bool low_space;         /* the spool's file system has less room than it must keep */
     bool stays;             /* job.detach: it is still attached */

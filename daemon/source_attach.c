@@ -65,6 +65,47 @@ static int every_page(struct source *s, struct source_result *ret, struct err *e
     return 0;
 }
 
+/* What the files looked like before all of them was read. */
+struct before {
+    struct position file;
+    struct session_index x;
+    bool known;
+};
+
+static struct before look_before(struct source *s)
+{
+    struct before b = {.file = {.txid = 0}};
+    b.known = session_index(s->session, &b.x, NULL) == 0 && source_look(s, &b.file);
+    return b;
+}
+
+/* Part of what was read may be of other files, or of one that was copied over this one, which no checkpoint explains. */
+static bool disturbed(struct source *s, const struct before *b)
+{
+    struct session_index x;
+    struct position now = {.txid = 0};
+    if (s->without & SOURCE_SIDES)
+        return false;
+    if (session_side(s->session) != SESSION_SIDE_SAME)
+        return true;
+    return b->known && source_look(s, &now) && !position_same_content(&b->file, &now) &&
+           session_index(s->session, &x, NULL) == 0 && x.b == b->x.b && x.attempted == b->x.attempted &&
+           !memcmp(x.salt, b->x.salt, sizeof x.salt) && x.attempted == x.b;
+}
+
+/* Again, if it was a race with a writer that restarts the WAL. */
+static int all_pages(struct source *s, struct source_result *ret, struct err *e)
+{
+    for (int tries = 0; tries < FULL_TRIES; tries++) {
+        int r = every_page(s, ret, e);
+        if (r == CAPTURE_NOTHING)
+            return 0; /* no page yet */
+        if (r != CAPTURE_BROKEN)
+            return r;
+    }
+    return err_set(e, ERR_BUSY, "the WAL of %s was restarted under every attempt to read it", s->path);
+}
+
 int source_start_over(struct source *s, struct source_result *ret, const char *why, struct err *e)
 {
     s->pos.valid = false;
@@ -77,19 +118,23 @@ int source_start_over(struct source *s, struct source_result *ret, const char *w
         ret->more = true;
         return 0;
     }
-    for (int tries = 0; tries < FULL_TRIES; tries++) {
-        int r = every_page(s, ret, e);
-        if (r == 0 && session_side(s->session) != SESSION_SIDE_SAME && !(s->without & SOURCE_SIDES)) {
-            source_forget_out(s); /* part of it may be of other files */
-            s->pos.valid = false;
-            return err_set(e, ERR_BUSY, "the -wal or -shm of %s was replaced while it was read", s->path);
-        }
-        if (r == CAPTURE_NOTHING)
-            return 0; /* no page yet */
-        if (r != CAPTURE_BROKEN)
-            return r;
-    }
-    return err_set(e, ERR_BUSY, "the WAL of %s was restarted under every attempt to read it", s->path);
+    bool again = s->folded.read_again;
+    int r = session_enter(s->session, e);
+    if (r != 0)
+        return r < 0 ? r : -(int)ERR_BUSY;
+    struct before before = look_before(s);
+    r = all_pages(s, ret, e);
+    session_exit(s->session);
+    source_compared(s, before.file.size);
+    s->folded.read_again = disturbed(s, &before);
+    if (r < 0 || !s->folded.read_again)
+        return r;
+    source_forget_out(s);
+    s->pos.valid = false;
+    if (again)
+        return err_set(e, ERR_BUSY, "%s, or its -wal or -shm, was replaced while it was read", s->path);
+    ret->more = true;
+    return 0;
 }
 
 /* ---- attach ----------------------------------------------------------------------------------- */
@@ -222,6 +267,7 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
         ret->state = SOURCE_BUSY;
         return r;
     }
+    source_stand_aside(s);
     r = resume(s, ret, e);
     return r < 0 ? r : 0;
 }

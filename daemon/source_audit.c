@@ -136,6 +136,12 @@ void source_audit(struct source *s, struct source_result *ret)
     if (!s->session || !s->pos.valid)
         return;
     long reader;
+    if (session_enter(s->session, NULL) != 0) { /* its commits are not to be seen; it is seen to soon */
+        ret->writer = ret->audited = true;
+        ret->doubt = SOURCE_DOUBT_NONE;
+        return;
+    }
+    session_exit(s->session);
     ret->audited = true;
     ret->alone = session_company(s->session, &reader) == SESSION_ALONE;
     if (ret->doubt == SOURCE_DOUBT_NONE && unseen(s, ret)) {

@@ -27,13 +27,24 @@ static int touch(struct source *s, const struct session_index *x, struct err *e)
     return r;
 }
 
+static void let_go(struct source *s)
+{
+    session_guard_undo(s->session);
+    session_exit(s->session);
+}
+
 /* A second guard, and everything up to its end of the WAL captured: *ret_x is the state of the newest TXID.
  * Positive: not this time. The guard is held only when 0 is returned. */
 static int hold_still(struct source *s, struct session_index *ret_x, struct err *e)
 {
-    int r = session_guard_next(s->session, e);
+    int r = session_enter(s->session, e);
     if (r != 0)
         return r;
+    r = session_guard_next(s->session, e);
+    if (r != 0) {
+        session_exit(s->session);
+        return r;
+    }
     for (int tries = 0;; tries++) {
         r = source_capture_all(s, e);
         if (r == 0)
@@ -44,13 +55,13 @@ static int hold_still(struct source *s, struct session_index *ret_x, struct err 
     if (r == 0 && capture_behind(&s->pos, ret_x))
         r = OUT_FULL;
     if (r != 0)
-        session_guard_undo(s->session);
+        let_go(s);
     return r;
 }
 
 static int finish(struct source *s, struct source_result *ret, int r)
 {
-    session_guard_undo(s->session);
+    let_go(s);
     if (r <= 0)
         return r;
     ret->more = true; /* the loop thread asks again */
@@ -83,7 +94,14 @@ static int stream(struct source *s, struct source_result *ret, bool base, struct
     struct session_index x;
     struct snapshot *sn = NULL;
     struct stat st;
-    int r = session_stat(s->session, &st) < 0 ? SESSION_BUSY : snapshot_open(s->path, &st, &sn, &x, e);
+    int r = session_enter(s->session, e); /* until that session has its own lock: its files must be these */
+    if (r != 0)
+        return r;
+    if (session_stat(s->session, &st) < 0 || session_side(s->session) != SESSION_SIDE_SAME)
+        r = SESSION_BUSY;
+    if (r == 0)
+        r = snapshot_open(s->path, &st, &sn, &x, e);
+    session_exit(s->session);
     if (r == 0)
         r = capture_until(s, &x, e);
     if (r == 0 && base && !newest_at_hand(s))

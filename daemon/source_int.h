@@ -1,6 +1,6 @@
 /* source_int.h - what the parts of a source share: source.c (the job, publishing), source_wal.c (guards,
  * checkpoints, frames: W1 to W8), source_attach.c (attach, proof of continuity, resync), source_leave.c (detach, the
- * last one out), source_audit.c (a second opinion),
+ * last one out), source_aside.c (an application was the last one out), source_audit.c (a second opinion),
  * source_base.c (bases), source_map.c (the page map's life). Nobody else includes it. */
 #ifndef WALSUP_SOURCE_INT_H
 #define WALSUP_SOURCE_INT_H
@@ -52,6 +52,14 @@ struct source {
     bool changed_under_us; /* by something that is not SQLite, which may not be finished */
     uint64_t slow_until_ms; /* the disk was slow: no barrier before that */
     uint64_t unseen_at_ms; /* commits were on disk that the wal-index did not show; 0: never */
+    struct { /* by the last close of an application, while we stood aside */
+        uint64_t at_ms;    /* when it was noticed last */
+        uint64_t stay_ms;  /* until then we hold our lock, because what it does would be dear to follow */
+        bool rest;         /* nobody has it open now, and that is not all the time so */
+        bool proven;       /* in this job: the file is as that close left it */
+        bool compare;      /* it may not be: the pages are compared */
+        bool read_again;   /* it came about while they were */
+    } folded;
     unsigned without;      /* enum source_without; for tests */
     unsigned failures; /* jobs in a row */
     struct { /* of the database file, against other processes */
@@ -110,6 +118,10 @@ void source_another_file(struct source *s, struct source_result *ret, const char
 void source_record(struct source *s);
 
 /* source_leave.c */
+/** source_capture_rest(s, ret, ret_x): captured and in the spool up to *ret_x. */
+bool source_capture_rest(struct source *s, struct source_result *ret, struct session_index *ret_x);
+/** source_position_now(s): what is to be recorded, but for the files' looks. */
+struct position source_position_now(const struct source *s);
 /** source_check_identity(s, ret): the file under the path is not the one that is open any more: another
  * database, another history. Or one of its side files is not: another session. */
 void source_check_identity(struct source *s, struct source_result *ret);
@@ -124,6 +136,18 @@ bool source_replaced(struct source *s, struct source_result *ret);
 /** source_detach(s, job, ret): so that the next attach can prove that nothing was missed, and the files are left as
  * SQLite's own last close would leave them. ret->stays: it did not, and stays attached. */
 void source_detach(struct source *s, const struct source_job *job, struct source_result *ret);
+
+/* source_aside.c */
+/** source_folded(s, ret, removed_ns): after session_folded(): if that was the last close of an application, take over where
+ * it left the database, and close the session: true. */
+bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns);
+/** source_stand_aside(s): after an attach, and before each job. */
+void source_stand_aside(struct source *s);
+/** source_compared(s, bytes): all pages were compared, so many bytes. */
+void source_compared(struct source *s, uint64_t bytes);
+/** source_shut_out(s, ret): an application has had the database for itself for long: what is visible is captured, and
+ * it is not attached any more: true. */
+bool source_shut_out(struct source *s, struct source_result *ret);
 
 /* source_audit.c */
 /** source_waits_until_still(s, ret): nobody has the database open, and it is not certain yet that it is complete. */

@@ -153,8 +153,7 @@ static bool captured(struct source *s, struct session_index *ret_x)
            capture_same_wal(&s->pos, ret_x) && !capture_behind(&s->pos, ret_x);
 }
 
-/* Captured and in the spool up to *ret_x. */
-static bool capture_rest(struct source *s, struct source_result *ret, struct session_index *ret_x)
+bool source_capture_rest(struct source *s, struct source_result *ret, struct session_index *ret_x)
 {
     struct err e;
     int r;
@@ -195,7 +194,7 @@ static bool prove(struct source *s, bool hurry, struct position *p)
     return !position_settled_ms(p) || s->without & SOURCE_TIMES;
 }
 
-static struct position position_now(const struct source *s)
+struct position source_position_now(const struct source *s)
 {
     return (struct position){.txid = s->published,
                              .lineage = s->lineage,
@@ -226,7 +225,7 @@ static bool last_one_out(struct source *s, const struct session_index *x, bool p
             source_close_session(s); /* without its guard it is worth nothing */
         return false;
     }
-    struct position p = position_now(s);
+    struct position p = source_position_now(s);
     if (source_look(s, &p)) {
         p.wal_ino = p.wal_size = 0; /* it goes in a moment */
         p.wal_mtime_ns = 0;
@@ -246,7 +245,7 @@ static bool put_aside(struct source *s, struct source_result *ret)
     struct session_index x;
     struct err e;
     long pid;
-    if (session_company(s->session, &pid) != SESSION_ALONE || suspect(s) || !capture_rest(s, ret, &x) ||
+    if (session_company(s->session, &pid) != SESSION_ALONE || suspect(s) || !source_capture_rest(s, ret, &x) ||
         (x.n != x.b && !other_pages(s, &x)) ||
         session_leave_begin(s->session, SESSION_LEAVE_DISCARD, &x, &e) != 0)
         return false;
@@ -279,7 +278,7 @@ static void let_go_of_moved(struct source *s, struct source_result *ret)
     /* Whoever opens the file that was put in its place takes what lies beside it for its own: nothing that waits for a
      * disk comes before that is gone, if there is no file to be completed any more. */
     bool removed = session_removed(s->session);
-    bool all = s->pos.valid && (removed ? captured(s, &x) : capture_rest(s, ret, &x));
+    bool all = s->pos.valid && (removed ? captured(s, &x) : source_capture_rest(s, ret, &x));
     enum session_leave how = removed && all ? SESSION_LEAVE_DISCARD : SESSION_LEAVE_FOLD;
     /* what could not be captured is all the more needed in the file that was moved */
     if (!suspect(s) && (all || session_index(s->session, &x, &e) == 0) &&
@@ -295,13 +294,10 @@ static void let_go_of_moved(struct source *s, struct source_result *ret)
 
 /* A session over a -shm that was removed sees nothing of what happens from then on. As long as somebody else has the
  * same one open, he is where the commits come from, and it shows them. */
-static void side_files(struct source *s, struct source_result *ret)
+static void other_sides(struct source *s, struct source_result *ret, enum session_side side)
 {
     struct session_index x;
     long pid;
-    enum session_side side = s->without & SOURCE_SIDES ? SESSION_SIDE_SAME : session_side(s->session);
-    if (side == SESSION_SIDE_SAME)
-        return;
     s->changed_under_us = true;
     enum session_company company = session_company(s->session, &pid);
     if (company == SESSION_SHARED && !session_other_wal(s->session)) {
@@ -309,7 +305,7 @@ static void side_files(struct source *s, struct source_result *ret)
         source_tell_doubt(ret, pid);
         return;
     }
-    if (company == SESSION_ALONE && side == SESSION_SIDE_WAL && !session_other_wal(s->session) && s->pos.valid && capture_rest(s, ret, &x) &&
+    if (company == SESSION_ALONE && side == SESSION_SIDE_WAL && !session_other_wal(s->session) && s->pos.valid && source_capture_rest(s, ret, &x) &&
         last_one_out(s, &x, false))
         return; /* what the removed -wal had is in the database */
     source_forget_out(s);
@@ -319,6 +315,29 @@ static void side_files(struct source *s, struct source_result *ret)
     ret->broken = true;
     (void)snprintf(ret->why, sizeof ret->why, "%s%s was removed or replaced", s->path,
                    side == SESSION_SIDE_WAL ? "-wal" : "-shm");
+}
+
+/* An application that is the last one out takes a moment between the two names, with everybody kept away. */
+static void side_files(struct source *s, struct source_result *ret)
+{
+    if (s->without & SOURCE_SIDES || session_side(s->session) == SESSION_SIDE_SAME)
+        return;
+    if (session_enter(s->session, NULL) != 0) {
+        if (!source_shut_out(s, ret))
+            ret->more = true;
+        return;
+    }
+    enum session_side side = session_side(s->session);
+    int64_t removed_ns;
+    if (session_folded(s->session, &removed_ns)) {
+        session_exit(s->session); /* nobody can do anything to these any more */
+        if (source_folded(s, ret, removed_ns) || session_enter(s->session, NULL) != 0)
+            return;
+    }
+    if (side != SESSION_SIDE_SAME)
+        other_sides(s, ret, side);
+    if (s->session)
+        session_exit(s->session);
 }
 
 void source_check_identity(struct source *s, struct source_result *ret)
@@ -337,7 +356,7 @@ void source_check_identity(struct source *s, struct source_result *ret)
 static void detach_unproven(struct source *s, struct source_result *ret)
 {
     struct session_index x;
-    bool all = capture_rest(s, ret, &x);
+    bool all = source_capture_rest(s, ret, &x);
     source_record(s);
     if (all && !last_one_out(s, &x, false) && !s->session)
         return;
@@ -375,7 +394,7 @@ static void detach_proven(struct source *s, const struct source_job *job, struct
 {
     struct err e;
     struct session_index x;
-    struct position p = position_now(s);
+    struct position p = source_position_now(s);
     p.drained = prove(s, job->hurry, &p);
     if (session_side(s->session) != SESSION_SIDE_SAME && !(s->without & SOURCE_SIDES)) {
         position_remove(s->dir); /* what was noted is about other files */

@@ -219,7 +219,7 @@ static void count_barrier(struct source *s, uint64_t start_us)
 }
 
 /* Nobody sees SQLITE_BUSY: whoever begins a transaction waits in SQLite, as for a checkpoint of another process. */
-static int hold_everybody(struct source *s, unsigned timeout_ms, struct err *e)
+static int hold_everybody_now(struct source *s, unsigned timeout_ms, struct err *e)
 {
     struct session_index x;
     bool all = false;
@@ -240,6 +240,17 @@ static int hold_everybody(struct source *s, unsigned timeout_ms, struct err *e)
         return err_set(e, ERR_INTERNAL, "the read transaction on %s could not be begun again", s->path);
     count_barrier(s, start);
     return r == SESSION_BUSY || r == OUT_FULL ? 0 : r;
+}
+
+/* Without a guard the last one out could fold the WAL together with what comes after it. */
+static int hold_everybody(struct source *s, unsigned timeout_ms, struct err *e)
+{
+    int r = session_enter(s->session, e);
+    if (r != 0)
+        return r;
+    r = session_side(s->session) == SESSION_SIDE_SAME ? hold_everybody_now(s, timeout_ms, e) : SESSION_BUSY;
+    session_exit(s->session);
+    return r;
 }
 
 /* Readers that overlap all the time keep the WAL from being copied however long the writers wait: once in vain, it is not

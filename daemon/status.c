@@ -312,7 +312,8 @@ static json_t *counters_json(const struct source_counters *c)
         {"checkpoints", c->checkpoints}, {"wal_restarts", c->restarts},
         {"barriers", c->barriers},       {"barrier_us", c->barrier_us},
         {"barrier_max_us", c->barrier_max_us}, {"barriers_forced", c->barriers_forced},
-        {"barriers_skipped", c->barriers_skipped}, {"continuity_lost", c->broken},
+        {"barriers_skipped", c->barriers_skipped}, {"last_closes", c->last_closes},
+        {"continuity_lost", c->broken},
     };
     for (size_t i = 0; i < ARRAY_LEN(list); i++)
         json_object_set_new(j, list[i].name, json_integer((json_int_t)list[i].value));

@@ -129,6 +129,52 @@ static void swap_db(void)
     swap_it("");
 }
 
+static void commits(unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        if (apart_is_open(apart_app) || apart_open(apart_app, 0) == APART_DONE)
+            (void)apart_sql(apart_app, 0, i % 2 ? "update t set b=randomblob(90) where a%3=1"
+                                     : "insert into t(b) values(randomblob(700))");
+}
+
+/* Opened and closed again and again, always the last one out. */
+static void cycles(void)
+{
+    for (int i = 0; i < 3; i++) {
+        commits(1);
+        (void)apart_close(apart_app, 0);
+    }
+}
+
+static void journal_and_back(void)
+{
+    commits(1);
+    (void)apart_sql(apart_app, 0, "pragma journal_mode=delete");
+    commits(1);
+    (void)apart_sql(apart_app, 0, "pragma journal_mode=wal");
+}
+
+static void exclusive(void)
+{
+    commits(1);
+    (void)apart_sql(apart_app, 0, "pragma locking_mode=exclusive");
+    commits(2);
+    (void)apart_sql(apart_app, 0, "pragma wal_checkpoint(truncate)");
+    commits(1);
+    (void)apart_sql(apart_app, 0, "pragma locking_mode=normal");
+    commits(1);
+}
+
+/* Where the last close left nothing beside it. */
+static void copy_over(void)
+{
+    cleanup_free char *wal = beside("-wal");
+    struct stat st;
+    (void)apart_close(apart_app, 0);
+    if (stat(wal, &st) < 0 || !st.st_size)
+        put_backup(false);
+}
+
 static void nothing(void)
 {
 }
@@ -150,15 +196,11 @@ static const struct deed {
     {"swap-wal-rm-shm", swap_wal_rm_shm, false, false, false},
     {"swap-all", swap_all, false, false, false},
     {"swap-db", swap_db, false, true, false},
+    {"cycles", cycles, false, false, false},
+    {"journal", journal_and_back, false, false, false},
+    {"exclusive", exclusive, false, false, false},
+    {"copy-over", copy_over, false, false, true},
 };
-
-static void commits(unsigned n)
-{
-    for (unsigned i = 0; i < n; i++)
-        if (apart_is_open(apart_app) || apart_open(apart_app, 0) == APART_DONE)
-            (void)apart_sql(apart_app, 0, i % 2 ? "update t set b=randomblob(90) where a%3=1"
-                                     : "insert into t(b) values(randomblob(700))");
-}
 
 static bool empty_wal(void)
 {
@@ -282,7 +324,7 @@ struct point {
 
 static struct point now;
 static bool print_steps, did;
-static unsigned long n_done, n_asleep;
+static unsigned long n_done, n_asleep, n_last_closes;
 
 static int at_step(unsigned n, const char *what)
 {
@@ -328,6 +370,7 @@ static void look_after(void)
             world_violation("the application cannot open its database any more");
     }
     world_job(&(struct source_job){.doze = true});
+    n_last_closes += world.r.count.last_closes;
     if (world.r.state == SOURCE_ASLEEP && !world.violation[0]) {
         n_asleep++;
         world_judge();
@@ -493,10 +536,10 @@ int files_search(const struct search *s)
         (void)fflush(stdout);
     }
     printf("explorer: seed %llu level 5%s: %lu runs, %lu times files were touched, %lu states compared, %lu times busy, "
-           "%lu asleep, %lu violations, %lld s\n", (unsigned long long)s->seed, s->control ? " without the looks at the side files and at copies" : "",
-           s->runs, n_done, world.n_states_checked, world.n_busy, n_asleep, bad, (long long)(time(NULL) - start));
+           "%lu asleep, %lu last closes, %lu violations, %lld s\n", (unsigned long long)s->seed, s->control ? " without the looks at the side files and at copies" : "",
+           s->runs, n_done, world.n_states_checked, world.n_busy, n_asleep, n_last_closes, bad, (long long)(time(NULL) - start));
     if (bad)
         print_kinds();
-    bool empty = !s->runs || !world.n_states_checked || !n_done;
+    bool empty = !s->runs || !world.n_states_checked || !n_done || !n_last_closes;
     return empty || (s->control ? !bad : bad > 0);
 }

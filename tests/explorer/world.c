@@ -386,7 +386,7 @@ void world_source(uint64_t checkpoint_pages, uint64_t wal_limit_bytes)
                                       .copy_wait_ms = world.copy_wait_ms,
                                       .wal_limit_bytes = wal_limit_bytes};
     world.s = source_new(&world.conf);
-    source_set_without(world.s, world.without);
+    source_set_without(world.s, world.without | (world.apart ? 0 : SOURCE_ASIDE));
     world_job(&(struct source_job){.load = true});
 }
 

@@ -20,6 +20,7 @@ static void start(struct src *c)
     struct source_conf conf = {.path = c->t.path, .dir = c->spool, .checkpoint_pages = 50,
                                .wal_limit_bytes = 1 << 20};
     c->s = source_new(&conf);
+    source_set_without(c->s, SOURCE_ASIDE); /* the application is in this process */
 }
 
 static void run(struct src *c, const struct source_job *job)
@@ -575,14 +576,14 @@ static void without_the_look_at_side_files_the_auditor_notices_them_alone(void *
     cleanup_free char *shm = util_printf("%s-shm", c.t.path);
     assert_int_equal(unlink(shm), 0);
     assert_string_equal(child("sql", c.t.path, "insert into t values(null, 2)"), "");
-    source_set_without(c.s, SOURCE_SIDES);
+    source_set_without(c.s, SOURCE_SIDES | SOURCE_ASIDE);
     run(&c, &(struct source_job){.capture = true}); /* believes what is mapped */
     assert_int_equal(c.r.state, SOURCE_ATTACHED);
     assert_int_equal(c.r.n_files, 0);
     run(&c, &(struct source_job){.capture = true, .audit = true});
     assert_int_equal(c.r.state, SOURCE_ARRIVING);
     assert_non_null(strstr(c.r.away, "does not show"));
-    source_set_without(c.s, 0);
+    source_set_without(c.s, SOURCE_ASIDE);
     c.t.app = app_open(c.t.path);
     done(&c);
 }

@@ -1,0 +1,86 @@
+/* source_aside.c - an application was the last one out: SQLite's last close has folded in the WAL and removed it, since
+ * we stand aside between our checkpoints (session_aside). What it did is followed to its end by what is still open. */
+#include "daemon/source_int.h"
+
+#include <unistd.h>
+
+#include "daemon/session_os.h"
+
+#define OFTEN_MS 5000 /* again so soon: attached at once, so that the next one is followed frame by frame */
+#define SMALL_BYTES (16u << 20)
+#define STAY_BYTES (50u << 10) /* a millisecond for so many: comparing takes some twentieth of the time then */
+#define STAY_MAX_MS 600000
+#define SHUT_OUT_MS 1500 /* that was not a last close */
+
+/* What wrote the file after that close wrote it later than the -wal was removed, and what was written before is captured.
+ * In one tick of the file system's clock they cannot be told apart. */
+static bool proven(const struct position *p, int64_t removed_ns)
+{
+    return MAX(p->mtime_ns, p->ctime_ns) < removed_ns;
+}
+
+bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns)
+{
+    struct session_index x;
+    uint64_t now = clk_mono_ms();
+    if (!s->pos.valid) { /* and nothing was captured from it */
+        source_close_session(s);
+        return true;
+    }
+    if (!source_capture_rest(s, ret, &x) || x.n != x.b)
+        return false;
+    struct position p = source_position_now(s);
+    bool seen = source_look(s, &p);
+    p.wal_ino = p.wal_size = 0; /* what is there now, if it is, is another one */
+    p.wal_mtime_ns = p.wal_birth_ns = 0;
+    s->folded.proven = p.drained = seen && proven(&p, removed_ns);
+    s->folded.compare = !p.drained;
+    bool often = s->folded.at_ms && now < s->folded.at_ms + OFTEN_MS;
+    if (!seen || position_write(s->dir, &p, false, NULL) < 0)
+        position_remove(s->dir);
+    s->recorded.valid = false;
+    s->count.last_closes++;
+    s->folded.at_ms = now;
+    source_close_session(s);
+    s->pos.valid = false;
+    s->folded.rest = s->folded.proven && !often && os_holder_of(s->path) < 0;
+    return true;
+}
+
+void source_compared(struct source *s, uint64_t bytes)
+{
+    if (s->folded.compare && bytes > SMALL_BYTES)
+        s->folded.stay_ms = clk_mono_ms() + MIN(bytes / STAY_BYTES, (uint64_t)STAY_MAX_MS);
+    s->folded.compare = false;
+}
+
+void source_stand_aside(struct source *s)
+{
+    if (s->without & SOURCE_ASIDE || clk_mono_ms() < s->folded.stay_ms)
+        session_stay(s->session);
+    else
+        session_aside(s->session);
+}
+
+bool source_shut_out(struct source *s, struct source_result *ret)
+{
+    struct session_index x;
+    struct err e;
+    uint64_t ms = session_shut_out_ms(s->session);
+    if (!ms)
+        return false;
+    int r = session_enter(s->session, &e);
+    if (r == 0)
+        session_exit(s->session);
+    if (r == 0 || ms < SHUT_OUT_MS)
+        return false;
+    if (s->pos.valid && !source_capture_rest(s, ret, &x))
+        source_forget_out(s);
+    source_record(s);
+    source_close_session(s);
+    s->pos.valid = false;
+    ret->state = SOURCE_BUSY;
+    (void)snprintf(ret->away, sizeof ret->away, "%s", e.msg);
+    ret->ahead = !source_asleep(s);
+    return true;
+}
