@@ -72,6 +72,7 @@ install: programs
 	$(DOCS_CTL) help --completion fish > $(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
 	chmod 644 $(DESTDIR)$(BASHCOMPDIR)/walsupctl $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl \
 		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
+	$(if $(DESTDIR),,@SYSCONFDIR=$(SYSCONFDIR) SYSUSERSDIR=$(SYSUSERSDIR) packaging/after_install.sh)
 
 # configuration and state stay
 uninstall:
