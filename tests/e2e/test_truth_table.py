@@ -141,7 +141,7 @@ def test_the_state_is_said_everywhere(world, word):
     if severity == "healthy":
         assert not [x for x in told(world) if x[0] == "a" and x[2] != "replicating" and x[2] != "idle"]
     else:
-        assert d["detail"] or d.get("error"), "nothing says why"
+        assert d["detail"] or d.get("error") or d["replicas"][0].get("error"), "nothing says why"
         world.poll("it is told", lambda: [x for x in told(world) if x[0] == "a" and x[2] == word])
         end = time.monotonic() + 10
         while not any(x.startswith("STATUS=") and severity in x for x in world.notify.heard):
