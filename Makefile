@@ -36,7 +36,7 @@ LIBS3_WRAPS := curl_multi_init curl_multi_cleanup curl_multi_perform curl_multi_
 	curl_easy_getinfo curl_slist_append curl_slist_free_all curl_global_init
 # Wherever the compiler's own search finds it: /usr/lib, /usr/lib64, /usr/lib/<machine>.
 ifeq ($(LIBS3_A),)
-LIBS3_A   := $(or $(wildcard $(CROSS:%=$(BUILD)/libs3/%/usr/lib/libs3.a)),$(shell $(CC) -print-file-name=libs3.a))
+LIBS3_A   := $(or $(wildcard $(CROSS:%=$(BUILD)/libs3/%/usr/lib/libs3.a)),$(shell $(CC) -print-file-name=libs3.a 2>/dev/null))
 endif
 WRAP_FLAGS = $(LIBS3_WRAPS:%=-Wl,--wrap=%)
 
