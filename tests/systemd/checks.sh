@@ -355,5 +355,7 @@ chgrp walsup /etc/walsup.ini
 chmod 640 /etc/walsup.ini
 holds "and check is content" fine_again
 holds "so is the service" works
-holds "and what it stored is restored" restored_has 1
+sql "insert into t values('over')"
+walsupctl sync --wait >/dev/null
+holds "and what was committed is restored" restored_has over
 finish
