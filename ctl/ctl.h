@@ -75,8 +75,9 @@ void ctl_verb_help(const struct ctl_verb *v);
  * ctl_print_reload(reply): what it changed. */
 int ctl_reload(struct ctl *c, const char *socket, json_t **ret, int *ret_status);
 void ctl_print_reload(const json_t *reply);
-/** ctl_reload_restart(reply, e): whether something in it needs a restart of the daemon; what, in e. */
-bool ctl_reload_restart(const json_t *reply, struct err *e);
+/** ctl_reload_restart(reply, db, e): whether something in it, or only that database (NULL: any), needs a restart of the
+ * daemon; what, in e. */
+bool ctl_reload_restart(const json_t *reply, const char *db, struct err *e);
 
 int cmd_status(struct ctl *c);
 int cmd_list(struct ctl *c);

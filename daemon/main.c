@@ -54,6 +54,7 @@ struct call {
     const char *set[MAX_SET];
     struct adhoc adhoc;
     struct buf text; /* of the configuration from the command line */
+    char **argv, **environment; /* of the program; like the rest, as long as the process lives */
 };
 
 /* What a restart does not mend (RestartPreventExitStatus= of the unit) is worth a look as a whole. */
@@ -171,21 +172,18 @@ static int daemon_of(void *arg, int ready_fd, int stop_fd)
     return run(c, conf_load(c->path, &conf, NULL, &e) == 0 ? conf : c->conf, ready_fd, stop_fd);
 }
 
-static int run_program(struct call *c, char **environment)
+static int run_program(struct call *c)
 {
     struct err e;
-    char **argv = NULL;
     enum log_level level;
-    if (words_split(c->exec, &argv, &e) < 0) {
+    if (words_split(c->exec, &c->argv, &e) < 0) {
         (void)err_wrap(&e, "--exec");
         return fail(&e);
     }
     if (log_level_parse(c->conf->log_level, &level))
         log_setup(level);
-    const struct supervise s = {c->path, c->conf, argv, environment, daemon_of, c};
-    int status = supervise_run(&s);
-    words_free(argv);
-    return status;
+    const struct supervise s = {c->path, c->conf, c->argv, c->environment, daemon_of, c};
+    return supervise_run(&s);
 }
 
 static int load(struct call *c)
@@ -263,7 +261,7 @@ int main(int argc, char **argv)
     if (!take_options(&c, argc, argv, &status))
         return status;
     (void)mallopt(M_ARENA_MAX, 2); /* one a thread would keep what each of them needed once */
-    char **environment = c.exec ? supervise_environment() : NULL;
+    c.environment = c.exec ? supervise_environment() : NULL;
     status = load(&c);
     if (status)
         return status;
@@ -275,5 +273,5 @@ int main(int argc, char **argv)
     }
     if (prepare(&c, &e) < 0)
         return fail(&e);
-    return c.exec ? run_program(&c, environment) : run(&c, c.conf, -1, -1);
+    return c.exec ? run_program(&c) : run(&c, c.conf, -1, -1);
 }

@@ -18,6 +18,7 @@ help:
 #:   deps, deps-test, deps-deb    Debian packages for building, testing, packaging; only what is missing
 #:   install, uninstall           PREFIX, DESTDIR
 #:   deb, dist       Debian package, tarball
+#:   release         what is published: tarball of the tag, packages, bills of materials, checksums
 #:   docs            rewrite what is made from conf.def
 #:   clean
 #: gates
@@ -53,6 +54,8 @@ help:
 #:                   hand: installs them into build/drivers from PyPI, npm, Go, Maven, crates.io; skips what it cannot
 #:   stores          s3rver and Ceph's gateway, and any other server: WALSUP_S3_ENDPOINT, _KEY_ID, _SECRET
 #:   big             a database of 6 GiB up and back, a PUT beyond 5 GiB; WALSUP_BIG_GIB=6
+#:   distros         demo, gates, package in minimal trees of other releases; RELEASES='trixie sid' DISTRO_GATES=check-all
+#:   arch            arm64, armhf, s390x: cross-built and run under qemu-user; MACHINES=aarch64-linux-gnu
 #:   fuzz            look for more; FUZZ_SECONDS=20
 #:   bench           cost for a writer, lag, memory, restore; bench-format: the formats alone
 #:   bench-resync    1 % of 1 GiB rewritten while walsupd was away: what is uploaded
@@ -60,7 +63,8 @@ help:
 #:   bench-outage    the store is away for OUTAGE=60 seconds under load: lost, catching up, spool
 #:   bench-many      very many databases; N=10000, EXPLICIT=1 for a section each
 #:   bench-socket    status with N=10000 databases, in calm and under 50 000 hostile connections
-#: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5
+#: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5  WERROR=1
+#:            CROSS=aarch64-linux-gnu
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
 CHECK_GATES := build check-hardening check-layers check-docs check-units systemd unit corpus stress \
@@ -80,9 +84,9 @@ demo: deps
 	$(Q)WALSUP_OUT=$(OUT) tests/demo.sh
 
 check:
-	$(Q)MAKE="$(MAKE)" JOBS=$(JOBS) tests/gates.sh $(CHECK_GATES)
+	$(Q)MAKE="$(MAKE)" WERROR=1 JOBS=$(JOBS) tests/gates.sh $(CHECK_GATES)
 check-all: deps-test
-	$(Q)MAKE="$(MAKE)" JOBS=$(JOBS) tests/gates.sh $(ALL_GATES)
+	$(Q)MAKE="$(MAKE)" WERROR=1 JOBS=$(JOBS) tests/gates.sh $(ALL_GATES)
 
 # everything that is compiled, with warnings as errors
 build: programs helpers engines $(UNIT) $(FUZZ_NAMES:%=$(OUT)/corpus/%)
@@ -109,6 +113,8 @@ e2e: programs helpers
 		-n $(E2E_JOBS) tests/e2e $(E2E) \
 		> $(OUT)/e2e.txt 2>&1; status=$$?; cat $(OUT)/e2e.txt; \
 	n=$$(sed -n 's/.* \([0-9]*\) passed.*/\1/p;s/^\([0-9]*\) passed.*/\1/p' $(OUT)/e2e.txt | tail -n 1); \
+	sed -n 's/^SKIPPED \(\[[0-9]*\]\) [^ ]*\/\(test_[^ ]*\):[0-9]*: /part \2 \1 /p' $(OUT)/e2e.txt \
+		>>"$${WALSUP_SKIPPED:-/dev/null}"; \
 	echo "e2e: $${n:-0} tests passed"; test $$status -eq 0 && test "$${n:-0}" -gt 0
 
 # ---- analysers ------------------------------------------------------------------------------
@@ -174,11 +180,11 @@ analyze-cppcheck:
 SMOKE := -k "hostile_writers or goes_on_with_the_next_txid or damaged_spool or reload_adds"
 
 asan:
-	$(Q)$(MAKE) --no-print-directory -j$(JOBS) FLAVOUR=asan build unit corpus failnth
+	$(Q)$(MAKE) --no-print-directory -j$(JOBS) FLAVOUR=asan WERROR=1 build unit corpus failnth
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=asan E2E='$(SMOKE)' e2e
 # Threads meet in the daemon and in restore; the formats have none.
 tsan:
-	$(Q)$(MAKE) --no-print-directory -j$(JOBS) FLAVOUR=tsan build unit
+	$(Q)$(MAKE) --no-print-directory -j$(JOBS) FLAVOUR=tsan WERROR=1 build unit
 	$(Q)$(MAKE) --no-print-directory FLAVOUR=tsan E2E='$(SMOKE)' e2e
 # the demonstration, every program of ours under valgrind
 valgrind: programs $(OUT)/helpers/ledger

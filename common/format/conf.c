@@ -51,7 +51,10 @@ void conf_problem(struct conf_ctx *x, const struct conf_origin *o, const char *h
     }
     if (!x->errors || x->problems > MAX_PROBLEMS)
         return;
-    buf_printf(x->errors, *hint ? "%s%s (%s)\n" : "%s%s\n", where, msg, hint);
+    buf_printf(x->errors, "%s%s", where, msg);
+    if (*hint)
+        buf_printf(x->errors, strchr(hint, '\n') ? ":\n  %s" : " (%s)", hint);
+    buf_add_str(x->errors, "\n");
     if (x->problems == MAX_PROBLEMS)
         buf_add_str(x->errors, "more problems are not shown\n");
 }
@@ -64,15 +67,25 @@ static const char *section_title(const struct conf_section *s, char buf[static 1
     return buf;
 }
 
+/* As the AWS tools and Litestream write it. */
+static char *other_spelling(const char *name)
+{
+    char *s = util_strdup(strncasecmp(name, "aws_", 4) && strncasecmp(name, "aws-", 4) ? name : name + 4);
+    for (char *p = s; *p; p++)
+        *p = *p == '_' ? '-' : (char)tolower((unsigned char)*p);
+    return s;
+}
+
 static void unknown_key(struct lines *l, const char *name)
 {
     char title[128], hint[256] = "";
     size_t best = SIZE_MAX;
+    cleanup_free char *other = other_spelling(name);
     for (size_t i = 0; i < CONF_KEYS; i++) {
         if (conf_key[i].kind != l->section->kind)
             continue;
-        size_t d = near_distance(name, conf_key[i].name);
-        if (near_enough(name, d) && d < best) {
+        size_t d = near_distance(other, conf_key[i].name);
+        if (near_enough(other, d) && d < best) {
             best = d;
             (void)snprintf(hint, sizeof hint, "did you mean %s?", conf_key[i].name);
         }
@@ -478,6 +491,16 @@ static int finish(struct conf_ctx *x, struct conf **ret)
     return 0;
 }
 
+/* Beside the configuration: /etc/walsup.d/<any>.ini for /etc/walsup.ini. NULL: it has no absolute name. */
+static char *default_include(const char *path)
+{
+    cleanup_free char *real = realpath(path, NULL);
+    size_t n = real ? strlen(real) : 0;
+    if (n > 4 && !strcmp(real + n - 4, ".ini"))
+        n -= 4;
+    return n && !strpbrk(real, "*?[\\") ? util_printf("%.*s.d/*.ini", (int)n, real) : NULL;
+}
+
 static int load(const char *path, const struct stand_in *in, struct buf *exposed, struct conf **ret, struct buf *errors,
                 struct err *e)
 {
@@ -491,8 +514,10 @@ static int load(const char *path, const struct stand_in *in, struct buf *exposed
         return rc;
     }
     const struct conf_value *include = find_include(x.c->raw);
-    if (include)
-        read_includes(&x, include, in);
+    struct conf_value beside = {.origin = {path, 0}, .text = include ? NULL : default_include(path)};
+    if (include || beside.text)
+        read_includes(&x, include ? include : &beside, in);
+    x.c->include = TAKE_PTR(beside.text);
     return finish(&x, ret);
 }
 

@@ -98,7 +98,7 @@ struct conf_db {
 struct conf {
     char *state_dir, *socket, *log_level;
     bool log_requests, landlock;
-    char *include; /* as it was written; NULL: none */
+    char *include; /* as it was written, or the default: beside the configuration; NULL: none */
     uint32_t workers;
     uint64_t scan_interval_ms;
     uint64_t idle_timeout_ms;

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include <cmocka.h>
+#include "tests/unit/within.h"
 
 #include "common/base/fsx.h"
 #include "common/format/ltx.h"
@@ -180,7 +181,7 @@ static inline struct ltx_header shadow_apply(struct shadow *sh, const char *path
     int r;
     sh->in_file = 0;
     while ((r = ltx_decoder_next(&d, &pgno, page, &e)) == 0) {
-        assert_in_range(pgno, 1, d.h.commit);
+        assert_within(pgno, 1, d.h.commit);
         if (!sh->page[pgno])
             sh->page[pgno] = util_alloc(sh->page_size);
         memcpy(sh->page[pgno], page, sh->page_size);

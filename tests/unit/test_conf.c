@@ -564,6 +564,21 @@ static void a_variable_that_is_not_set_is_named_with_file_line_and_key(void **st
     bad(1, S3 "storage-class = ${}\n" DB "t\n", "'${}' does not name a variable", NULL);
 }
 
+static void mistakes_of_the_first_hour(void **state)
+{
+    (void)state;
+    /* as AWS and Litestream write it */
+    bad(2, S3 "aws_access_key_id = x\nSecret_Access_Key = y\n" DB "t\n", "unknown key 'aws_access_key_id' in [target t] (did you "
+        "mean access-key-id?)", "unknown key 'Secret_Access_Key' in [target t] (did you mean secret-access-key?)", NULL);
+    /* once, not also as missing */
+    bad(1, "[target t]\ntype = s3\nendpoint = https://s3.example.com\nbucket = \"litestream\"\n" DB "t\n",
+        "bucket is in quotes", NULL);
+    /* what to write stands on lines of its own, and nothing after it */
+    bad(1, "[target t]\nurl = s3://s3.example.com/litestream/qt.db\n" DB "t\n",
+        "(https://s3.us-east-1.amazonaws.com):\n  instead of the url write\n    endpoint = https://s3.example.com\n"
+        "    bucket = litestream\n    path = qt.db\n", NULL);
+}
+
 static void an_included_file_may_be_named_by_a_variable(void **state)
 {
     (void)state;
@@ -595,6 +610,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(variables_of_the_environment_are_expanded_in_every_value),
         cmocka_unit_test(a_variable_that_is_not_set_is_named_with_file_line_and_key),
+        cmocka_unit_test(mistakes_of_the_first_hour),
         cmocka_unit_test(an_included_file_may_be_named_by_a_variable),
         cmocka_unit_test(the_example_of_the_manual),
         cmocka_unit_test(an_empty_file_gives_the_defaults),

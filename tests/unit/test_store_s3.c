@@ -1,6 +1,7 @@
 /* The S3 store against an honest server: objects, listings, keys, limits. What it does
  * when the server fails, lies or stalls: test_store_s3_faults.c. */
 #include "tests/unit/s3_harness.h"
+#include "tests/unit/within.h"
 
 #include "common/store/cred.h"
 
@@ -248,7 +249,7 @@ static void bandwidth_is_limited(void **state)
     ok(put_body(f, "slow", &b, NULL, 0));
     uint64_t ms = clk_mono_ms() - t0;
     print_message("2 MiB at 2 MiB/s: %llu ms\n", (unsigned long long)ms);
-    assert_in_range(ms, 500, 3000);
+    assert_within(ms, 500, 3000);
     free(big);
 }
 
