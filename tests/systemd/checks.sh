@@ -148,6 +148,8 @@ fresh ''
 instead_of /srv/backup /mnt/backup/walsup
 case_of "a directory target that is nowhere yet" "may not write /mnt/backup/walsup, which does not exist" \
 	"mkdir -p /mnt/backup/walsup"
+walsupctl status >/run/said
+holds "status leads to check" sh -c 'tr -s " \n" " " </run/said | grep -q "Read-only file system .*walsupctl check says"'
 mended "a directory target that is nowhere yet"
 
 fresh ''
