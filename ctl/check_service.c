@@ -208,6 +208,8 @@ bool service_reads(struct check *k, const char *what, const char *name)
         const struct need *n = &k->needs.item[i];
         if (strcmp(n->what, what) != 0 || strcmp(n->name, name) != 0)
             continue;
+        if (!strcmp(what, "include") && access(n->path, F_OK) < 0 && errno == ENOENT)
+            continue; /* nothing is included */
         if (n->kind == NEED_READ_FILE || n->kind == NEED_READ_DIR || n->kind == NEED_RUN)
             all = reads(k, n) && all;
     }

@@ -76,6 +76,8 @@ static void step_took(struct trip *t, const char *name)
 static int trip_end(struct trip *t, const char *name)
 {
     if (trip_run(t) != ERR_OK) {
+        if (t->target->type == CONF_FILE && t->req.err.code == ERR_PERM)
+            service_denied(t->k, t->target->path, true, &t->req.err);
         check_step_err(t->k, name, &t->req.err);
         return -1;
     }

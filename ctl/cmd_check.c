@@ -2,6 +2,7 @@
 #include "ctl/check.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <sys/wait.h>
 
 /* one line: what was tried and what came of it */
@@ -137,6 +138,8 @@ static int check(struct ctl *c, struct service *s)
     if (!c->json)
         printf("configuration %s: %s, %zu target%s, %zu database%s\n", c->config, exposed.len ? "not ok" : "ok",
                conf->n_targets, PLURAL(conf->n_targets), conf->n_dbs, PLURAL(conf->n_dbs));
+    if (!s && !c->json && access("/run/systemd/system", F_OK) == 0)
+        printf("judged as this process, since no unit was asked for or uses this configuration\n");
     json_t *permissions = check_exposed(&k, &exposed);
     (void)uv_loop_init(&k.loop);
     k.state_dir = conf->state_dir;
@@ -173,21 +176,42 @@ static bool find_unit(struct ctl *c, const char *named, struct unit **ret, int *
     return true;
 }
 
-/* In a process of its own, which becomes what the service will be; what it was given is taken away afterwards. */
+static volatile pid_t child;
+
+static void pass_on(int sig)
+{
+    if (child > 0)
+        (void)kill(child, sig);
+}
+
+static void on_signals(void (*handler)(int))
+{
+    static const int list[] = {SIGINT, SIGTERM, SIGHUP};
+    for (size_t i = 0; i < ARRAY_LEN(list); i++)
+        (void)signal(list[i], handler);
+}
+
+/* In a process of its own, which becomes what the service will be; what it was given is taken away afterwards, also if
+ * somebody loses patience. */
 static int check_as(struct ctl *c, struct service *s)
 {
     (void)fflush(NULL);
-    pid_t pid = fork();
-    if (pid == 0) {
+    on_signals(pass_on);
+    child = fork();
+    if (child == 0) {
+        on_signals(SIG_DFL);
         service_become(s);
         return check(c, s);
     }
     int status = 0;
-    while (pid > 0 && waitpid(pid, &status, 0) < 0 && errno == EINTR)
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR)
         ;
     service_clean(s);
-    if (pid > 0 && WIFEXITED(status))
+    on_signals(SIG_DFL);
+    if (child > 0 && WIFEXITED(status))
         return WEXITSTATUS(status);
+    if (child > 0 && WIFSIGNALED(status))
+        (void)raise(WTERMSIG(status));
     struct err e;
     (void)err_set(&e, ERR_INTERNAL, "the check ended early");
     return out_fail(c->json, &e);

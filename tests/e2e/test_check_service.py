@@ -164,6 +164,7 @@ def test_a_user_that_does_not_exist_and_one_who_may_not(svc):
     failed, out = svc.check("User=nobody")
     assert out["service"]["user"] == "nobody"
     assert [s["step"] for s in failed] == ["write", "directory", "file"], failed
+    assert f"setfacl -m u:nobody:rwx {svc.path}/backup" in failed[0]["hint"]
     assert "setfacl -m u:nobody:rwx" in failed[1]["hint"]
     # with the capability it may, and without it in the bounding set it may not
     cap = "User=nobody\nAmbientCapabilities=CAP_DAC_OVERRIDE CAP_CHOWN\n"

@@ -148,6 +148,8 @@ fresh ''
 instead_of /srv/backup /mnt/backup/walsup
 case_of "a directory target that is nowhere yet" "may not write /mnt/backup/walsup, which does not exist" \
 	"mkdir -p /mnt/backup/walsup"
+walsupctl status >/run/said
+holds "status leads to check" sh -c 'tr -s " \n" " " </run/said | grep -q "Read-only file system .*walsupctl check says"'
 mended "a directory target that is nowhere yet"
 
 fresh ''
@@ -355,5 +357,7 @@ chgrp walsup /etc/walsup.ini
 chmod 640 /etc/walsup.ini
 holds "and check is content" fine_again
 holds "so is the service" works
-holds "and what it stored is restored" restored_has 1
+sql "insert into t values('over')"
+walsupctl sync --wait >/dev/null
+holds "and what was committed is restored" restored_has over
 finish
