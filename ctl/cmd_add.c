@@ -241,7 +241,7 @@ static int carry_out(struct job *j)
         (void)fprintf(stderr, "walsupctl: nothing was changed\n");
         return status;
     }
-    bool restart = ctl_reload_restart(reply, &e);
+    bool restart = ctl_reload_restart(reply, j->name, &e);
     json_decref(reply);
     if (restart)
         return say(j, "not replicated", &e);

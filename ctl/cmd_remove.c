@@ -39,6 +39,20 @@ static bool ours(const struct conf_db *d, const char *config, struct err *e)
     return false;
 }
 
+/* Whether anything of it was ever captured, as far as walsupd knows: else there is nothing to wait for. */
+static bool was_captured(const char *socket, const struct conf_db *d)
+{
+    json_t *reply = NULL;
+    struct err ignored;
+    if (d->glob || client_call(socket, "Status", json_pack("{s:s}", "db", d->name), ANSWER_MS, &reply, NULL, &ignored) < 0)
+        return true;
+    const json_t *db = json_array_get(json_object_get(reply, "databases"), 0);
+    const char *txid = json_string_value(json_object_get(db, "txid")), *state = json_string_value(json_object_get(db, "state"));
+    bool captured = !txid || !state || !strcmp(state, "starting") || txid[strspn(txid, "0")];
+    json_decref(reply);
+    return captured;
+}
+
 /* Everything into the replicas; with what cannot be replicated there is nothing to wait for. */
 static int flush(const char *socket, const struct conf_db *d, uint64_t timeout_ms, bool *ret_running, struct err *e)
 {
@@ -65,10 +79,10 @@ static char *url_of(const struct conf_target *t, const struct conf_replica *r)
     return util_printf("s3://%s/%s%s%s?endpoint=%s", t->bucket, t->path, *t->path ? "/" : "", r->path, t->endpoint);
 }
 
-static int report(const struct ctl *c, const struct conf *conf, const struct conf_db *d, const char *file)
+static int report(const struct ctl *c, const struct conf *conf, const struct conf_db *d, const char *file, bool captured)
 {
     json_t *replicas = json_array();
-    for (size_t i = 0; i < d->n_replicas; i++) {
+    for (size_t i = 0; captured && i < d->n_replicas; i++) {
         cleanup_free char *url = url_of(&conf->target[d->replica[i].target], &d->replica[i]);
         (void)json_array_append_new(replicas, json_pack("{s:s, s:o}", "target", conf->target[d->replica[i].target].name,
                                                         "url", proto_text(url)));
@@ -78,7 +92,7 @@ static int report(const struct ctl *c, const struct conf *conf, const struct con
                                   proto_text(file), "replicas", replicas));
     printf("%s: no longer replicated (", d->name);
     out_text(stdout, d->path);
-    printf(")\n");
+    printf(captured ? ")\n" : "); nothing of it was captured\n");
     size_t i;
     const json_t *r;
     json_array_foreach(replicas, i, r) {
@@ -127,10 +141,11 @@ static int remove_it(struct ctl *c, const struct conf *conf, const char *text, u
     if (!dropin_judge(c, file, NULL, &without, &status))
         return status;
     (void)conf_free(without);
-    if (flush(socket, d, timeout_ms, &running, &e) < 0 && !force)
+    bool captured = was_captured(socket, d);
+    if (captured && flush(socket, d, timeout_ms, &running, &e) < 0 && !force)
         return out_fail(c->json, &e);
     status = take_away(c, socket, file, running);
-    return status ? status : report(c, conf, d, file);
+    return status ? status : report(c, conf, d, file, captured);
 }
 
 int cmd_remove(struct ctl *c)

@@ -2,6 +2,8 @@
 #include "ctl/ctl.h"
 
 #include <errno.h>
+#include <grp.h>
+#include <pwd.h>
 #include <sys/stat.h>
 
 #include "common/base/clk.h"
@@ -68,7 +70,10 @@ static bool take_option(struct job *j, int o, int *ret_status)
     switch (o) {
     case 'o':
         j->output = optarg;
-        return true;
+        if (!strstr(optarg, "://"))
+            return true;
+        *ret_status = ctl_usage_error(j->c, "-o %s is a url: -o takes the file to create", optarg);
+        return false;
     case OPT_TARGET:
         j->from.target = optarg;
         return true;
@@ -206,104 +211,124 @@ static json_t *result_json(const struct job *j, const struct from_replica *from,
 }
 
 /* "TXID ... of <time>", or what stands for it in v0.3 */
-static void print_point(const struct restore_result *r)
+static void add_point(const struct restore_result *r, struct buf *b)
 {
     char stamp[WHEN_TEXT_SIZE], utc[OUT_MOMENT_SIZE];
     const struct restore_file *last = &r->file[r->n_files - 1];
     if (!r->v3) {
-        printf("TXID %016llx", (unsigned long long)r->txid);
+        buf_printf(b, "TXID %016llx", (unsigned long long)r->txid);
         if (r->timestamp_ms)
-            printf(" of %s", out_moment(utc, r->timestamp_ms));
+            buf_printf(b, " of %s", out_moment(utc, r->timestamp_ms));
         else if (last->mtime_ms)
-            printf(" (stored %s)", when_text(stamp, last->mtime_ms));
+            buf_printf(b, " (stored %s)", when_text(stamp, last->mtime_ms));
         return;
     }
-    printf("generation %s, ", r->generation);
+    buf_printf(b, "generation %s, ", r->generation);
     if (r->n_files == 1)
-        printf("snapshot %08llx", (unsigned long long)last->min);
+        buf_printf(b, "snapshot %08llx", (unsigned long long)last->min);
     else
-        printf("WAL %08llx_%08llx", (unsigned long long)last->min, (unsigned long long)last->max);
-    printf(", stored %s", when_text(stamp, r->timestamp_ms));
+        buf_printf(b, "WAL %08llx_%08llx", (unsigned long long)last->min, (unsigned long long)last->max);
+    buf_printf(b, ", stored %s", when_text(stamp, r->timestamp_ms));
 }
 
 /* what was asked for, and how it fits with what was found */
-static void print_asked(const struct job *j, const struct restore_result *r)
+static void add_asked(const struct job *j, const struct restore_result *r, struct buf *b)
 {
     char asked[WHEN_TEXT_SIZE], stamp[WHEN_TEXT_SIZE];
     if (!j->opts.by_time)
         return;
-    printf("asked for: %s\n", when_text(asked, j->opts.until_ms));
+    buf_printf(b, "asked for: %s\n", when_text(asked, j->opts.until_ms));
     if (r->timestamp_ms)
-        printf("restored:  %s\n", when_text(stamp, r->timestamp_ms));
+        buf_printf(b, "restored:  %s\n", when_text(stamp, r->timestamp_ms));
     if (r->v3)
-        printf("the time is when objects were stored, which is up to a sync interval after the commit\n");
+        buf_printf(b, "the time is when objects were stored, which is up to a sync interval after the commit\n");
     else if (r->next_txid)
-        printf("the next point is TXID %016llx of %s\n", (unsigned long long)r->next_txid,
+        buf_printf(b, "the next point is TXID %016llx of %s\n", (unsigned long long)r->next_txid,
                when_text(stamp, r->next_ms));
     else
-        printf("nothing newer is in the replica\n");
+        buf_printf(b, "nothing newer is in the replica\n");
     if (r->set_back_txid) {
-        printf("warning: the clock was set back at TXID %016llx, from %s", (unsigned long long)r->set_back_txid,
+        buf_printf(b, "warning: the clock was set back at TXID %016llx, from %s", (unsigned long long)r->set_back_txid,
                when_text(stamp, r->set_back_from_ms));
-        printf(" to %s, so this time may have passed twice; this is the newest state whose own time is not after it. "
+        buf_printf(b, " to %s, so this time may have passed twice; this is the newest state whose own time is not after it. "
                "walsupctl points shows the others, and --txid restores them\n", when_text(stamp, r->set_back_to_ms));
     }
 }
 
-static void print_plan(const struct job *j, const struct restore_result *r, const char *where)
+static void add_plan(const struct job *j, const struct restore_result *r, const char *where, struct buf *b)
 {
     char size[32];
-    printf("%s would be restored to %s\nfrom %s\nup to ", j->from.db_name, j->output_path, where);
-    print_point(r);
-    printf(", fetching %s in %zu file%s:\n", util_size(size, r->bytes), r->n_files,
+    buf_printf(b, "%s would be restored to %s\nfrom %s\nup to ", j->from.db_name, j->output_path, where);
+    add_point(r, b);
+    buf_printf(b, ", fetching %s in %zu file%s:\n", util_size(size, r->bytes), r->n_files,
            r->n_files == 1 ? "" : "s");
     for (size_t i = 0; i < r->n_files; i++) {
         const struct restore_file *f = &r->file[i];
         (void)util_size(size, f->size);
         if (r->v3 && f->level)
-            printf("  snapshot %08llx  %s\n", (unsigned long long)f->min, size);
+            buf_printf(b, "  snapshot %08llx  %s\n", (unsigned long long)f->min, size);
         else if (r->v3)
-            printf("  WAL %08llx_%08llx  %s\n", (unsigned long long)f->min,
+            buf_printf(b, "  WAL %08llx_%08llx  %s\n", (unsigned long long)f->min,
                    (unsigned long long)f->max, size);
         else
-            printf("  level %u  %016llx-%016llx  %s\n", f->level, (unsigned long long)f->min,
+            buf_printf(b, "  level %u  %016llx-%016llx  %s\n", f->level, (unsigned long long)f->min,
                    (unsigned long long)f->max, size);
     }
-    print_asked(j, r);
+    add_asked(j, r, b);
 }
 
-static void print_result(const struct job *j, const struct from_replica *from,
-                         const struct restore_result *r, const char *where, uint64_t took_ms)
+/* The lost file's mode and owner are not in the replica. */
+static void add_access(const struct job *j, struct buf *b)
+{
+    struct stat st;
+    if (j->opts.force || stat(j->output_path, &st) < 0)
+        return;
+    const struct passwd *user = getpwuid(st.st_uid);
+    const struct group *group = getgrgid(st.st_gid);
+    buf_printf(b, "access: mode %04o, owner ", (unsigned)(st.st_mode & 07777));
+    if (user)
+        buf_printf(b, "%s:", user->pw_name);
+    else
+        buf_printf(b, "%u:", (unsigned)st.st_uid);
+    if (group)
+        buf_add_str(b, group->gr_name);
+    else
+        buf_printf(b, "%u", (unsigned)st.st_gid);
+    buf_add_str(b, " (a replica knows neither)\n");
+}
+
+static void add_result(const struct job *j, const struct from_replica *from, const struct restore_result *r,
+                       const char *where, uint64_t took_ms, struct buf *b)
 {
     static const char *const checked[] = {[RESTORE_CHECK_QUICK] = "quick_check ok",
                                           [RESTORE_CHECK_FULL] = "integrity_check ok",
                                           [RESTORE_CHECK_NONE] = "integrity not checked"};
     char size[32], took[32];
-    printf("restored %s at ", j->from.db_name);
-    print_point(r);
-    printf(from->name ? " from %s (%s)" : " from %s%s", from->name ? from->name : where,
+    buf_printf(b, "restored %s at ", j->from.db_name);
+    add_point(r, b);
+    buf_printf(b, from->name ? " from %s (%s)" : " from %s%s", from->name ? from->name : where,
            from->name ? where : "");
-    printf(": %s to %s in %s, ", util_size(size, r->database_bytes), j->output_path, util_duration(took, took_ms));
+    buf_printf(b, ": %s to %s in %s, ", util_size(size, r->database_bytes), j->output_path, util_duration(took, took_ms));
     if (r->note.unchecked)
-        printf("%scould not be checked by SQLite: ", r->verified ? "checksum verified; " : "");
+        buf_printf(b, "%scould not be checked by SQLite: ", r->verified ? "checksum verified; " : "");
     else
-        printf("%s%s", checked[j->opts.check], *r->note.text ? ", but for values that its schema forbids: " : "");
-    out_text(stdout, r->note.text);
-    (void)fputc('\n', stdout);
-    printf("fetched: %s in %zu file%s", util_size(size, r->bytes), r->n_files,
+        buf_printf(b, "%s%s", checked[j->opts.check], *r->note.text ? ", but for values that its schema forbids: " : "");
+    buf_printf(b, "%s\n", r->note.text);
+    buf_printf(b, "fetched: %s in %zu file%s", util_size(size, r->bytes), r->n_files,
            r->n_files == 1 ? "" : "s");
     if (r->kept_bytes)
-        printf("; %s were there from an interrupted restore", util_size(size, r->kept_bytes));
-    printf("\n");
+        buf_printf(b, "; %s were there from an interrupted restore", util_size(size, r->kept_bytes));
+    buf_printf(b, "\n");
     if (r->dropped_bytes)
-        printf("the last %llu bytes of the WAL are no whole transaction and were left out\n",
+        buf_printf(b, "the last %llu bytes of the WAL are no whole transaction and were left out\n",
                (unsigned long long)r->dropped_bytes);
-    print_asked(j, r);
+    add_asked(j, r, b);
     if (r->verified)
-        printf("verified: the database checksum is the source's, %016llx\n",
+        buf_printf(b, "verified: the database checksum is the source's, %016llx\n",
                (unsigned long long)r->checksum);
     else
-        printf("not verified against the source's checksum: the replica carries none\n");
+        buf_printf(b, "not verified against the source's checksum: the replica carries none\n");
+    add_access(j, b);
 }
 
 static int nothing_done(const struct job *j, const char *why)
@@ -371,8 +396,9 @@ static int restore(struct job *j)
     size_t which = 0;
     struct restore_result r = {0};
     cleanup_free char *where = NULL;
+    cleanup_buf struct buf text = BUF_INIT;
     if (!j->output && j->from.url)
-        return ctl_usage_error(j->c, "--url needs -o FILE");
+        return ctl_usage_error(j->c, "a url needs -o FILE");
     j->output_path = ctl_absolute(j->output ? j->output : j->from.db_path);
     j->opts.output = j->output_path;
     bool exists = stat(j->output_path, &st) == 0;
@@ -406,9 +432,10 @@ static int restore(struct job *j)
     if (j->c->json)
         (void)out_json(result_json(j, from, &r, where, took_ms));
     else if (j->opts.dry_run)
-        print_plan(j, &r, where);
+        add_plan(j, &r, where, &text);
     else
-        print_result(j, from, &r, where, took_ms);
+        add_result(j, from, &r, where, took_ms, &text);
+    out_sentences(stdout, buf_str(&text));
     restore_result_done(&r);
     return 0;
 }

@@ -369,8 +369,8 @@ void status_print(const json_t *reply, bool one)
     if (!one)
         print_lost(reply);
     if (!total && !json_array_size(json_object_get(reply, "lost_patterns"))) {
-        out_wrapped(stdout, 0, "Nothing is replicated: add a section [db NAME] to the "
-                               "configuration, then walsupctl reload.");
+        out_wrapped(stdout, 0, "Nothing is replicated: walsupctl add FILE adds a database (walsup.ini(5) "
+                               "has the rules for sections and patterns).");
         return;
     }
     if (some)

@@ -125,14 +125,25 @@ static bool print_changes(const json_t *reply)
     return i > 0;
 }
 
-bool ctl_reload_restart(const json_t *reply, struct err *e)
+static bool is_about(const char *line, const char *db)
 {
-    const json_t *list = json_object_get(reply, "restart");
-    size_t n = json_array_size(list);
-    if (!n)
-        return false;
-    (void)err_set(e, ERR_PERM, "%s", json_string_value(json_array_get(list, 0)));
-    return err_hint(e, "systemctl restart walsupd%s", n > 1 ? "; walsupctl reload --json lists all that needs it" : "") < 0;
+    size_t n = strlen(db);
+    return !strncmp(line, "db ", 3) && !strncmp(line + 3, db, n) && line[3 + n] == ' ';
+}
+
+bool ctl_reload_restart(const json_t *reply, const char *db, struct err *e)
+{
+    const json_t *list = json_object_get(reply, "restart"), *item;
+    size_t n = json_array_size(list), i;
+    json_array_foreach(list, i, item) {
+        const char *line = json_string_value(item);
+        if (!line || (db && !is_about(line, db)))
+            continue;
+        (void)err_set(e, ERR_PERM, "%s", line);
+        (void)err_hint(e, "systemctl restart walsupd%s", n > 1 ? "; walsupctl reload --json lists all that needs it" : "");
+        return true;
+    }
+    return false;
 }
 
 void ctl_print_reload(const json_t *reply)
@@ -185,7 +196,7 @@ int cmd_reload(struct ctl *c)
         return out_json(reply);
     ctl_print_reload(reply);
     struct err e;
-    if (ctl_reload_restart(reply, &e))
+    if (ctl_reload_restart(reply, NULL, &e))
         out_warning(&e);
     json_decref(reply);
     return 0;

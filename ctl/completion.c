@@ -2,6 +2,8 @@
 
 #include <ctype.h>
 
+#include "common/format/conf.h"
+
 /* An option as --help has it: "  -o, --output FILE         file to create". */
 struct opt {
     char shortname; /* 0: none */
@@ -14,7 +16,8 @@ static const char common_more[] = "  --json                    machine-readable 
                                   "  --socket PATH             control socket\n"
                                   "  --help                    what the verb does\n";
 
-static const char dbs[] = "walsupctl list 2>/dev/null | sed -n '2,$s/ .*//p'";
+/* a line in brackets is a pattern, which no verb takes */
+static const char dbs[] = "walsupctl list 2>/dev/null | sed -n '2,${/^\\[/!s/ .*//p;}'";
 static const char targets[] = "walsupctl config 2>/dev/null | sed -n 's/^\\[target \\(.*\\)\\].*/\\1/p'";
 
 static size_t word(char *to, size_t size, const char *from)
@@ -61,6 +64,22 @@ static bool next_opt(const char **at, struct opt *ret)
     return false;
 }
 
+/* What --set takes: the keys of [db], each with the default that it has in [walsup]. */
+static char *settings(void)
+{
+    cleanup_buf struct buf all = BUF_INIT, out = BUF_INIT;
+    conf_defaults(&all);
+    const char *p = strstr(buf_str(&all), "\n[db ");
+    while (p && (p = strchr(p + 1, '\n')) && p[1] == ';') {
+        cleanup_free char *key = strndup(p + 3, strcspn(p + 3, ":"));
+        cleanup_free char *line = util_printf("\n%s = ", key);
+        const char *dflt = strstr(buf_str(&all), line);
+        if (dflt)
+            buf_printf(&out, "%s%s=%.*s", out.len ? " " : "", key, (int)strcspn(dflt + strlen(line), "\n"), dflt + strlen(line));
+    }
+    return util_strdup(buf_str(&out));
+}
+
 enum operand { NOTHING, A_DB, A_FILE, A_VERB };
 
 static enum operand operand_of(const struct ctl_verb *v)
@@ -99,7 +118,10 @@ static void bash_values(const char *more, struct buf *out)
             buf_add_str(out, "what=-f ;;\n");
         else if (!strcmp(o.name, "target"))
             buf_printf(out, "words=$(%s) ;;\n", targets);
-        else if (!strcmp(o.value, "HOW"))
+        else if (!strcmp(o.name, "set")) {
+            cleanup_free char *keys = settings();
+            buf_printf(out, "words='%s' ;;\n", keys);
+        } else if (!strcmp(o.value, "HOW"))
             buf_add_str(out, "words='quick full none' ;;\n");
         else if (!strcmp(o.value, "SHELL"))
             buf_add_str(out, "words='bash zsh fish' ;;\n");
@@ -160,9 +182,12 @@ static void bash(const struct ctl_verb *verb, size_t n, struct buf *out)
 static void zsh_opts(const char *more, struct buf *out)
 {
     struct opt o;
+    cleanup_free char *keys = settings();
+    cleanup_free char *set = util_printf("(%s)", keys);
     while (next_opt(&more, &o)) {
         const char *then = !strcmp(o.value, "FILE") || !strcmp(o.value, "PATH") ? "_files"
                            : !strcmp(o.name, "target")                        ? "_walsupctl_targets"
+                           : !strcmp(o.name, "set")                           ? set
                            : !strcmp(o.value, "HOW")                          ? "(quick full none)"
                            : !strcmp(o.value, "SHELL")                        ? "(bash zsh fish)"
                                                                               : " ";
@@ -224,7 +249,10 @@ static void fish_opts(const char *verb, const char *more, struct buf *out)
             buf_add_str(out, " -rF");
         else if (!strcmp(o.name, "target"))
             buf_printf(out, " -x -a \"(%s)\"", "walsupctl config 2>/dev/null | string match -rg '^\\[target (.*)\\]'");
-        else if (*o.value)
+        else if (!strcmp(o.name, "set")) {
+            cleanup_free char *keys = settings();
+            buf_printf(out, " -x -a '%s'", keys);
+        } else if (*o.value)
             buf_printf(out, " -x%s", !strcmp(o.value, "HOW")     ? " -a 'quick full none'"
                                      : !strcmp(o.value, "SHELL") ? " -a 'bash zsh fish'"
                                                                  : "");
@@ -246,7 +274,7 @@ static void fish(const struct ctl_verb *verb, size_t n, struct buf *out)
             buf_printf(out, "complete -c walsupctl -n '__fish_seen_subcommand_from %s' -F\n", verb[i].name);
         if (x == A_DB)
             buf_printf(out, "complete -c walsupctl -n '__fish_seen_subcommand_from %s' -a \"(walsupctl list "
-                            "2>/dev/null | string match -rg '^(\\S+)' | tail -n +2)\"\n", verb[i].name);
+                            "2>/dev/null | string match -rg '^([^\\s\\[]\\S*)' | tail -n +2)\"\n", verb[i].name);
         fish_opts(verb[i].name, verb[i].more, out);
     }
 }

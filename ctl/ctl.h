@@ -10,6 +10,7 @@
 #include "common/format/conf.h"
 
 #define CTL_DEFAULT_CONFIG "/etc/walsup.ini"
+#define CTL_KEPT_CONFIG "/var/lib/walsup/walsup.ini" /* daemon/adhoc.h */
 
 struct ctl;
 
@@ -46,6 +47,10 @@ int ctl_usage_error(struct ctl *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /** ctl_load(c, ret, ret_status): the configuration; on failure prints all its problems and is
  * false. */
 bool ctl_load(struct ctl *c, struct conf **ret, int *ret_status);
+/** ctl_load_environment(c): set what the unit gives to the service, if this is its configuration. ctl_load does it. */
+void ctl_load_environment(const struct ctl *c);
+/** ctl_load_failed(c, e, errors): print why a configuration was not loaded, as ctl_load does; returns the exit status. */
+int ctl_load_failed(struct ctl *c, struct err *e, struct buf *errors);
 /** ctl_socket(c, ret, ret_status): malloc'ed path of the control socket: --socket, what the
  * configuration says even if something else in it is wrong, else the default. */
 bool ctl_socket(struct ctl *c, char **ret, int *ret_status);
@@ -70,8 +75,9 @@ void ctl_verb_help(const struct ctl_verb *v);
  * ctl_print_reload(reply): what it changed. */
 int ctl_reload(struct ctl *c, const char *socket, json_t **ret, int *ret_status);
 void ctl_print_reload(const json_t *reply);
-/** ctl_reload_restart(reply, e): whether something in it needs a restart of the daemon; what, in e. */
-bool ctl_reload_restart(const json_t *reply, struct err *e);
+/** ctl_reload_restart(reply, db, e): whether something in it, or only that database (NULL: any), needs a restart of the
+ * daemon; what, in e. */
+bool ctl_reload_restart(const json_t *reply, const char *db, struct err *e);
 
 int cmd_status(struct ctl *c);
 int cmd_list(struct ctl *c);

@@ -2,6 +2,7 @@
 
 #include "common/base/clk.h"
 #include "common/format/when.h"
+#include "ctl/from_url.h"
 
 static bool from_url(struct from *f, int *ret_status)
 {
@@ -16,7 +17,8 @@ static bool from_url(struct from *f, int *ret_status)
         return false;
     }
     const char *last = strrchr(f->url_target.path, '/');
-    f->db_name = optind < f->c->argc ? f->c->argv[optind] : last ? last + 1 : f->url_target.path;
+    bool named = optind < f->c->argc && f->url != f->c->argv[optind];
+    f->db_name = named ? f->c->argv[optind] : last ? last + 1 : f->url_target.path;
     if (!*f->db_name)
         f->db_name = f->url_target.bucket;
     f->replica = util_zalloc(sizeof *f->replica);
@@ -65,6 +67,8 @@ bool from_open(struct from *f, int *ret_status)
     (void)setenv("UV_THREADPOOL_SIZE", workers, 0);
     f->progress.quiet = f->c->json;
     (void)uv_loop_init(&f->loop);
+    if (!f->url && optind < f->c->argc && strstr(f->c->argv[optind], "://")) /* it is clear what is meant */
+        f->url = f->c->argv[optind];
     return f->url ? from_url(f, ret_status) : from_conf(f, ret_status);
 }
 
@@ -121,6 +125,8 @@ int from_store(struct from *f, const struct from_replica *r,
 {
     struct store *s;
     int rc = store_open(&f->loop, r->target, &s, e);
+    if (rc < 0 && !r->name)
+        from_url_hint(e);
     if (rc < 0)
         return rc;
     if (ret_where) {
@@ -129,10 +135,15 @@ int from_store(struct from *f, const struct from_replica *r,
     }
     rc = fn(s, arg, e);
     out_progress_end(&f->progress);
-    if (rc == -(int)ERR_NOTFOUND && surely_empty(f, s, r->replica))
+    bool nothing = rc == -(int)ERR_NOTFOUND;
+    if (nothing && surely_empty(f, s, r->replica))
         rc = 1;
     store_close(s, NULL, NULL);
     (void)uv_run(&f->loop, UV_RUN_DEFAULT);
+    if (!r->name && nothing)
+        from_url_replicas(f, e);
+    if (!r->name && rc)
+        from_url_hint(e);
     return rc;
 }
 

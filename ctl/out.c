@@ -40,6 +40,25 @@ void out_wrapped(FILE *f, unsigned indent, const char *s)
     (void)fputc('\n', f);
 }
 
+void out_sentence(FILE *f, const char *s)
+{
+    if (isatty(fileno(f)) && columns_of(s) > OUT_WIDTH) {
+        out_wrapped(f, 0, s);
+        return;
+    }
+    out_text(f, s);
+    (void)fputc('\n', f);
+}
+
+void out_sentences(FILE *f, const char *lines)
+{
+    for (const char *p = lines, *end; *p; p = *end ? end + 1 : end) {
+        end = p + strcspn(p, "\n");
+        cleanup_free char *line = strndup(p, (size_t)(end - p));
+        out_sentence(f, line ? line : "");
+    }
+}
+
 void out_tone(FILE *f, enum out_tone tone)
 {
     static const char *const code[] = {"\033[0m", "\033[32m", "\033[33m", "\033[31m"};
@@ -61,17 +80,22 @@ struct out_row *out_row(struct out_table *t)
     return &t->row[t->n++];
 }
 
+static const char *after_columns(const char *s, size_t n)
+{
+    for (; *s && n; s++)
+        n -= ((unsigned char)s[1] & 0xc0) != 0x80;
+    return s;
+}
+
 static void print_cell(const char *s, size_t width, bool last)
 {
     size_t have = columns_of(s);
-    if (have > width) { /* the end of a name tells more than nothing: cut the middle out */
-        size_t keep = width - 2, at = 0;
-        const char *p = s;
-        for (; *p && at < keep; p++)
-            at += ((unsigned char)p[1] & 0xc0) != 0x80;
-        cleanup_free char *cut = strndup(s, (size_t)(p - s));
-        out_text(stdout, cut ? cut : "");
+    if (have > width) { /* names differ at their ends: the middle goes */
+        size_t tail = (width - 2) / 2;
+        cleanup_free char *head = strndup(s, (size_t)(after_columns(s, width - 2 - tail) - s));
+        out_text(stdout, head ? head : "");
         (void)fputs("..", stdout);
+        out_text(stdout, after_columns(s, have - tail));
         have = width;
     } else {
         out_text(stdout, s);
@@ -139,14 +163,10 @@ int out_json(json_t *j)
 
 static void print_error(const char *kind, const struct err *e)
 {
-    (void)fprintf(stderr, "walsupctl: %s", kind);
-    out_text(stderr, e->msg);
-    (void)fputc('\n', stderr);
-    if (!*e->hint)
-        return;
-    (void)fputs("hint: ", stderr);
-    out_text(stderr, e->hint);
-    (void)fputc('\n', stderr);
+    cleanup_free char *text = util_printf("walsupctl: %s%s", kind, e->msg), *hint = util_printf("hint: %s", e->hint);
+    out_sentence(stderr, text);
+    if (*e->hint)
+        out_sentence(stderr, hint);
 }
 
 void out_error(const struct err *e)

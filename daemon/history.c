@@ -430,17 +430,34 @@ static void save_due(const struct history *h, uint64_t at)
     inventory_due_set(h->shared->inventory, h->db->name, real);
 }
 
+static bool keeper_rests(const struct history *h, const struct keeper *k)
+{
+    bool rests = keeper_is_quiet(k) && k->has_facts && !k->stale;
+    for (unsigned i = 0; i < SPOOL_LEVELS; i++)
+        for (size_t n = 0; rests && n < h->level[i].n; n++)
+            rests = !keeper_needs(k, i + 1, &h->level[i].file[n]);
+    return rests;
+}
+
 /* Nothing to do for a while, and nobody writes: what is needed again is read again. */
 static bool rests(const struct history *h, uint64_t at)
 {
     bool idle = h->db->state != SOURCE_ATTACHED && !h->db->run && !h->db->stream && !h->call && !h->job && !h->queued && h->loaded &&
                 at > clk_mono_ms() + REST_MS;
     for (size_t i = 0; i < h->n_keepers; i++)
-        idle = idle && keeper_is_quiet(&h->keeper[i]) && h->keeper[i].has_facts && !h->keeper[i].stale;
-    for (unsigned i = 0; i < SPOOL_LEVELS; i++)
-        for (size_t n = 0; idle && n < h->level[i].n; n++)
-            for (size_t k = 0; idle && k < h->n_keepers; k++)
-                idle = !keeper_needs(&h->keeper[k], i + 1, &h->level[i].file[n]);
+        idle = idle && keeper_rests(h, &h->keeper[i]);
+    return idle;
+}
+
+bool history_at_rest(const struct database *db)
+{
+    const struct history *h = db->history;
+    if (!h || h->retry.failures)
+        return true;
+    bool idle = h->loaded && !h->job && !h->queued && !db->stream &&
+                (!db->due.place || db->due.at_ms > clk_mono_ms() + REST_MS);
+    for (size_t i = 0; i < h->n_keepers; i++)
+        idle = idle && (keeper_rests(h, &h->keeper[i]) || h->keeper[i].err || h->keeper[i].delete_err || h->keeper[i].u->fenced);
     return idle;
 }
 

@@ -79,6 +79,8 @@ void history_trust_clock(struct history_shared *s);
 /* From the database. Its `shared` may be NULL: then nothing is merged, and these do nothing. */
 /** history_due(db): the agenda says so. */
 void history_due(struct database *db);
+/** history_at_rest(db): nothing of it is due now or under way, or what is fails. */
+bool history_at_rest(const struct database *db);
 /** history_captured(db): there are new files in the spool. */
 void history_captured(struct database *db);
 /** history_stored(db, u, level, min, f): the replica has acknowledged it. */

@@ -11,30 +11,58 @@
 
 #include "common/base/fsx.h"
 #include "common/base/log.h"
+#include "common/format/words.h"
 #include "common/store/cred.h"
+#include "daemon/adhoc.h"
 #include "daemon/confine.h"
 #include "daemon/dblock.h"
 #include "common/store/s3_log.h"
 #include "daemon/manager.h"
+#include "daemon/once.h"
 #include "daemon/session.h"
+#include "daemon/supervise.h"
 
 #define DEFAULT_CONFIG "/etc/walsup.ini"
 
 static const char usage[] =
-    "usage: walsupd [-c FILE] [--check] [--help] [--version]\n"
+    "Usage: walsupd [-c FILE] [--once | --exec 'PROGRAM ARGS']\n"
+    "       walsupd [--once | --exec 'PROGRAM ARGS'] [--set KEY=VALUE] DB URL...\n"
     "\n"
-    "Replicates SQLite databases to the targets of the configuration file.\n"
+    "Replicates SQLite databases to the targets of the configuration file, or the\n"
+    "database DB to s3://BUCKET/PATH?endpoint=https://HOST or file:///PATH.\n"
     "\n"
-    "  -c, --config FILE  configuration (default: " DEFAULT_CONFIG ")\n"
-    "      --check        read the configuration, say what is wrong, exit\n"
-    "  -h, --help         this text\n"
-    "  -V, --version      version of walsup and of the SQLite it uses\n"
+    "  -c, --config FILE     configuration (" DEFAULT_CONFIG ")\n"
+    "      --once            replicate what is committed now, and exit\n"
+    "      --exec 'PROGRAM ARGS'\n"
+    "                        restore databases that are missing, run the program,\n"
+    "                        replicate until it ends, and exit as it did\n"
+    "      --set KEY=VALUE   a key of the section [walsup]; with DB URL\n"
+    "      --check           read the configuration, say what is wrong, exit\n"
+    "  -h, --help            this text\n"
+    "  -V, --version         version of walsup and of the SQLite it uses\n"
     "\n"
     "walsupctl(1) shows and steers a running walsupd.\n";
 
+#define MAX_SET 64
+
+struct call {
+    const char *path; /* of the configuration */
+    char *kept;       /* of one that was made from the command line */
+    struct conf *conf;
+    bool config_given, check, once;
+    const char *exec;
+    const char *set[MAX_SET];
+    struct adhoc adhoc;
+    struct buf text; /* of the configuration from the command line */
+    char **argv, **environment; /* of the program; like the rest, as long as the process lives */
+};
+
+/* What a restart does not mend (RestartPreventExitStatus= of the unit) is worth a look as a whole. */
 static int fail(const struct err *e)
 {
     log_err(LOG_ERROR, e, "walsupd");
+    if (e->code == ERR_CONFIG || e->code == ERR_PERM || e->code == ERR_NOTFOUND)
+        log_line(LOG_ERROR, "walsupctl check, run as root, tries everything that the configuration names");
     return err_exit_status(e->code);
 }
 
@@ -76,10 +104,10 @@ static bool sqlite_affected(int v)
     return v < 3051003 && !(v >= 3050007 && v < 3051000) && !(v >= 3044006 && v < 3045000);
 }
 
-static int run(const char *conf_path, struct conf *conf)
+/* walsupd proper; conf is taken over. */
+static int run(const struct call *c, struct conf *conf, int ready_fd, int stop_fd)
 {
     struct err e;
-    int lock = -1;
     set_limits();
     cleanup_free char *workers = util_printf("%u", conf->workers);
     (void)setenv("UV_THREADPOOL_SIZE", workers, 1);
@@ -88,19 +116,19 @@ static int run(const char *conf_path, struct conf *conf)
         log_setup(level);
     s3_log_requests(conf->log_requests);
     int r = session_setup(&e);
-    if (r == 0)
-        r = lock_state(conf->state_dir, &lock, &e);
     struct err le;
     if (r == 0 && dblock_setup(&le) < 0)
         log_err(LOG_WARN, &le, "databases are not locked");
     if (r == 0)
-        confine_apply(conf, conf_path);
+        confine_apply(conf, c->path);
     static uv_loop_t loop; /* what a start that fails leaves in it goes with the process */
     if (r == 0 && uv_loop_init(&loop) < 0)
         r = err_set(&e, ERR_INTERNAL, "uv_loop_init failed");
     struct manager *m = NULL;
     if (r == 0)
-        r = manager_new(&loop, conf_path, conf, &m, &e);
+        r = manager_new(&loop, c->path, conf, &m, &e);
+    if (r == 0 && (c->once || stop_fd >= 0))
+        once_new(m, ready_fd, stop_fd);
     if (r < 0) {
         (void)conf_free(conf);
         return fail(&e);
@@ -115,57 +143,135 @@ static int run(const char *conf_path, struct conf *conf)
     (void)uv_run(&loop, UV_RUN_NOWAIT);
     int status = manager_free(m);
     (void)uv_loop_close(&loop);
-    (void)close(lock);
     log_line(LOG_NOTICE, "stopped");
     return status;
 }
 
-int main(int argc, char **argv)
+/* ---- what it was called with ------------------------------------------------------------------- */
+
+/* The descriptor stays open as long as the process, and a process that it forks. */
+static int prepare(struct call *c, struct err *e)
 {
-    static const struct option opts[] = {{"config", required_argument, NULL, 'c'},
-                                         {"check", no_argument, NULL, 'k'},
-                                         {"help", no_argument, NULL, 'h'},
-                                         {"version", no_argument, NULL, 'V'},
-                                         {NULL, 0, NULL, 0}};
-    const char *path = DEFAULT_CONFIG;
-    bool check = false;
+    static int lock = -1;
+    int r = lock_state(c->conf->state_dir, &lock, e);
+    if (r < 0 && e->code != ERR_BUSY && c->adhoc.n)
+        return err_hint(e, "name a directory of your own: --set state-dir=DIR --set socket=DIR/walsup.sock");
+    if (r < 0 || !c->adhoc.n)
+        return r;
+    r = adhoc_keep(c->conf->state_dir, buf_str(&c->text), &c->kept, e);
+    c->path = c->kept ? c->kept : c->path;
+    return r;
+}
+
+static int daemon_of(void *arg, int ready_fd, int stop_fd)
+{
+    struct call *c = arg;
+    struct conf *conf = NULL;
+    struct err e;
+    /* it may have been changed, since this one is not the first */
+    return run(c, conf_load(c->path, &conf, NULL, &e) == 0 ? conf : c->conf, ready_fd, stop_fd);
+}
+
+static int run_program(struct call *c)
+{
+    struct err e;
+    enum log_level level;
+    if (words_split(c->exec, &c->argv, &e) < 0) {
+        (void)err_wrap(&e, "--exec");
+        return fail(&e);
+    }
+    if (log_level_parse(c->conf->log_level, &level))
+        log_setup(level);
+    const struct supervise s = {c->path, c->conf, c->argv, c->environment, daemon_of, c};
+    return supervise_run(&s);
+}
+
+static int load(struct call *c)
+{
+    struct err e = {0};
+    cleanup_buf struct buf errors = BUF_INIT;
+    int r = c->adhoc.n ? adhoc_text(&c->adhoc, &c->text, &e) : conf_load(c->path, &c->conf, &errors, &e);
+    if (r < 0 && !errors.len)
+        return fail(&e);
+    if (r == 0 && c->adhoc.n)
+        r = conf_parse("the command line", buf_str(&c->text), c->text.len, &c->conf, &errors, &e);
+    if (r == 0)
+        return 0;
+    (void)fputs(buf_str(&errors), stderr);
+    return err_exit_status(ERR_CONFIG);
+}
+
+/* True: go on. */
+static bool take_options(struct call *c, int argc, char **argv, int *ret_status)
+{
+    static const struct option opts[] = {{"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, 'k'},
+                                         {"once", no_argument, NULL, 'o'},         {"exec", required_argument, NULL, 'e'},
+                                         {"set", required_argument, NULL, 's'},    {"help", no_argument, NULL, 'h'},
+                                         {"version", no_argument, NULL, 'V'},      {NULL, 0, NULL, 0}};
+    *ret_status = 0;
     for (int o; (o = getopt_long(argc, argv, "c:hV", opts, NULL)) != -1;)
         switch (o) {
         case 'c':
-            path = optarg;
+            c->path = optarg;
+            c->config_given = true;
             break;
         case 'k':
-            check = true;
+            c->check = true;
+            break;
+        case 'o':
+            c->once = true;
+            break;
+        case 'e':
+            c->exec = optarg;
+            break;
+        case 's':
+            if (c->adhoc.n_set < MAX_SET)
+                c->set[c->adhoc.n_set++] = optarg;
             break;
         case 'h':
             (void)fputs(usage, stdout);
-            return 0;
+            return false;
         case 'V':
             (void)printf("walsupd %s (SQLite %s)\n", WALSUP_VERSION, sqlite3_libversion());
-            return 0;
+            return false;
         default:
             (void)fputs(usage, stderr);
-            return err_exit_status(ERR_USAGE);
+            *ret_status = err_exit_status(ERR_USAGE);
+            return false;
         }
-    if (optind < argc) {
-        (void)fprintf(stderr, "walsupd: unexpected argument %s\n%s", argv[optind], usage);
-        return err_exit_status(ERR_USAGE);
-    }
-    (void)mallopt(M_ARENA_MAX, 2); /* one a thread would keep what each of them needed once */
-    struct conf *conf = NULL;
+    c->adhoc.set = c->set;
+    c->adhoc.operand = (const char *const *)argv + optind;
+    c->adhoc.n = (size_t)(argc - optind);
+    const char *wrong = c->once && c->exec            ? "--once and --exec exclude each other"
+                        : c->config_given && c->adhoc.n ? "--config and DB URL exclude each other"
+                        : c->adhoc.n_set && !c->adhoc.n ? "--set is for DB URL; a configuration file has its own section [walsup]"
+                                                        : NULL;
+    if (!wrong)
+        return true;
+    (void)fprintf(stderr, "walsupd: %s\n%s", wrong, usage);
+    *ret_status = err_exit_status(ERR_USAGE);
+    return false;
+}
+
+int main(int argc, char **argv)
+{
+    static struct call c = {.path = DEFAULT_CONFIG, .text = BUF_INIT};
     struct err e;
-    cleanup_buf struct buf errors = BUF_INIT;
-    if (conf_load(path, &conf, &errors, &e) < 0) {
-        if (!errors.len)
-            return fail(&e);
-        (void)fputs(buf_str(&errors), stderr);
-        return err_exit_status(ERR_CONFIG);
-    }
-    if (check) {
-        (void)printf("%s: ok, %zu database%s, %zu target%s\n", path, conf->n_dbs, PLURAL(conf->n_dbs),
-                     conf->n_targets, PLURAL(conf->n_targets));
-        (void)conf_free(conf);
+    int status;
+    if (!take_options(&c, argc, argv, &status))
+        return status;
+    (void)mallopt(M_ARENA_MAX, 2); /* one a thread would keep what each of them needed once */
+    c.environment = c.exec ? supervise_environment() : NULL;
+    status = load(&c);
+    if (status)
+        return status;
+    if (c.check) {
+        (void)printf("%s: ok, %zu database%s, %zu target%s\n", c.adhoc.n ? "the command line" : c.path, c.conf->n_dbs,
+                     PLURAL(c.conf->n_dbs), c.conf->n_targets, PLURAL(c.conf->n_targets));
+        (void)conf_free(c.conf);
         return 0;
     }
-    return run(path, conf);
+    if (prepare(&c, &e) < 0)
+        return fail(&e);
+    return c.exec ? run_program(&c) : run(&c, c.conf, -1, -1);
 }

@@ -7,6 +7,7 @@
 #include "common/base/log.h"
 #include "daemon/ctlserver.h"
 #include "daemon/metrics.h"
+#include "daemon/once.h"
 #include "daemon/patterns.h"
 #include "daemon/status.h"
 
@@ -173,6 +174,10 @@ static void close_rest(struct manager *m)
     scan_close(m->scanner, on_part_closed, m);
     discover_close(m->discover, on_part_closed, m);
     watch_close(m->watch, on_part_closed, m);
+    if (m->once) {
+        m->open++;
+        once_close(m->once, on_part_closed, m);
+    }
     if (m->ctl) {
         m->open++;
         ctlserver_close(m->ctl, on_part_closed, m);
@@ -216,9 +221,8 @@ static void maybe_close(struct manager *m)
     begin_close(m);
 }
 
-static void on_deadline(uv_timer_t *t)
+void manager_stop_now(struct manager *m)
 {
-    struct manager *m = t->data;
     if (m->closing)
         return;
     for (size_t i = 0; i < m->n_dbs; i++)
@@ -232,8 +236,14 @@ static void on_deadline(uv_timer_t *t)
                          m->db[i]->name, m->db[i]->up[r]->target, (unsigned long long)files, PLURAL(files),
                          util_size(size, bytes));
         }
-    m->exit_status = 0;
+    if (m->once && !m->exit_status) /* whoever waits for it wants to know; a service has its spool */
+        m->exit_status = err_exit_status(ERR_TIMEOUT);
     begin_close(m);
+}
+
+static void on_deadline(uv_timer_t *t)
+{
+    manager_stop_now(t->data);
 }
 
 void manager_stop(struct manager *m)
@@ -243,7 +253,7 @@ void manager_stop(struct manager *m)
         if (clk_mono_ms() - m->stopping_ms < 100)
             return;
         log_line(LOG_NOTICE, "asked to stop twice: ending at once");
-        on_deadline(&m->deadline);
+        manager_stop_now(m);
         return;
     }
     m->stopping = true;
@@ -261,8 +271,10 @@ void manager_stop(struct manager *m)
 
 static void on_signal(uv_signal_t *s, int signum)
 {
+    struct manager *m = s->data;
     (void)signum;
-    manager_stop(s->data);
+    if (!once_is_held(m->once))
+        manager_stop(m);
 }
 
 /* ---- start ------------------------------------------------------------------------------------- */

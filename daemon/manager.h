@@ -16,6 +16,7 @@
 #include "daemon/watch.h"
 
 struct ctlserver;
+struct once;
 struct metrics_http;
 
 /* A configured target with its store; shared by the databases that replicate there. */
@@ -79,6 +80,7 @@ struct manager {
     struct loopmeter meter;
     struct notify *notify;
     struct drill *drill;
+    struct once *once; /* NULL: it runs until it is asked to stop */
     uv_timer_t scan, tick, deadline;
     uv_signal_t sigterm, sigint, sighup;
     int64_t started_ms;
@@ -113,6 +115,8 @@ int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *erro
 /** manager_stop(m): flush what can be flushed within shutdown-timeout, then end the loop. A second call
  * skips the flushing. */
 void manager_stop(struct manager *m);
+/** manager_stop_now(m): end the loop without waiting for uploads; says what is left. */
+void manager_stop_now(struct manager *m);
 /** manager_find(m, name_or_path): NULL if there is none. */
 struct database *manager_find(const struct manager *m, const char *name_or_path);
 /** manager_targets_open(m, conf, ret, e): the stores of a configuration; those that stay are shared with

@@ -7,6 +7,7 @@
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "common/format/name.h"
+#include "daemon/once.h"
 #include "daemon/patterns.h"
 #include "daemon/status.h"
 
@@ -33,6 +34,8 @@ void manager_maybe_ready(struct manager *m)
     notify_ready(m->notify);
     log_about(LOG_READY, NULL, NULL, NULL);
     log_line(LOG_NOTICE, "ready: %s", line);
+    if (m->once)
+        once_ready(m->once);
 }
 
 static void uncount(struct manager_db *e)

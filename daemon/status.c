@@ -400,6 +400,11 @@ void status_line(const struct manager *m, char *buf, size_t n)
     }
     char dur[32];
     size_t lost = patterns_lost(m);
+    if (!m->n_dbs && !lost) {
+        (void)snprintf(buf, n, "nothing to replicate: %s",
+                       m->conf->n_patterns ? "no file matches a pattern" : "no database is configured (walsupctl add FILE)");
+        return;
+    }
     /* below a few seconds the figure would change with every commit and say nothing */
     if (worst < LATE_MS)
         (void)snprintf(buf, n, "%zu database%s%s", m->n_dbs, PLURAL(m->n_dbs),

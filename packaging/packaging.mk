@@ -87,6 +87,7 @@ install: programs $(DOCS_CTL)
 	$(DOCS_CTL) help --completion fish > $(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
 	chmod 644 $(DESTDIR)$(BASHCOMPDIR)/walsupctl $(DESTDIR)$(ZSHCOMPDIR)/_walsupctl \
 		$(DESTDIR)$(FISHCOMPDIR)/walsupctl.fish
+	$(if $(DESTDIR),,@SYSCONFDIR=$(SYSCONFDIR) SYSUSERSDIR=$(SYSUSERSDIR) packaging/after_install.sh)
 
 # configuration and state stay
 uninstall:
@@ -173,15 +174,23 @@ check-units: programs
 	echo "check-units: $$n files"; test $$n -gt 0
 
 # walsupd under a real systemd, with the units as they are installed
-systemd: programs
+systemd: programs $(OUT)/helpers/s3fault
 	$(Q)rm -rf $(BUILD)/systemd && $(MAKE) --no-print-directory install \
 		DESTDIR=$(CURDIR)/$(BUILD)/systemd/root PREFIX=/usr >/dev/null
 	$(Q)tests/systemd/boot.sh tests/systemd/units.sh $(BUILD)/systemd
+	$(Q)cp $(OUT)/helpers/s3fault $(BUILD)/systemd/ && \
+		SYSTEMD_SECONDS=300 tests/systemd/boot.sh tests/systemd/checks.sh $(BUILD)/systemd
 
 # the Debian package: reproducible, installed, upgraded under load and purged under that systemd
 package:
 	$(Q)tests/systemd/packages.sh $(BUILD)/package
 	$(Q)BOOT_IS=part tests/systemd/boot.sh tests/systemd/package.sh $(BUILD)/package/out
+
+# The container image: built from its recipe without an engine, and run as one would
+.PHONY: container
+container: programs
+	$(Q)mkdir -p $(BUILD)/container
+	$(Q)WALSUP_OUT=$(OUT) tests/container/image.sh $(BUILD)/container
 
 # The end-to-end tests inside the sandbox of the system unit. Those that are about walsupctl alone, which is not
 # in there, and of what stores and networks do, are left out; SANDBOXED= for all.

@@ -42,6 +42,8 @@ help:
 #: more
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
 #:   sandboxed      the end-to-end tests inside the sandbox of walsupd.service
+#:   container      the container image: the recipe built by buildah on a debootstrap base, run in namespaces; skipped
+#:                  without root. Some minutes; build/container/ keeps base and layers
 #:   package        the Debian package, built twice; installed, upgraded, purged under that systemd
 #:   asan, tsan, valgrind         unit tests and a few end-to-end tests under each
 #:   torture         all that explorer, failnth, kills, model can do, power cuts, long stress, 1000 copied machines,

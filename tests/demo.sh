@@ -102,8 +102,10 @@ ctl restore bank -o final.db
 show ledger verify final.db "$(ledger count bank.db)"
 show ledger same bank.db final.db
 
-say "In the replica: $(find replica -name '*.ltx' | wc -l) files, $(du -sk replica | cut -f1) KiB, in the layout of Litestream v0.5."
-find replica -name '*.ltx' | sort | head -n 3
+files=$(find replica -name '*.ltx' | sort)
+n=$(printf '%s\n' "$files" | wc -l)
+say "In the replica: $n files, $(du -sk replica | cut -f1) KiB, in the layout of Litestream v0.5.$([ "$n" -le 3 ] || echo ' The first three:')"
+printf '%s\n' "$files" | head -n 3
 
 kill "$daemon"
 wait "$daemon" || { echo "demo: walsupd did not stop in order"; exit 1; }

@@ -51,7 +51,10 @@ void conf_problem(struct conf_ctx *x, const struct conf_origin *o, const char *h
     }
     if (!x->errors || x->problems > MAX_PROBLEMS)
         return;
-    buf_printf(x->errors, *hint ? "%s%s (%s)\n" : "%s%s\n", where, msg, hint);
+    buf_printf(x->errors, "%s%s", where, msg);
+    if (*hint)
+        buf_printf(x->errors, strchr(hint, '\n') ? ":\n  %s" : " (%s)", hint);
+    buf_add_str(x->errors, "\n");
     if (x->problems == MAX_PROBLEMS)
         buf_add_str(x->errors, "more problems are not shown\n");
 }
@@ -64,15 +67,25 @@ static const char *section_title(const struct conf_section *s, char buf[static 1
     return buf;
 }
 
+/* As the AWS tools and Litestream write it. */
+static char *other_spelling(const char *name)
+{
+    char *s = util_strdup(strncasecmp(name, "aws_", 4) && strncasecmp(name, "aws-", 4) ? name : name + 4);
+    for (char *p = s; *p; p++)
+        *p = *p == '_' ? '-' : (char)tolower((unsigned char)*p);
+    return s;
+}
+
 static void unknown_key(struct lines *l, const char *name)
 {
     char title[128], hint[256] = "";
     size_t best = SIZE_MAX;
+    cleanup_free char *other = other_spelling(name);
     for (size_t i = 0; i < CONF_KEYS; i++) {
         if (conf_key[i].kind != l->section->kind)
             continue;
-        size_t d = near_distance(name, conf_key[i].name);
-        if (near_enough(name, d) && d < best) {
+        size_t d = near_distance(other, conf_key[i].name);
+        if (near_enough(other, d) && d < best) {
             best = d;
             (void)snprintf(hint, sizeof hint, "did you mean %s?", conf_key[i].name);
         }
@@ -90,8 +103,18 @@ static void unknown_key(struct lines *l, const char *name)
                  section_title(l->section, title));
 }
 
-/* what no value may look like, whatever its type */
+/* what no value may look like as it is written, whatever its type */
 static bool value_plain(struct lines *l, const char *name, const char *value)
+{
+    if (!strstr(value, " #"))
+        return true;
+    conf_problem(l->x, &l->at, "put the comment on its own line, or start it with ' ;'",
+                 "the value of %s contains ' #', which starts no comment here", name);
+    return false;
+}
+
+/* nor as it is meant, once variables are expanded */
+static bool value_usable(struct lines *l, const char *name, const char *value)
 {
     size_t n = strlen(value);
     if (n == 0) {
@@ -103,25 +126,32 @@ static bool value_plain(struct lines *l, const char *name, const char *value)
                      "without them", name);
         return false;
     }
-    if (strstr(value, " #")) {
-        conf_problem(l->x, &l->at, "put the comment on its own line, or start it with ' ;'",
-                     "the value of %s contains ' #', which starts no comment here", name);
-        return false;
-    }
     return true;
 }
 
-static void take_value(struct lines *l, struct conf_value *v, const char *text)
+/* As it was written, with variables expanded. A file holds a secret unless that comes from the environment. */
+static bool take_text(struct lines *l, struct conf_value *v, const char *written)
+{
+    const struct conf_key *k = &conf_key[v->key];
+    struct err e = {0};
+    char *expanded = NULL;
+    int rc = value_plain(l, k->name, written) ? conf_expand(written, k->flags & CONF_SECRET, &expanded, &e) : -ERR_CONFIG;
+    l->secret = l->secret || ((k->flags & CONF_SECRET) && rc != CONF_EXPANDED);
+    v->text = expanded ? expanded : util_strdup(written);
+    if (rc < 0 && e.code)
+        conf_problem(l->x, &l->at, e.hint, "%s: %s", k->name, e.msg);
+    return rc >= 0 && value_usable(l, k->name, v->text);
+}
+
+static void take_value(struct lines *l, struct conf_value *v, const char *written)
 {
     const struct conf_key *k = &conf_key[v->key];
     struct err e = {0};
     int rc = 0;
-    if (k->flags & CONF_SECRET)
-        l->secret = true;
-    if (!value_plain(l, k->name, text)) {
-        v->bad = true;
+    v->bad = !take_text(l, v, written);
+    if (v->bad)
         return;
-    }
+    const char *text = v->text;
     if (k->type == CONF_PATH && text[0] == '~') {
         rc = err_set(&e, ERR_CONFIG, "%s = %s: '~' is not expanded", k->name, text);
         (void)err_hint(&e, "write the absolute path");
@@ -169,7 +199,6 @@ static int on_key(void *user, const char *section, const char *name, const char 
     s->value = util_realloc(s->value, (s->n + 1) * sizeof *s->value);
     struct conf_value *v = &s->value[s->n++];
     *v = (struct conf_value){.key = (enum conf_key_id)k, .origin = l->at};
-    v->text = util_strdup(value);
     take_value(l, v, value);
     return 1;
 }
@@ -365,7 +394,9 @@ static int parse_file(struct conf_ctx *x, const char *path, struct err *e)
     if (rc < 0)
         return err_wrap(e, "cannot read the configuration");
     bool secret = parse_text(x, path, buf_str(&text), text.len);
-    if (secret && (st.st_mode & S_IROTH)) {
+    if (secret && (st.st_mode & S_IROTH) && x->exposed) {
+        buf_printf(x->exposed, "%s\n", path);
+    } else if (secret && (st.st_mode & S_IROTH)) {
         struct conf_origin o = {path, 0};
         char hint[320];
         (void)snprintf(hint, sizeof hint, "chgrp walsup %s; chmod 640 %s", path, path);
@@ -460,10 +491,21 @@ static int finish(struct conf_ctx *x, struct conf **ret)
     return 0;
 }
 
-static int load(const char *path, const struct stand_in *in, struct conf **ret, struct buf *errors, struct err *e)
+/* Beside the configuration: /etc/walsup.d/<any>.ini for /etc/walsup.ini. NULL: it has no absolute name. */
+static char *default_include(const char *path)
+{
+    cleanup_free char *real = realpath(path, NULL);
+    size_t n = real ? strlen(real) : 0;
+    if (n > 4 && !strcmp(real + n - 4, ".ini"))
+        n -= 4;
+    return n && !strpbrk(real, "*?[\\") ? util_printf("%.*s.d/*.ini", (int)n, real) : NULL;
+}
+
+static int load(const char *path, const struct stand_in *in, struct buf *exposed, struct conf **ret, struct buf *errors,
+                struct err *e)
 {
     struct err own = {0};
-    struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0};
+    struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0, exposed};
     int rc = parse_file(&x, path, x.e);
     if (rc < 0) {
         if (errors)
@@ -472,28 +514,35 @@ static int load(const char *path, const struct stand_in *in, struct conf **ret, 
         return rc;
     }
     const struct conf_value *include = find_include(x.c->raw);
-    if (include)
-        read_includes(&x, include, in);
+    struct conf_value beside = {.origin = {path, 0}, .text = include ? NULL : default_include(path)};
+    if (include || beside.text)
+        read_includes(&x, include ? include : &beside, in);
+    x.c->include = TAKE_PTR(beside.text);
     return finish(&x, ret);
 }
 
 int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e)
 {
-    return load(path, NULL, ret, errors, e);
+    return load(path, NULL, NULL, ret, errors, e);
+}
+
+int conf_load_exposed(const char *path, struct conf **ret, struct buf *exposed, struct buf *errors, struct err *e)
+{
+    return load(path, NULL, exposed, ret, errors, e);
 }
 
 int conf_load_with(const char *path, const char *file, const char *text, struct conf **ret, struct buf *errors,
                    struct err *e)
 {
     const struct stand_in in = {file, text};
-    return load(path, &in, ret, errors, e);
+    return load(path, &in, NULL, ret, errors, e);
 }
 
 int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,
                struct buf *errors, struct err *e)
 {
     struct err own = {0};
-    struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0};
+    struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0, NULL};
     (void)parse_text(&x, name, text, n);
     const struct conf_value *include = find_include(x.c->raw);
     if (include)

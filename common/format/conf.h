@@ -11,6 +11,8 @@
 #include "common/format/glob.h"
 #include "common/format/ltx.h"
 
+#define CONF_ENVIRONMENT "/etc/walsup.env" /* where the service has its environment from: EnvironmentFile= of the unit */
+
 enum conf_target_type { CONF_S3, CONF_FILE };
 enum conf_sse { CONF_SSE_OFF, CONF_SSE_AES256, CONF_SSE_KMS, CONF_SSE_C };
 /* what speaks S3 there: the rows of store/s3_provider.c */
@@ -96,7 +98,7 @@ struct conf_db {
 struct conf {
     char *state_dir, *socket, *log_level;
     bool log_requests, landlock;
-    char *include; /* as it was written; NULL: none */
+    char *include; /* as it was written, or the default: beside the configuration; NULL: none */
     uint32_t workers;
     uint64_t scan_interval_ms;
     uint64_t idle_timeout_ms;
@@ -129,6 +131,9 @@ int conf_load(const char *path, struct conf **ret, struct buf *errors, struct er
  * were not there. For a change that is to be judged before it is made. */
 int conf_load_with(const char *path, const char *file, const char *text, struct conf **ret, struct buf *errors,
                    struct err *e);
+/** conf_load_exposed(path, ret, exposed, errors, e): the same, but a file that holds a secret and that everybody may read
+ * is no problem: its path is appended to `exposed`, a line each. For a check that has more to say. */
+int conf_load_exposed(const char *path, struct conf **ret, struct buf *exposed, struct buf *errors, struct err *e);
 /** conf_parse(name, text, n, ret, errors, e): the same for bytes at hand, includes refused. */
 int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,
                struct buf *errors, struct err *e);

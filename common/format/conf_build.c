@@ -122,7 +122,8 @@ static void build_daemon(struct conf_ctx *x)
     c->socket = dup_of(s, CONF_WALSUP_socket);
     c->landlock = num_of(s, CONF_WALSUP_landlock) == 0;
     c->log_requests = num_of(s, CONF_WALSUP_log_requests) != 0;
-    c->include = dup_of(s, CONF_WALSUP_include);
+    if (conf_get(s, CONF_WALSUP_include)) /* else it is known where they are by default */
+        c->include = dup_of(s, CONF_WALSUP_include);
     c->log_level = dup_of(s, CONF_WALSUP_log_level);
     c->workers = (uint32_t)num_of(s, CONF_WALSUP_workers);
     c->scan_interval_ms = num_of(s, CONF_WALSUP_scan_interval);
@@ -328,8 +329,10 @@ static void build_s3_target(struct conf_ctx *x, const struct conf_section *s,
         t->endpoint = conf_endpoint_aws(t->region);
     const struct conf_origin *path_at = origin_of(s, from_url ? CONF_TARGET_url : CONF_TARGET_path);
     const char *given = t->path ? t->path : "";
-    if (!t->bucket)
+    if (!t->bucket && !conf_get(s, CONF_TARGET_bucket))
         conf_problem(x, &s->origin, "add bucket = NAME", "[target %s] has no bucket", s->name);
+    else if (!t->bucket)
+        /* what is wrong with it was reported */;
     else if (conf_bucket_check(t->bucket, given, t->region, endpoint_set,
                                from_url && !conf_get(s, CONF_TARGET_bucket), &e) < 0)
         problem_err(x, origin_of(s, conf_get(s, CONF_TARGET_bucket) ? CONF_TARGET_bucket

@@ -65,6 +65,7 @@ struct conf_ctx {
     struct buf *errors;
     struct err *e;
     unsigned problems;
+    struct buf *exposed; /* see conf_load_exposed(); NULL: it is a problem */
 };
 
 /** conf_problem(x, o, hint, fmt, ...): report one problem; hint is what to write instead, "" when
@@ -76,6 +77,11 @@ const struct conf_value *conf_get(const struct conf_section *s, enum conf_key_id
 /** conf_section_find(raw, kind, name): after conf_build has sorted; NULL if there is none. */
 struct conf_section *conf_section_find(const struct conf_raw *raw, enum conf_kind kind,
                                        const char *name);
+/** conf_expand(text, secret, ret, e): text with ${NAME} taken from the environment (env.h), and $${ for a plain ${. 0: it
+ * has neither, CONF_EXPANDED: from the environment, CONF_UNESCAPED: only plain ones; then *ret is malloc'ed. ERR_CONFIG: not
+ * set, or not a name. secret: the variables are taken out of the environment (env_hide). */
+enum { CONF_UNESCAPED = 1, CONF_EXPANDED };
+int conf_expand(const char *text, bool secret, char **ret, struct err *e);
 /** conf_number(k, text, ret, e): text as the type of row k says, within its range. */
 int conf_number(const struct conf_key *k, const char *text, uint64_t *ret, struct err *e);
 /** conf_limit_text(k, v, buf): v as it would be written for a row with a range. */

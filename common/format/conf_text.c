@@ -7,7 +7,15 @@
 static void line(struct buf *out, const char *key, const char *value, const struct conf_origin *o)
 {
     size_t start = out->len;
-    buf_printf(out, "%s = %s", key, value);
+    buf_printf(out, "%s = ", key);
+    for (const char *p = value, *var; *p; p = var) { /* as it would be written */
+        var = strstr(p, "${");
+        var = var ? var : p + strlen(p);
+        buf_add(out, p, (size_t)(var - p));
+        if (*var)
+            buf_add_str(out, "$${");
+        var += *var ? 2 : 0;
+    }
     size_t n = out->len - start;
     buf_printf(out, "%*s; ", n < COLUMN ? (int)(COLUMN - n) : 1, "");
     if (o && o->file)
@@ -220,7 +228,8 @@ void conf_sample(struct buf *out)
                 "; Rules: one 'key = value' a line; a value never continues on the next line; a\n"
                 "; ';' after white space starts a comment, so that a value (a secret, say) cannot\n"
                 "; contain ' ;' nor ' #'; no quotes; sizes and durations have a unit, as in\n"
-                "; 64MiB and 10s; paths are absolute; a mistake anywhere and nothing starts.\n");
+                "; 64MiB and 10s; paths are absolute; ${NAME} is taken from the environment; a\n"
+                "; mistake anywhere and nothing starts.\n");
     for (int kind = 0; kind < CONF_KINDS; kind++) {
         buf_printf(out, "\n; %s\n%s%s\n", about[kind], kind ? ";" : "",
                    section_heading((enum conf_kind)kind));

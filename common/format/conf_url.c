@@ -274,9 +274,9 @@ int conf_bucket_check(const char *bucket, const char *path, const char *region, 
                             "name\n  or, if the bucket really has this name at AWS,\n"
                             "    endpoint = %s", local ? "http" : "https", bucket, aws);
         return err_hint(e, "instead of the url write\n    endpoint = %s://%.80s\n"
-                        "    bucket = %.*s\n%s%.80s%s", local ? "http" : "https", bucket,
+                        "    bucket = %.*s%s%.80s", local ? "http" : "https", bucket,
                         n ? (int)MIN(n, (size_t)63) : 17, n ? p : "the bucket's name",
-                        *rest ? "    path = " : "", rest, *rest ? "\n  " : "  ");
+                        *rest ? "\n    path = " : "", rest);
     }
     if (bucket_letters(bucket))
         return 0;

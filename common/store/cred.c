@@ -6,6 +6,7 @@
 #include <grp.h>
 #include <sys/stat.h>
 
+#include "common/base/env.h"
 #include "common/base/fsx.h"
 
 #define FILE_MAX_BYTES ((size_t)64 << 10)
@@ -78,10 +79,16 @@ static int read_secret_file(const char *path, bool strict, struct buf *out, stru
     return 0;
 }
 
+/* A container's runtime made these files and their modes, usually readable for everybody in the container. */
+static bool of_a_container(const char *path)
+{
+    return !strncmp(path, "/run/secrets/", 13) || !strncmp(path, "/var/run/secrets/", 17);
+}
+
 int cred_read_secret(const char *path, bool strict, struct secret **ret, struct err *e)
 {
     cleanup_wiped_buf struct buf b = BUF_INIT;
-    int r = read_secret_file(path, strict, &b, e);
+    int r = read_secret_file(path, strict && !of_a_container(path), &b, e);
     if (r < 0)
         return r;
     struct secret *s = secret_take(trimmed((const char *)b.p, b.len));
@@ -179,31 +186,32 @@ static int from_credential_dir(const struct conf_target *t, struct cred *ret, st
 
 static const char *const env_prefix[] = {"WALSUP", "LITESTREAM", "AWS"};
 static const char *const env_name[] = {"SECRET_ACCESS_KEY", "SESSION_TOKEN"};
-static struct secret *env_kept[ARRAY_LEN(env_prefix)][ARRAY_LEN(env_name)];
 
 void cred_take_environment(void)
 {
     char name[64];
-    for (size_t i = 0; i < ARRAY_LEN(env_prefix); i++) {
+    for (size_t i = 0; i < ARRAY_LEN(env_prefix); i++)
         for (size_t k = 0; k < ARRAY_LEN(env_name); k++) {
             (void)snprintf(name, sizeof name, "%s_%s", env_prefix[i], env_name[k]);
-            char *v = getenv(name);
-            if (!given(v))
-                continue;
-            secret_free(env_kept[i][k]);
-            env_kept[i][k] = secret_text(v);
-            explicit_bzero(v, strlen(v));
-            (void)unsetenv(name);
+            env_take(name);
         }
-    }
 }
 
 static struct secret *env_secret(size_t prefix, size_t which)
 {
     char name[64];
     (void)snprintf(name, sizeof name, "%s_%s", env_prefix[prefix], env_name[which]);
-    const char *v = getenv(name);
-    return given(v) ? secret_text(v) : secret_dup(env_kept[prefix][which]);
+    return secret_take(env_get(name));
+}
+
+const char *cred_in_environment(void)
+{
+    for (size_t i = 0; i < ARRAY_LEN(env_prefix); i++) {
+        cleanup_secret struct secret *s = env_secret(i, 0);
+        if (s)
+            return env_prefix[i];
+    }
+    return NULL;
 }
 
 static int from_env(const struct conf_target *t, size_t prefix, struct cred *ret)

@@ -120,8 +120,8 @@ static void submit_v3(struct restore_slot *s)
 
 static int wrap(const struct restore *r, struct err *e)
 {
-    return err_wrap(e, "%s%s%s", store_describe(r->store), r->opts->replica[0] ? "/" : "",
-                    r->opts->replica);
+    cleanup_free char *place = store_place(r->store, r->opts->replica);
+    return err_wrap(e, "%s", place);
 }
 
 int restore_list(struct restore *r, struct err *e)

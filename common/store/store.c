@@ -115,6 +115,13 @@ const char *store_describe(const struct store *s)
     return s->describe;
 }
 
+char *store_place(const struct store *s, const char *replica)
+{
+    const char *key = strstr(s->describe, " as key id ");
+    size_t n = key ? (size_t)(key - s->describe) : strlen(s->describe);
+    return util_printf("%.*s%s%s%s", (int)n, s->describe, *replica ? "/" : "", replica, s->describe + n);
+}
+
 int store_hint_empty(const struct store *s, struct err *e)
 {
     if (s->type == CONF_FILE) {

@@ -116,6 +116,8 @@ int store_open(uv_loop_t *loop, const struct conf_target *target, struct store *
 void store_close(struct store *s, void (*closed)(void *arg), void *arg);
 /** store_describe(s): "https://host/bucket/path as key id X" or "/dir"; lives as long as s. */
 const char *store_describe(const struct store *s);
+/** store_place(s, replica): the same of a replica in it, malloc'ed. */
+char *store_place(const struct store *s, const char *replica);
 /** store_type(s): decides the replica layout (store/layout.h). */
 enum conf_target_type store_type(const struct store *s);
 /** store_connections(s): how many requests make sense at once. */

@@ -255,7 +255,7 @@ static void park(struct store_s3 *s, const struct err *e)
     if (!s->parked)
         s->parked = util_alloc(sizeof *s->parked);
     *s->parked = *e;
-    (void)err_wrap(s->parked, "as another request was told");
+    (void)err_wrap(s->parked, "not tried again yet, since another request was refused");
     s->parked_until_ms = clk_mono_ms() + retry_park_ms() + util_random_below(retry_park_ms());
 }
 

@@ -180,16 +180,15 @@ static void submit_v3(struct restore_slot *s)
 
 static int nothing(struct run *r, struct err *e)
 {
-    const char *replica = r->opts->replica;
+    cleanup_free char *place = store_place(r->store, r->opts->replica);
     int k = restore_round_run(&r->round, 1, submit_v3, e);
     if (k < 0)
         return k;
     if (r->v3) {
-        err_set(e, ERR_UNSUPPORTED, "%s%s%s: Litestream v0.3 wrote this replica, which has nothing to "
-                "compare with", store_describe(r->store), *replica ? "/" : "", replica);
+        err_set(e, ERR_UNSUPPORTED, "%s: Litestream v0.3 wrote this replica, which has nothing to compare with", place);
         return err_hint(e, "walsupctl restore checks what it restores of it");
     }
-    err_set(e, ERR_NOTFOUND, "%s%s%s: the replica is empty", store_describe(r->store), *replica ? "/" : "", replica);
+    err_set(e, ERR_NOTFOUND, "%s: the replica is empty", place);
     return store_hint_empty(r->store, e);
 }
 

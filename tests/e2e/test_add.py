@@ -100,11 +100,25 @@ def test_another_section_that_needs_it_keeps_it(w):
     assert "x" in refused(w, "remove", "x", status=78)
 
 
-def test_without_an_include_it_says_which_line_to_write(world):
+def test_without_an_include_it_goes_beside_the_configuration(world):
+    con = make_db(world.path / "x.db")
+    world.configure(world.file_target())
+    world.start()
+    r = world.ctl("add", world.path / "x.db")
+    assert r.stdout == f"x: {world.path}/x.db is replicated to local ({world.path}/walsup.d/x.ini)\n"
+    world.stop()
+    world.start()
+    assert [d["name"] for d in world.status()["databases"]] == ["x"]
+    assert world.ctl("remove", "x").returncode == 0
+    con.close()
+
+
+def test_an_include_that_would_not_read_it_says_which_line_to_write(world):
     make_db(world.path / "a.db").close()
-    world.configure(world.file_target(), world.db("a"))
+    world.configure(world.file_target(), world.db("a"), include=world.path / "d" / "more.conf*")
     r = world.ctl("add", world.path / "x.db", check=False)
-    assert r.returncode == 78 and "write include = /etc/walsup.d/*.ini in its section [walsup]" in r.stderr
+    assert r.returncode == 78 and "would not read a file x.ini" in r.stderr
+    assert "write include = /etc/walsup.d/*.ini in its section [walsup]" in r.stderr
 
 
 def test_more_than_one_target(world):

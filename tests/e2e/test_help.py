@@ -69,6 +69,17 @@ def test_bash_completes_verbs_options_databases_and_targets(world, bash):
     assert bash("walsupctl restore apple -o wals") == ["walsup.ini"]
     assert bash("walsupctl help ver") == ["verify", "version"]
     assert bash("walsupctl restore --txid ") == []
+    assert bash("walsupctl add x.db --set ret") == ["retention=7d"]
+    keys = {k.split("=")[0] for k in bash("walsupctl add x.db --set ")}
+    assert {"sync-interval", "snapshot-interval", "verify-interval"} < keys and not {"path", "target", "workers"} & keys
+    for shell in ("zsh", "fish"):
+        assert "retention=7d" in ctl("help", "--completion", shell).stdout
+
+
+def test_bash_offers_what_a_pattern_stands_for_and_not_the_pattern(world, bash):
+    world.configure(world.file_target(), world.db("apple"), world.db("tenants", world.path / "t" / "*.db"))
+    assert "[db tenants]" in world.ctl("list").stdout
+    assert bash("walsupctl restore ") == ["apple"]
 
 
 def test_a_name_that_is_a_command_is_not_run(world, bash):

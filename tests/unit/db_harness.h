@@ -94,10 +94,10 @@ static inline bool exists(const char *path, const char *suffix)
 /* ---- other processes -------------------------------------------------------------------------- */
 
 /* The test program itself, started anew: what a fork would inherit of SQLite's state is useless. Modes:
- * "sql" prints the first row, "locks" the bytes 0..7 of -shm that somebody else has locked (w or r). */
+ * "sql" prints the first row and dies, "close" closes the database, "locks" the bytes 0..7 of -shm that somebody else has locked (w or r). */
 static inline int child_main(char **argv)
 {
-    if (!strcmp(argv[1], "sql")) {
+    if (!strcmp(argv[1], "sql") || !strcmp(argv[1], "close")) {
         sqlite3 *d;
         sqlite3_stmt *st;
         if (sqlite3_open(argv[2], &d) || sqlite3_prepare_v2(d, argv[3], -1, &st, NULL))
@@ -108,6 +108,9 @@ static inline int child_main(char **argv)
         if (rc != SQLITE_ROW && rc != SQLITE_DONE)
             (void)printf("rc %d", rc);
         (void)fflush(stdout);
+        (void)sqlite3_finalize(st);
+        if (!strcmp(argv[1], "close"))
+            (void)sqlite3_close(d);
         _exit(0); /* like an application that dies: nothing is closed, and no leak checker complains */
     }
     cleanup_free char *shm = util_printf("%s-shm", argv[2]);

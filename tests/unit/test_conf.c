@@ -391,7 +391,7 @@ static void the_dump_hides_secrets_and_loads_again(void **state)
 {
     (void)state;
     struct conf *c = good("[walsup]\nwal-limit = 32MiB\n" S3
-                          "access-key-id = AKIA\nsecret-access-key = geheim\n"
+                          "access-key-id = AKIA$${x}$${y}$\nsecret-access-key = geheim\n"
                           "session-token = geheim2\n" FILE_T
                           "[target u]\nurl = s3://xyz/p?endpoint=h:1\n" DB "t, f, u\n"
                           "[replica a@f]\nsync-interval = 7s\n");
@@ -402,6 +402,7 @@ static void the_dump_hides_secrets_and_loads_again(void **state)
     assert_non_null(strstr(buf_str(&out), "x.ini:2\n"));
     struct conf *d = good(buf_str(&out));
     assert_int_equal(d->n_targets, 3);
+    assert_string_equal(d->target[0].access_key_id, "AKIA${x}${y}$");
     assert_string_equal(d->target[2].endpoint, "https://h:1");
     assert_string_equal(d->target[2].path, "p");
     assert_int_equal(d->db[0].wal_limit_bytes, 32 << 20);
@@ -519,9 +520,98 @@ static void includes_and_readable_secrets(void **state)
     assert_int_equal(rmdir(dir), 0);
 }
 
+static void variables_of_the_environment_are_expanded_in_every_value(void **state)
+{
+    (void)state;
+    (void)setenv("WALSUP_T_BUCKET", "litestream", 1);
+    (void)setenv("WALSUP_T_DIR", "/srv/a; b", 1);
+    (void)setenv("WALSUP_T_SECRET", "se#cret;x", 1);
+    (void)setenv("WALSUP_T_TIME", "7s", 1);
+    (void)unsetenv("WALSUP_T_NONE");
+    struct conf *c = good("[walsup]\nsync-interval = ${WALSUP_T_TIME}\n[target t]\ntype = s3\nendpoint = https://s3.example.com\n"
+                          "bucket = ${WALSUP_T_BUCKET}\npath = a/${WALSUP_T_BUCKET}/${WALSUP_T_TIME}\naccess-key-id = a$b$${c}$$$d\n"
+                          "secret-access-key = ${WALSUP_T_SECRET}\n[db a]\npath = ${WALSUP_T_DIR}/x.db\ntarget = t\n");
+    assert_string_equal(c->target[0].bucket, "litestream");
+    assert_string_equal(c->target[0].path, "a/litestream/7s");
+    assert_string_equal(c->target[0].access_key_id, "a$b${c}$$$d");
+    assert_string_equal(secret_reveal(c->target[0].secret_access_key), "se#cret;x");
+    assert_string_equal(c->db[0].path, "/srv/a; b/x.db");
+    assert_int_equal(c->db[0].replica[0].sync_interval_ms, 7000);
+    /* the secret is no longer where others see it, and is found again at the next reload; what is no secret stays */
+    assert_string_equal(getenv("WALSUP_T_SECRET"), "");
+    assert_string_equal(getenv("WALSUP_T_BUCKET"), "litestream");
+    (void)conf_free(c);
+    c = good(S3 "access-key-id = k\nsecret-access-key = ${WALSUP_T_SECRET}\n" DB "t\n");
+    assert_string_equal(secret_reveal(c->target[0].secret_access_key), "se#cret;x");
+    (void)conf_free(c);
+}
+
+static void a_variable_that_is_not_set_is_named_with_file_line_and_key(void **state)
+{
+    (void)state;
+    (void)unsetenv("WALSUP_T_NONE");
+    (void)setenv("WALSUP_T_EMPTY", "", 1);
+    (void)setenv("WALSUP_T_QUOTED", "\"k\"", 1);
+    (void)setenv("WALSUP_T_LINES", "a\nb", 1);
+    bad(1, S3 "storage-class = x${WALSUP_T_NONE}\n" DB "t\n", "x.ini:5: storage-class: ${WALSUP_T_NONE} is not set in the "
+        "environment (set WALSUP_T_NONE, for the service in /etc/walsup.env; for the text itself write $${WALSUP_T_NONE})", NULL);
+    bad(1, S3 "storage-class = ${WALSUP_T_EMPTY}\n" DB "t\n", "x.ini:5: storage-class: ${WALSUP_T_EMPTY} is empty in the", NULL);
+    bad(1, S3 "storage-class = ${WALSUP_T_QUOTED}\n" DB "t\n", "x.ini:5: storage-class is in quotes", NULL);
+    bad(1, S3 "storage-class = ${WALSUP_T_LINES}\n" DB "t\n", "storage-class: a control character (10) comes out", NULL);
+    bad(1, S3 "storage-class = ${WALSUP_T_NONE\n" DB "t\n", "x.ini:5: storage-class: '${WALSUP_T_NONE' has no closing '}'", NULL);
+    bad(1, S3 "storage-class = ${9a}\n" DB "t\n", "'${9a}' does not name a variable", "write $${ for '${' itself", NULL);
+    bad(1, S3 "storage-class = ${a:-b}\n" DB "t\n", "'${a:-b}' does not name a variable", NULL);
+    bad(1, S3 "storage-class = ${}\n" DB "t\n", "'${}' does not name a variable", NULL);
+}
+
+static void mistakes_of_the_first_hour(void **state)
+{
+    (void)state;
+    /* as AWS and Litestream write it */
+    bad(2, S3 "aws_access_key_id = x\nSecret_Access_Key = y\n" DB "t\n", "unknown key 'aws_access_key_id' in [target t] (did you "
+        "mean access-key-id?)", "unknown key 'Secret_Access_Key' in [target t] (did you mean secret-access-key?)", NULL);
+    /* once, not also as missing */
+    bad(1, "[target t]\ntype = s3\nendpoint = https://s3.example.com\nbucket = \"litestream\"\n" DB "t\n",
+        "bucket is in quotes", NULL);
+    /* what to write stands on lines of its own, and nothing after it */
+    bad(1, "[target t]\nurl = s3://s3.example.com/litestream/qt.db\n" DB "t\n",
+        "(https://s3.us-east-1.amazonaws.com):\n  instead of the url write\n    endpoint = https://s3.example.com\n"
+        "    bucket = litestream\n    path = qt.db\n", NULL);
+}
+
+static void an_included_file_may_be_named_by_a_variable(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/walsup-test-conf-XXXXXX";
+    struct conf *c = NULL;
+    struct err e = {0};
+    cleanup_buf struct buf errors = BUF_INIT;
+    assert_non_null(mkdtemp(dir));
+    (void)setenv("WALSUP_T_INCLUDE", dir, 1);
+    cleanup_free char *main_file = util_printf("%s/walsup.ini", dir), *more = util_printf("%s/more.conf", dir);
+    const char *text = "[walsup]\ninclude = ${WALSUP_T_INCLUDE}/*.conf\n" S3 "secret-access-key = ${WALSUP_T_KEY}\n"
+                       "access-key-id = k\n";
+    assert_int_equal(fsx_publish(main_file, text, strlen(text), 0644, FSX_REPLACE, &e), 0);
+    assert_int_equal(fsx_publish(more, DB "t\n", strlen(DB "t\n"), 0644, FSX_REPLACE, &e), 0);
+    (void)setenv("WALSUP_T_KEY", "hidden", 1);
+    /* everybody may read the file: the secret is not in it */
+    if (conf_load(main_file, &c, &errors, &e) < 0)
+        fail_msg("refused: %s", buf_str(&errors));
+    assert_int_equal(c->n_dbs, 1);
+    assert_string_equal(secret_reveal(c->target[0].secret_access_key), "hidden");
+    (void)conf_free(c);
+    (void)unlink(main_file);
+    (void)unlink(more);
+    (void)rmdir(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(variables_of_the_environment_are_expanded_in_every_value),
+        cmocka_unit_test(a_variable_that_is_not_set_is_named_with_file_line_and_key),
+        cmocka_unit_test(mistakes_of_the_first_hour),
+        cmocka_unit_test(an_included_file_may_be_named_by_a_variable),
         cmocka_unit_test(the_example_of_the_manual),
         cmocka_unit_test(an_empty_file_gives_the_defaults),
         cmocka_unit_test(the_owners_story),
