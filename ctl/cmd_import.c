@@ -361,6 +361,16 @@ static int print(struct import *x, struct buf *out, const struct err *bad)
     return bad->code ? err_exit_status(bad->code) : 0;
 }
 
+/* Without a variable's meaning, as walsup.ini writes it. */
+static void escape(const char *text, struct buf *out)
+{
+    for (const char *p = text; *p; p++) {
+        if (!strncmp(p, "${", 2))
+            buf_add_str(out, "$");
+        buf_add(out, p, 1);
+    }
+}
+
 static int import(struct import *x, bool expand)
 {
     struct err e = {0};
@@ -369,8 +379,9 @@ static int import(struct import *x, bool expand)
         return out_fail(x->c->json, &e);
     if (expand)
         import_expand(buf_str(&text), &expanded, &unset);
-    struct buf *yaml = expand ? &expanded : &text;
-    if (import_load(x->file, yaml->p, yaml->len, &x->doc, &e) < 0)
+    else
+        escape(buf_str(&text), &expanded);
+    if (import_load(x->file, expanded.p, expanded.len, &x->doc, &e) < 0)
         return out_fail(x->c->json, &e);
     for (const char *p = buf_str(&unset); *p; p += strcspn(p, "\n") + 1) {
         int n = (int)strcspn(p, "\n");

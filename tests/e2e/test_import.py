@@ -215,7 +215,8 @@ dbs:
     assert imp.places("app") == [(None, None, "/backup/app-x")]
     assert "$UNSET_ONE is not set" in r.stderr and "; $UNSET_TWO is not set" in r.stdout
     r = imp(text, "--no-expand-env", check=False, NAME="app")
-    assert "/srv/${NAME}.db" in r.stdout and "not set" not in r.stderr
+    assert "/srv/$${NAME}.db" in r.stdout and "not set" not in r.stderr
+    assert imp.db("NAME-")["path"] == "/srv/${NAME}.db"
 
 
 def test_directories_become_patterns(imp):
