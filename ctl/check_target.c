@@ -5,6 +5,7 @@
 #include <inttypes.h>
 
 #include "common/base/clk.h"
+#include "common/store/cred.h"
 #include "common/store/retry.h"
 #include "common/store/s3_provider.h"
 #include "common/store/store.h"
@@ -75,6 +76,8 @@ static void step_took(struct trip *t, const char *name)
 static int trip_end(struct trip *t, const char *name)
 {
     if (trip_run(t) != ERR_OK) {
+        if (t->target->type == CONF_FILE && t->req.err.code == ERR_PERM)
+            service_denied(t->k, t->target->path, true, &t->req.err);
         check_step_err(t->k, name, &t->req.err);
         return -1;
     }
@@ -237,6 +240,7 @@ static bool reach_bucket(struct trip *t)
     bool ok = trip_run(t) == ERR_OK;
     const struct store_peer *p = store_peer(t->s);
     if (p->no_keys) {
+        service_no_keys(t->k, &t->req.err);
         check_step_err(t->k, "credentials", &t->req.err);
         return false;
     }
@@ -451,21 +455,46 @@ static void round_trip(struct trip *t)
     cleanup_object(t);
 }
 
+/* The service sees the target's directory, or the files that it names. */
+static bool within_reach(struct check *k, const struct conf_target *target)
+{
+    bool dir = target->type != CONF_FILE || service_reaches(k, "directory", target->path, true);
+    return service_reads(k, "target", target->name) && dir;
+}
+
+static void set_heading(struct check *k, const char *name, const char *what)
+{
+    free(k->heading);
+    k->heading = util_printf("target %s%s%s", name, *what ? ": " : "", what);
+}
+
+/* None were found, and none are named: then those of the shell that called are what was meant. */
+static void no_keys(const struct check *k, const struct conf_target *target, struct err *e)
+{
+    struct cred c = {0};
+    struct err ignored;
+    if (target->secret_access_key || target->secret_access_key_file || target->credentials_file)
+        return;
+    if (cred_load(target, &c, &ignored) < 0)
+        service_no_keys(k, e);
+    cred_done(&c);
+}
+
 void check_target(struct check *k, const struct conf_target *target)
 {
     struct trip t = {.k = k, .target = target};
     struct err e = {0};
+    const char *where = target->type == CONF_FILE ? target->path : target->endpoint;
+    set_heading(k, target->name, where);
+    if (!within_reach(k, target))
+        return;
     if (store_open(&k->loop, target, &t.s, &e) < 0) {
-        if (!k->c->json)
-            printf("\ntarget %s\n", target->name);
+        set_heading(k, target->name, "");
+        no_keys(k, target, &e);
         check_step_err(k, "open", &e);
         return;
     }
-    if (!k->c->json) {
-        printf("\ntarget %s: ", target->name);
-        out_text(stdout, store_describe(t.s));
-        (void)fputc('\n', stdout);
-    }
+    set_heading(k, target->name, store_describe(t.s));
     (void)uv_timer_init(&k->loop, &t.timer);
     t.timer.data = &t;
     round_trip(&t);

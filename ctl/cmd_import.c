@@ -7,15 +7,34 @@
 
 #include "common/base/fsx.h"
 #include "ctl/out.h"
+#include "ctl/unit.h"
 
 #define MAX_FILE (4u << 20)
 #define NAME_MAX_LEN 34
 
 /* ---- comments and values -------------------------------------------------------------------- */
 
+/* the name at an IMPORT_UNSET; returns what follows it, NULL if s begins with something else */
+static const char *unset_at(const char *s, const char **ret, size_t *ret_n)
+{
+    size_t n = strlen(IMPORT_UNSET);
+    const char *end = strncmp(s, IMPORT_UNSET, n) ? NULL : strstr(s, IMPORT_UNSET_END);
+    if (!end)
+        return NULL;
+    *ret = s + n;
+    *ret_n = (size_t)(end - *ret);
+    return end + strlen(IMPORT_UNSET_END);
+}
+
 static void clean_text(struct buf *b, const char *s)
 {
-    for (; *s; s++) {
+    for (const char *name, *after; *s; s++) {
+        size_t n;
+        if ((after = unset_at(s, &name, &n))) {
+            buf_printf(b, "${%.*s}", (int)n, name);
+            s = after - 1;
+            continue;
+        }
         char c = iscntrl((unsigned char)*s) ? ' ' : *s;
         buf_add(b, &c, 1);
     }
@@ -45,6 +64,34 @@ void import_take_notes(struct import *x, struct buf *to)
     buf_consume(&x->notes, x->notes.len);
 }
 
+static void note_unset(struct import *x, const char *name, size_t n)
+{
+    for (size_t i = 0; i < x->n_unset; i++)
+        if (!strncmp(x->unset[i], name, n) && !x->unset[i][n])
+            return;
+    x->unset = util_realloc(x->unset, (x->n_unset + 1) * sizeof *x->unset);
+    x->unset[x->n_unset++] = strndup(name, n);
+    buf_printf(&x->warnings, "%s: $%.*s is not set here, and stands in the result as ${%.*s}: give it to walsupd in "
+                             "/etc/walsup.env, or set it and import again\n", x->file, (int)n, name, (int)n, name);
+}
+
+/* Unset variables are walsupd's to take from its environment; a ${ of the text itself is not. */
+static void put_value(struct import *x, struct buf *b, const char *value)
+{
+    for (const char *p = value, *name, *after; *p;) {
+        size_t n;
+        if ((after = unset_at(p, &name, &n))) {
+            note_unset(x, name, n);
+            buf_printf(b, "${%.*s}", (int)n, name);
+            p = after;
+        } else {
+            if (!strncmp(p, "${", 2))
+                buf_add_str(b, "$");
+            buf_add(b, p++, 1);
+        }
+    }
+}
+
 /* One line; what an INI cannot hold stays a comment. */
 void import_put(struct import *x, struct buf *b, const char *key, const char *value)
 {
@@ -54,7 +101,9 @@ void import_put(struct import *x, struct buf *b, const char *key, const char *va
         ok = ok && !iscntrl((unsigned char)*p) &&
              !(isspace((unsigned char)*p) && (p[1] == ';' || p[1] == '#'));
     if (ok) {
-        buf_printf(b, "%s = %s\n", key, value);
+        buf_printf(b, "%s = ", key);
+        put_value(x, b, value);
+        buf_add_str(b, "\n");
         return;
     }
     buf_printf(b, "; %s: its value cannot stand in this file\n", key);
@@ -66,7 +115,7 @@ void import_put_duration(struct import *x, struct buf *b, const char *key, const
 {
     uint64_t ms;
     if (!import_duration(text, &ms)) {
-        cleanup_free char *why = util_printf("'%s' is no duration", text);
+        cleanup_free char *why = util_printf("'%s' is not a duration", text);
         buf_add_str(b, "; ");
         clean_text(b, why);
         buf_add_str(b, "\n");
@@ -78,6 +127,11 @@ void import_put_duration(struct import *x, struct buf *b, const char *key, const
     if (ms < min_ms || ms > max_ms)
         buf_printf(b, "; %s was %llums\n", key, (unsigned long long)ms);
     ms = MIN(MAX(ms, min_ms), max_ms);
+    import_put_ms(b, key, ms);
+}
+
+void import_put_ms(struct buf *b, const char *key, uint64_t ms)
+{
     buf_printf(b, ms % 1000 ? "%s = %llums\n" : "%s = %llus\n", key,
                (unsigned long long)(ms % 1000 ? ms : ms / 1000));
 }
@@ -93,6 +147,8 @@ char *import_name(const char *text, bool (*taken)(const struct import *x, const 
         if (n || (ok && !strchr(".-", *p)))
             base[n++] = ok ? *p : '-';
     }
+    while (n && base[n - 1] == '-')
+        n--;
     base[n] = '\0';
     char *name = util_strdup(n ? base : "db");
     for (unsigned i = 2; taken(x, name); i++) {
@@ -132,18 +188,51 @@ static bool db_taken(const struct import *x, const char *name)
     return false;
 }
 
-/* snapshot: {interval, retention}, of all databases or of one */
-static void take_snapshot(struct import *x, const yaml_node_t *node, struct buf *to)
+static void take_ms(struct import *x, const struct import_pair *p, uint64_t *ret)
+{
+    const char *text = import_text(p->value);
+    uint64_t ms;
+    if (text && import_duration(text, &ms) && ms) {
+        *ret = ms;
+    } else if (text) {
+        cleanup_free char *why = util_printf("'%s' is not a duration", text);
+        import_warn(x, p->line, p->key, why);
+    }
+}
+
+/* snapshot: {interval, retention}, of all databases or of one; validation: {interval} */
+static void take_snapshot(struct import *x, const struct import_pair *of, struct import_history *h)
 {
     cleanup_free struct import_pair *p = NULL;
-    size_t n = import_pairs(&x->doc, node, &p);
-    for (size_t i = 0; i < n; i++) {
-        const char *text = import_text(p[i].value);
-        if (text && !strcmp(p[i].key, "interval"))
-            import_put_duration(x, to, "snapshot-interval", text, 1000, 366ull * IMPORT_DAY_MS);
-        else if (text && !strcmp(p[i].key, "retention"))
-            import_put_duration(x, to, "retention", text, 1000, 3660ull * IMPORT_DAY_MS);
+    size_t n = import_pairs(&x->doc, of->value, &p);
+    bool validation = !strcmp(of->key, "validation");
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(p[i].key, "interval"))
+            take_ms(x, &p[i], validation ? &h->verify_ms : &h->snapshot_ms);
+        else if (!strcmp(p[i].key, "retention") && !validation)
+            take_ms(x, &p[i], &h->retention_ms);
+}
+
+/* The lines of [walsup], or of a database beside those. A snapshot has to be there before the last one is too old. */
+static void put_history(struct buf *b, struct import_history h, const struct import_history *above)
+{
+    static const struct import_history dflt = {.retention_ms = 7 * (uint64_t)IMPORT_DAY_MS, .snapshot_ms = IMPORT_DAY_MS};
+    uint64_t retention = h.retention_ms     ? h.retention_ms
+                         : above && above->retention_ms ? above->retention_ms
+                                                        : dflt.retention_ms;
+    uint64_t snapshot = h.snapshot_ms     ? h.snapshot_ms
+                        : above && above->snapshot_ms ? above->snapshot_ms
+                                                      : dflt.snapshot_ms;
+    if (snapshot > retention) {
+        buf_add_str(b, "; not longer than retention\n");
+        h.snapshot_ms = retention;
     }
+    if (h.snapshot_ms)
+        import_put_ms(b, "snapshot-interval", MIN(MAX(h.snapshot_ms, 1000u), 366ull * IMPORT_DAY_MS));
+    if (h.retention_ms)
+        import_put_ms(b, "retention", MIN(MAX(h.retention_ms, 1000u), 3660ull * IMPORT_DAY_MS));
+    if (h.verify_ms)
+        import_put_ms(b, "verify-interval", MIN(MAX(h.verify_ms, 60000u), 366ull * IMPORT_DAY_MS));
 }
 
 static void take_levels(struct import *x, const struct import_pair *p)
@@ -170,7 +259,7 @@ static void take_db_pair(struct import *x, struct import_db *d, const struct imp
         import_note(x, p->line, p->key, k->why);
     else if (!strcmp(p->key, "path"))
         d->path = text ? util_strdup(text) : NULL;
-    else if (!strcmp(p->key, "dir"))
+    else if (!strcmp(p->key, "dir") || !strcmp(p->key, "directory"))
         d->dir = text;
     else if (!strcmp(p->key, "pattern"))
         d->pattern = text;
@@ -179,7 +268,7 @@ static void take_db_pair(struct import *x, struct import_db *d, const struct imp
     else if (!strcmp(p->key, "min-checkpoint-page-count"))
         d->pages = text;
     else if (!strcmp(p->key, "snapshot"))
-        take_snapshot(x, p->value, &d->history);
+        take_snapshot(x, p, &d->history);
     else if (!strcmp(p->key, "watch"))
         import_note(x, p->line, p->key, "walsup always finds new databases of a pattern, and forgets none that "
                                  "went away");
@@ -198,7 +287,8 @@ static char *db_path(struct import *x, const struct import_db *d)
                                       ? util_printf("%s/%s", getenv("HOME"), given + 2)
                                       : ctl_absolute(given);
     if (*given != '/')
-        import_note(x, d->line, "path", "was relative: taken from the home or the working directory");
+        import_warn(x, d->line, "path", "was relative, and is taken from the home or the working directory: correct it if "
+                                        "Litestream runs in another one");
     cleanup_free char *last = NULL;
     cleanup_free char *dir = import_path(absolute, true, &last);
     const char *pattern = d->pattern ? d->pattern : "*.db";
@@ -234,8 +324,10 @@ static void write_db(struct import *x, struct import_db *d)
     unsigned long pages = d->pages ? strtoul(d->pages, &end, 10) : 0;
     if (any && pages && !*end)
         buf_printf(&x->dbs, "checkpoint-pages = %lu\n", MIN(pages, 10000000ul));
-    if (any && d->history.len)
-        buf_add(&x->dbs, d->history.p, d->history.len);
+    if (any && d->differ)
+        buf_add_str(&x->dbs, "; walsup has these for each database, not for each replica: the longest retention\n");
+    if (any)
+        put_history(&x->dbs, d->history, &x->history);
     if (d->replicas.len)
         buf_add(&x->dbs, d->replicas.p, d->replicas.len);
 }
@@ -269,7 +361,6 @@ static void take_db(struct import *x, const yaml_node_t *node)
     write_db(x, &d);
     buf_free(&d.targets);
     buf_free(&d.replicas);
-    buf_free(&d.history);
     free(d.name);
     free(d.path);
 }
@@ -293,6 +384,38 @@ static void take_logging(struct import *x, const yaml_node_t *node)
     }
 }
 
+/* Go's [HOST]:PORT; walsup takes addresses in digits */
+static void take_addr(struct import *x, const struct import_pair *p, const char *text)
+{
+    const char *colon = strrchr(text, ':');
+    cleanup_free char *host = strndup(text, colon ? (size_t)(colon - text) : 0);
+    const char *digits = !colon                       ? NULL
+                         : !*host                     ? "[::]"
+                         : !strcmp(host, "localhost") ? "127.0.0.1"
+                         : host[strspn(host, "[]:.0123456789abcdefABCDEF")] ? NULL
+                                                                             : host;
+    if (!digits) {
+        cleanup_free char *why = util_printf("'%s' is not an address in digits with a port: write metrics-listen = "
+                                             "127.0.0.1:9629 or another one into [walsup]", text);
+        import_warn(x, p->line, p->key, why);
+        return;
+    }
+    cleanup_free char *listen = util_printf("%s%s", digits, colon);
+    buf_add_str(&x->walsup, "; the names of the metrics are walsup's, see walsupd(8)\n");
+    import_put(x, &x->walsup, "metrics-listen", listen);
+}
+
+/* {enabled: false}: the bucket deletes by rules of its own */
+static void take_retention(struct import *x, const struct import_pair *of)
+{
+    cleanup_free struct import_pair *p = NULL;
+    size_t n = import_pairs(&x->doc, of->value, &p);
+    bool on;
+    for (size_t i = 0; i < n; i++)
+        if (!strcmp(p[i].key, "enabled") && import_text(p[i].value) && import_bool(import_text(p[i].value), &on))
+            x->no_delete = !on;
+}
+
 static void take_top(struct import *x, const struct import_pair *p)
 {
     const struct import_key *k = import_key(IMPORT_TOP, p->key);
@@ -305,8 +428,15 @@ static void take_top(struct import *x, const struct import_pair *p)
         import_note(x, p->line, p->key, k->why);
     else if (!strcmp(p->key, "logging"))
         take_logging(x, p->value);
-    else if (!strcmp(p->key, "snapshot"))
-        take_snapshot(x, p->value, &x->walsup);
+    else if (!strcmp(p->key, "addr") && text)
+        take_addr(x, p, text);
+    else if (!strcmp(p->key, "exec") && text)
+        import_warn(x, p->line, p->key, "is not started by the service: run that program as a unit of its own, with "
+                                        "After=walsupd.service, or in a container with walsupd --exec 'PROGRAM ARGS'");
+    else if (!strcmp(p->key, "retention"))
+        take_retention(x, p);
+    else if (!strcmp(p->key, "snapshot") || !strcmp(p->key, "validation"))
+        take_snapshot(x, p, &x->history);
     else if (!strcmp(p->key, "levels"))
         take_levels(x, p);
     else if (!strcmp(p->key, "l0-retention") && text)
@@ -321,6 +451,7 @@ static void build(struct import *x, struct buf *out)
     size_t n = import_pairs(&x->doc, yaml_document_get_root_node(&x->doc), &top);
     for (size_t i = 0; i < n; i++)
         take_top(x, &top[i]);
+    put_history(&x->walsup, x->history, NULL);
     if (x->dflt.sync_interval)
         import_put_duration(x, &x->walsup, "sync-interval", x->dflt.sync_interval, IMPORT_SYNC_MIN_MS,
                             IMPORT_DAY_MS);
@@ -335,11 +466,14 @@ static void build(struct import *x, struct buf *out)
     buf_add_str(out, buf_str(&x->dbs));
 }
 
-/* What was printed is read back: a mistake of the file may have been taken over. */
+/* What was printed is read back: a mistake of the file may have been taken over. Something stands for variables that are
+ * not set here, which was said; digits are right wherever one may stand. */
 static int check(struct import *x, struct buf *out, struct err *e)
 {
     cleanup_buf struct buf problems = BUF_INIT;
     struct conf *conf = NULL;
+    for (size_t i = 0; i < x->n_unset; i++)
+        (void)setenv(x->unset[i], "9000", 1);
     int r = conf_parse("the result", buf_str(out), out->len, &conf, &problems, e);
     (void)conf_free(conf);
     if (r < 0)
@@ -361,33 +495,17 @@ static int print(struct import *x, struct buf *out, const struct err *bad)
     return bad->code ? err_exit_status(bad->code) : 0;
 }
 
-/* Without a variable's meaning, as walsup.ini writes it. */
-static void escape(const char *text, struct buf *out)
-{
-    for (const char *p = text; *p; p++) {
-        if (!strncmp(p, "${", 2))
-            buf_add_str(out, "$");
-        buf_add(out, p, 1);
-    }
-}
-
-static int import(struct import *x, bool expand)
+static int import(struct import *x)
 {
     struct err e = {0};
-    cleanup_buf struct buf text = BUF_INIT, expanded = BUF_INIT, unset = BUF_INIT, out = BUF_INIT;
+    cleanup_wiped_buf struct buf text = BUF_INIT, expanded = BUF_INIT, out = BUF_INIT;
     if (fsx_read(x->file, MAX_FILE, &text, &e) < 0)
         return out_fail(x->c->json, &e);
-    if (expand)
-        import_expand(buf_str(&text), &expanded, &unset);
-    else
-        escape(buf_str(&text), &expanded);
-    if (import_load(x->file, expanded.p, expanded.len, &x->doc, &e) < 0)
+    if (x->expand)
+        import_expand(x, buf_str(&text), &expanded);
+    struct buf *yaml = x->expand ? &expanded : &text;
+    if (import_load(x->file, yaml->p, yaml->len, &x->doc, &e) < 0)
         return out_fail(x->c->json, &e);
-    for (const char *p = buf_str(&unset); *p; p += strcspn(p, "\n") + 1) {
-        int n = (int)strcspn(p, "\n");
-        buf_printf(&x->notes, "; $%.*s is not set: taken as empty, as Litestream does\n", n, p);
-        buf_printf(&x->warnings, "%s: $%.*s is not set\n", x->file, n, p);
-    }
     build(x, &out);
     int status = 0;
     if (x->err.code) {
@@ -403,21 +521,24 @@ static int import(struct import *x, bool expand)
 int cmd_import(struct ctl *c)
 {
     static const struct option own[] = {{"no-expand-env", no_argument, NULL, 'n'}, {NULL, 0, NULL, 0}};
-    struct import x = {.c = c};
+    struct import x = {.c = c, .expand = true};
     int status, o;
-    bool expand = true;
     while ((o = ctl_option(c, own, &status)) >= 0)
-        expand = false;
+        x.expand = false;
     if (o == CTL_STOP || !ctl_operands(c, 1, 1, &status))
         return status;
     x.file = c->argv[optind];
-    status = import(&x, expand);
+    status = import(&x);
     for (size_t i = 0; i < x.n_targets; i++) {
         free(x.target[i].name);
         buf_free(&x.target[i].body);
     }
     for (size_t i = 0; i < x.n_db_names; i++)
         free(x.db_name[i]);
+    for (size_t i = 0; i < x.n_unset; i++)
+        free(x.unset[i]);
+    free(x.unset);
+    (void)unit_free(x.unit);
     free(x.target);
     free(x.db_name);
     buf_free(&x.notes);

@@ -119,8 +119,24 @@ bool ctl_operands(struct ctl *c, int min, int max, int *ret_status)
     return n >= min && n <= max;
 }
 
+int ctl_load_failed(struct ctl *c, struct err *e, struct buf *errors)
+{
+    if (e->code != ERR_CONFIG) {
+        if (e->code == ERR_NOTFOUND && !c->config_given)
+            (void)err_hint(e, "write one (walsupctl config --sample prints a start) or name it "
+                              "with --config FILE");
+        else if (e->code == ERR_PERM)
+            (void)err_hint(e, "run it as root or as a member of the group walsup");
+        return out_fail(c->json, e);
+    }
+    if (c->json)
+        return out_fail_json(e, buf_str(errors));
+    out_text(stderr, buf_str(errors));
+    return err_exit_status(ERR_CONFIG);
+}
+
 /* What the service gets from its unit: without it, ${NAME} and keys would mean something else here. */
-static void load_environment(const struct ctl *c)
+void ctl_load_environment(const struct ctl *c)
 {
     struct err e;
     if (c->config_given || env_load(CONF_ENVIRONMENT, &e) == 0 || e.code == ERR_NOTFOUND || e.code == ERR_PERM)
@@ -132,24 +148,10 @@ bool ctl_load(struct ctl *c, struct conf **ret, int *ret_status)
 {
     cleanup_buf struct buf errors = BUF_INIT;
     struct err e = {0};
-    load_environment(c);
+    ctl_load_environment(c);
     if (conf_load(c->config, ret, &errors, &e) == 0)
         return true;
-    if (e.code != ERR_CONFIG) {
-        if (e.code == ERR_NOTFOUND && !c->config_given)
-            (void)err_hint(&e, "write one (walsupctl config --sample prints a start) or name it "
-                               "with --config FILE");
-        else if (e.code == ERR_PERM)
-            (void)err_hint(&e, "run it as root or as a member of the group walsup");
-        *ret_status = out_fail(c->json, &e);
-        return false;
-    }
-    if (c->json)
-        *ret_status = out_fail_json(&e, buf_str(&errors));
-    else {
-        out_text(stderr, buf_str(&errors));
-        *ret_status = err_exit_status(ERR_CONFIG);
-    }
+    *ret_status = ctl_load_failed(c, &e, &errors);
     return false;
 }
 
@@ -183,7 +185,7 @@ bool ctl_socket(struct ctl *c, char **ret, int *ret_status)
         *ret = util_strdup(c->socket);
         return true;
     }
-    load_environment(c);
+    ctl_load_environment(c);
     if (conf_load(c->config, &conf, NULL, &e) == 0) {
         *ret = util_strdup(conf->socket);
     } else if (c->config_given && e.code != ERR_CONFIG) {

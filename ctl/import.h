@@ -10,6 +10,8 @@
 #include "common/base/err.h"
 #include "ctl/ctl.h"
 
+struct import;
+
 /* ---- YAML ----------------------------------------------------------------------------------- */
 
 struct import_pair {
@@ -18,9 +20,14 @@ struct import_pair {
     unsigned line;
 };
 
-/** import_expand(text, out, unset): $NAME and ${NAME} from the environment as Litestream does it, an
- * unset one as nothing; the names of those are added to unset, one a line. */
-void import_expand(const char *text, struct buf *out, struct buf *unset);
+/* An unset variable goes through YAML as its name between two characters that nobody else uses (U+E000, U+E001). */
+#define IMPORT_UNSET "\xee\x80\x80"
+#define IMPORT_UNSET_END "\xee\x80\x81"
+
+/** import_variable(x, name): what Litestream would see: of the environment, else of that of its unit; malloc'ed, NULL: it
+ * is not set. import_expand(x, text, out): $NAME and ${NAME} as Litestream does it; of an unset one the name is kept. */
+char *import_variable(struct import *x, const char *name);
+void import_expand(struct import *x, const char *text, struct buf *out);
 /** import_load(name, p, n, doc, e): one document; the caller deletes it. */
 int import_load(const char *name, const void *p, size_t n, yaml_document_t *doc, struct err *e);
 /** import_pairs(doc, map, ret): the pairs of a mapping, "<<" merged in; malloc'ed, ended by a row
@@ -68,7 +75,7 @@ const char *import_no_type(const char *type);
 /* what is known of a replica, the file's texts */
 struct import_settings {
     const char *type, *name, *path, *url, *bucket, *region, *endpoint, *path_style, *skip_verify,
-        *key_id, *secret, *storage_class, *sync_interval;
+        *key_id, *secret, *storage_class, *sync_interval, *retention, *snapshot, *validation;
 };
 
 /* a [target], written once however many replicas lie there */
@@ -77,10 +84,21 @@ struct import_target {
     struct buf body;
 };
 
+/* of a database or of all; 0: not said */
+struct import_history {
+    uint64_t retention_ms, snapshot_ms, verify_ms;
+};
+
 struct import {
     struct ctl *c;
     const char *file;
     yaml_document_t doc;
+    bool expand, no_delete;
+    struct unit *unit; /* Litestream's; NULL: not looked for yet, or none */
+    bool unit_sought;
+    char **unset; /* variables that stand in the result as ${NAME} */
+    size_t n_unset;
+    struct import_history history;
     struct import_settings dflt;
     struct buf notes;             /* comments above the section being written */
     struct buf walsup, dbs, warnings;
@@ -98,7 +116,8 @@ struct import_db {
     unsigned line;
     struct buf targets;  /* ", " between */
     struct buf replicas; /* their sections */
-    struct buf history;  /* its keys of snapshots and retention */
+    struct import_history history;
+    bool differ; /* the replicas want different ones */
 };
 
 /** import_note(x, line, key, why): a comment above the section that is written next; import_warn: the
@@ -111,6 +130,8 @@ void import_take_notes(struct import *x, struct buf *to);
 void import_put(struct import *x, struct buf *b, const char *key, const char *value);
 void import_put_duration(struct import *x, struct buf *b, const char *key, const char *text,
                          uint64_t min_ms, uint64_t max_ms);
+/** import_put_ms(b, key, ms). */
+void import_put_ms(struct buf *b, const char *key, uint64_t ms);
 /** import_name(text, taken, x): a name for a section made of text, which no other has. */
 char *import_name(const char *text, bool (*taken)(const struct import *x, const char *name),
                   const struct import *x);

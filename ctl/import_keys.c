@@ -1,7 +1,6 @@
 /* Every key of Litestream's configuration, v0.3.13 and v0.5, and what becomes of it. */
 #include "ctl/import.h"
 
-#define OF_DB "walsup has one for each database, in [db NAME], and not for each replica"
 #define OTHER_STORE "another kind of store: walsup has s3 and file"
 #define SSE_C "write sse = C and sse-customer-key-file = FILE into the target, with the key in a file of its own"
 
@@ -10,27 +9,29 @@
 #define REPLICA(name, act, why) {IMPORT_REPLICA, name, IMPORT_##act, why}
 
 static const struct import_key key[] = {
-    TOP("addr", NOTE, "walsup serves no metrics over HTTP; walsupctl status --json has the figures"),
+    TOP("addr", READ, ""),
     TOP("dbs", READ, ""),
-    TOP("exec", NOTE, "walsupd runs no other program: a unit with After=walsupd.service does"),
-    TOP("heartbeat-interval", NOTE, "walsupctl status says by its exit status whether all is well"),
-    TOP("heartbeat-url", NOTE, "walsupctl status says by its exit status whether all is well"),
+    TOP("exec", READ, ""),
+    TOP("heartbeat-interval", NOTE, "a timer of yours decides how often walsupctl status is asked"),
+    TOP("heartbeat-url", NOTE, "walsupd calls no URL; 'walsupctl status && curl URL' in a timer does, since status says by "
+                               "its exit status whether all is well"),
     TOP("l0-retention", READ, ""),
     TOP("l0-retention-check-interval", NOTE, "walsup knows when the next file is due"),
     TOP("levels", READ, ""),
     TOP("logging", READ, ""),
     TOP("mcp-addr", NOTE, "walsup has no MCP server"),
-    TOP("retention", NOTE, "if it is not enabled: delete = no in each [target]"),
+    TOP("retention", READ, ""),
     TOP("shutdown-sync-interval", NOTE, "walsup retries with growing pauses"),
     TOP("shutdown-sync-timeout", READ, ""),
     TOP("snapshot", READ, ""),
     TOP("socket", NOTE, "walsup has a control socket of its own, socket = in [walsup]"),
-    TOP("validation", NOTE, "verify-interval proves more"),
+    TOP("validation", READ, ""),
     TOP("verify-compaction", NOTE, "walsup verifies what it merges always"),
 
     DB("busy-timeout", NOTE, "walsup waits for no lock that an application holds"),
     DB("checkpoint-interval", NOTE, "walsup checkpoints by the length of the WAL"),
     DB("dir", READ, ""),
+    DB("directory", READ, ""),
     DB("max-checkpoint-page-count", NOTE, "wal-limit is what holds writers back, in bytes"),
     DB("max-sync-wal-bytes", NOTE, "walsup cuts at 64 MiB by itself"),
     DB("meta-dir", NOTE, "walsup's own files are in state-dir"),
@@ -75,7 +76,7 @@ static const struct import_key key[] = {
     REPLICA("reconnect-wait", NOTE, OTHER_STORE),
     REPLICA("region", READ, ""),
     REPLICA("require-content-md5", NOTE, "walsup always sends it where S3 asks for it"),
-    REPLICA("retention", NOTE, OF_DB),
+    REPLICA("retention", READ, ""),
     REPLICA("retention-check-interval", NOTE, "walsup knows when the next file is due"),
     REPLICA("root-cas", NOTE, OTHER_STORE),
     REPLICA("sas-token", NOTE, OTHER_STORE),
@@ -83,7 +84,7 @@ static const struct import_key key[] = {
     REPLICA("seed", NOTE, OTHER_STORE),
     REPLICA("sign-payload", NOTE, "walsup always signs it"),
     REPLICA("skip-verify", READ, ""),
-    REPLICA("snapshot-interval", NOTE, OF_DB),
+    REPLICA("snapshot-interval", READ, ""),
     REPLICA("sse-customer-algorithm", DROP, SSE_C),
     REPLICA("sse-customer-key", DROP, SSE_C),
     REPLICA("sse-customer-key-path", DROP, SSE_C),
@@ -97,7 +98,7 @@ static const struct import_key key[] = {
     REPLICA("url", READ, ""),
     REPLICA("user", NOTE, OTHER_STORE),
     REPLICA("username", NOTE, OTHER_STORE),
-    REPLICA("validation-interval", NOTE, "verify-interval in [db NAME] proves more"),
+    REPLICA("validation-interval", READ, ""),
     REPLICA("webdav-password", NOTE, OTHER_STORE),
     REPLICA("webdav-url", NOTE, OTHER_STORE),
     REPLICA("webdav-username", NOTE, OTHER_STORE),
@@ -113,11 +114,22 @@ const struct import_key *import_key(enum import_where where, const char *name)
 
 const char *import_no_type(const char *type)
 {
-    static const char *const other[] = {"gs", "gcs", "abs", "sftp", "webdav", "webdavs", "nats", "oss"};
+    static const struct {
+        const char *type, *why;
+    } other[] = {
+        {"gs", OTHER_STORE ". Google's storage speaks S3 as well: endpoint = https://storage.googleapis.com and an HMAC key"},
+        {"gcs", OTHER_STORE ". Google's storage speaks S3 as well: endpoint = https://storage.googleapis.com and an HMAC key"},
+        {"abs", OTHER_STORE ". Replicate to a bucket or a directory instead"},
+        {"sftp", OTHER_STORE ". Replicate to a bucket, or to a directory in which that server is mounted"},
+        {"webdav", OTHER_STORE ". Replicate to a bucket, or to a directory in which that server is mounted"},
+        {"webdavs", OTHER_STORE ". Replicate to a bucket, or to a directory in which that server is mounted"},
+        {"nats", OTHER_STORE ". Replicate to a bucket or a directory instead"},
+        {"oss", OTHER_STORE ". That storage speaks S3 as well: type = s3 with its endpoint"},
+    };
     if (!strcmp(type, "s3") || !strcmp(type, "file"))
         return NULL;
     for (size_t i = 0; i < ARRAY_LEN(other); i++)
-        if (!strcmp(type, other[i]))
-            return OTHER_STORE;
+        if (!strcmp(type, other[i].type))
+            return other[i].why;
     return "no kind of store that Litestream knows";
 }

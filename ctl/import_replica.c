@@ -3,6 +3,8 @@
 
 #include <ctype.h>
 
+#include "common/base/secret.h"
+
 static bool target_taken(const struct import *x, const char *name)
 {
     for (size_t i = 0; i < x->n_targets; i++)
@@ -20,7 +22,9 @@ static const char **setting(struct import_settings *s, const char *key)
                {"bucket", &s->bucket}, {"region", &s->region}, {"endpoint", &s->endpoint},
                {"force-path-style", &s->path_style}, {"skip-verify", &s->skip_verify},
                {"access-key-id", &s->key_id}, {"secret-access-key", &s->secret},
-               {"storage-class", &s->storage_class}, {"sync-interval", &s->sync_interval}};
+               {"storage-class", &s->storage_class}, {"sync-interval", &s->sync_interval},
+               {"retention", &s->retention}, {"snapshot-interval", &s->snapshot},
+               {"validation-interval", &s->validation}};
     for (size_t i = 0; i < ARRAY_LEN(all); i++)
         if (!strcmp(all[i].key, key))
             return all[i].at;
@@ -177,6 +181,25 @@ static void split_url(struct import *x, unsigned line, const char *url, struct f
     }
 }
 
+/* Litestream takes http:// for what looks like this machine or network, and https:// else. NULL: it has a scheme. */
+static char *with_scheme(const char *endpoint)
+{
+    static const char *const begins[] = {"localhost", "127.0.0.1", "192.168.", "10.", "172.16.", "172.17.", "172.18.", "172.19.",
+                                         "172.2", "172.30.", "172.31."};
+    static const char *const ends[] = {".local", ".localhost"};
+    if (!endpoint || !*endpoint || strstr(endpoint, "://") || strstr(endpoint, IMPORT_UNSET) == endpoint)
+        return NULL;
+    size_t host = strcspn(endpoint, ":/");
+    bool local = false;
+    for (size_t i = 0; i < ARRAY_LEN(begins); i++)
+        local = local || !strncmp(endpoint, begins[i], strlen(begins[i]));
+    for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
+        size_t n = strlen(ends[i]);
+        local = local || (host > n && !strncmp(endpoint + host - n, ends[i], n));
+    }
+    return util_printf("%s://%s", local ? "http" : "https", endpoint);
+}
+
 static void put_flag(struct import *x, struct buf *b, const char *text, const char *yes, const char *no)
 {
     bool v;
@@ -188,12 +211,50 @@ static void put_flag(struct import *x, struct buf *b, const char *text, const ch
         buf_printf(b, "%s\n", v ? yes : no);
 }
 
+/* retention: {enabled: false} */
+static void put_delete(const struct import *x, struct buf *b)
+{
+    if (x->no_delete)
+        buf_add_str(b, "delete = no\n");
+}
+
+/* As Litestream: what is not named in the file is looked for in the environment. It is asked for by each name, so that
+ * what walsupd does not get there is not lost. */
+static void put_keys(struct import *x, unsigned line, const struct import_settings *s, struct buf *b)
+{
+    static const char *const prefix[] = {"AWS", "LITESTREAM"};
+    bool named = (s->key_id && *s->key_id) || (s->secret && *s->secret);
+    if (s->key_id && *s->key_id)
+        import_put(x, b, "access-key-id", s->key_id);
+    if (s->secret && *s->secret)
+        import_put(x, b, "secret-access-key", s->secret);
+    for (size_t i = 0; i < ARRAY_LEN(prefix) && !named && x->expand; i++) {
+        cleanup_free char *id_name = util_printf("%s_ACCESS_KEY_ID", prefix[i]);
+        cleanup_free char *secret_name = util_printf("%s_SECRET_ACCESS_KEY", prefix[i]);
+        char *id = import_variable(x, id_name), *secret = import_variable(x, secret_name);
+        named = id && *id && secret && *secret;
+        if (named) {
+            buf_printf(b, "; from $%s and $%s\n", id_name, secret_name);
+            import_put(x, b, "access-key-id", id);
+            import_put(x, b, "secret-access-key", secret);
+        }
+        secret_wipe(id);
+        secret_wipe(secret);
+    }
+    if (!named)
+        import_warn(x, line, "no keys", "there are none in the file, nor in the environment: write access-key-id and "
+                                        "secret-access-key into the target, or AWS_ACCESS_KEY_ID=... and "
+                                        "AWS_SECRET_ACCESS_KEY=... into /etc/walsup.env (on a machine of AWS's with a role: "
+                                        "instance-role = yes)");
+}
+
 /* The target's lines, and what its section may be called. */
-static void target_body(struct import *x, const struct import_settings *s, const char *dir, struct buf *b)
+static void target_body(struct import *x, unsigned line, const struct import_settings *s, const char *dir, struct buf *b)
 {
     if (!strcmp(s->type, "file")) {
         buf_add_str(b, "type = file\n");
         import_put(x, b, "path", dir);
+        put_delete(x, b);
         return;
     }
     buf_add_str(b, "type = s3\n");
@@ -206,12 +267,10 @@ static void target_body(struct import *x, const struct import_settings *s, const
         import_put(x, b, "region", s->region);
     put_flag(x, b, s->path_style, "addressing = path", "addressing = virtual");
     put_flag(x, b, s->skip_verify, "skip-verify = yes", NULL);
-    if (s->key_id && *s->key_id)
-        import_put(x, b, "access-key-id", s->key_id);
-    if (s->secret && *s->secret)
-        import_put(x, b, "secret-access-key", s->secret);
+    put_keys(x, line, s, b);
     if (s->storage_class && *s->storage_class)
         import_put(x, b, "storage-class", s->storage_class);
+    put_delete(x, b);
 }
 
 /* The target of these lines, made if need be, but none of `used` (", " between): its name. */
@@ -244,15 +303,16 @@ static void place_replica(struct import *x, struct import_db *d, unsigned line, 
         absolute = !strncmp(given, "~/", 2) && getenv("HOME")
                        ? util_printf("%s/%s", getenv("HOME"), given + 2)
                        : ctl_absolute(given);
-        import_note(x, line, "path", "was relative: taken from the home or the working directory");
+        import_warn(x, line, "path", "was relative, and is taken from the home or the working directory: correct it if "
+                                     "Litestream runs in another one");
     }
     cleanup_free char *dir = import_path(absolute ? absolute : given, file, &last);
     if (!file && (*given == '/' || (*given && given[strlen(given) - 1] == '/')) && !s->url)
         import_note(x, line, "path", "Litestream v0.5 takes the slash at an end as part of the names: a "
                                      "replica that it has written is somewhere else than walsup's");
     if (!*last)
-        import_note(x, line, "path", "Litestream had none; walsup's replica is below, under the database's "
-                                     "name");
+        import_warn(x, line, "path", "Litestream had none; walsup's replica lies below, under the database's name, and does "
+                                     "not continue Litestream's");
     if (file && !*dir) {
         free(dir);
         dir = *last ? util_printf("/%s", last) : util_strdup("");
@@ -261,7 +321,7 @@ static void place_replica(struct import *x, struct import_db *d, unsigned line, 
         import_note(x, line, "path", "walsup's replica is below, under the database's name");
     }
     import_take_notes(x, &d->replicas);
-    target_body(x, s, dir, &body);
+    target_body(x, line, s, dir, &body);
     const char *target = target_of(x, s, &body, buf_str(&d->targets));
     buf_printf(&d->targets, "%s%s", d->targets.len ? ", " : "", target);
     bool same = !d->dir && (!*last || !strcmp(last, d->name));
@@ -276,6 +336,32 @@ static void place_replica(struct import *x, struct import_db *d, unsigned line, 
     if (s->sync_interval)
         import_put_duration(x, &d->replicas, "sync-interval", s->sync_interval, IMPORT_SYNC_MIN_MS,
                             IMPORT_DAY_MS);
+}
+
+/* What v0.3 has for each replica, walsup has for each database: the longest retention, and the rest as often as any of
+ * them. */
+static void take_history(struct import *x, struct import_db *d, unsigned line, const struct import_settings *s)
+{
+    const struct {
+        const char *key, *text;
+        uint64_t *at;
+        bool longest;
+    } all[] = {{"retention", s->retention, &d->history.retention_ms, true},
+               {"snapshot-interval", s->snapshot, &d->history.snapshot_ms, false},
+               {"validation-interval", s->validation, &d->history.verify_ms, false}};
+    for (size_t i = 0; i < ARRAY_LEN(all); i++) {
+        uint64_t ms;
+        if (!all[i].text || !*all[i].text)
+            continue;
+        if (!import_duration(all[i].text, &ms) || !ms) {
+            cleanup_free char *why = util_printf("'%s' is not a duration", all[i].text);
+            import_warn(x, line, all[i].key, why);
+            continue;
+        }
+        d->differ = d->differ || (*all[i].at && *all[i].at != ms);
+        if (!*all[i].at || (all[i].longest ? ms > *all[i].at : ms < *all[i].at))
+            *all[i].at = ms;
+    }
 }
 
 void import_replica(struct import *x, struct import_db *d, const yaml_node_t *node)
@@ -296,21 +382,26 @@ void import_replica(struct import *x, struct import_db *d, const yaml_node_t *no
         s.type = u.type;
         s.path = u.path;
         s.bucket = u.bucket ? u.bucket : s.bucket;
-        s.region = u.region ? u.region : s.region;
-        s.endpoint = u.endpoint ? u.endpoint : s.endpoint;
+        /* what stands in keys of their own wins, even if those are the defaults of the file */
+        s.region = s.region && *s.region ? s.region : u.region;
+        s.endpoint = s.endpoint && *s.endpoint ? s.endpoint : u.endpoint;
         s.path_style = u.path_style ? u.path_style : s.path_style;
         s.skip_verify = u.skip_verify ? u.skip_verify : s.skip_verify;
         s.storage_class = u.storage_class ? u.storage_class : s.storage_class;
     }
     s.type = s.type ? s.type : "file"; /* as Litestream */
+    char *endpoint = with_scheme(s.endpoint);
+    s.endpoint = endpoint ? endpoint : s.endpoint;
     const char *no = import_no_type(s.type);
     if (!no && !strcmp(s.type, "file") && (!s.path || !*s.path))
         import_warn(x, line, "a replica", no = "it has neither path nor url");
     else if (no)
         import_warn(x, line, s.type, no);
-    if (!no && ok)
+    if (!no && ok) {
+        take_history(x, d, line, &s);
         place_replica(x, d, line, &s);
-    else
+    } else
         import_take_notes(x, &d->replicas);
+    free(endpoint);
     from_url_done(&u);
 }

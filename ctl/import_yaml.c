@@ -3,6 +3,10 @@
 #include <ctype.h>
 #include <strings.h>
 
+#include "common/base/env.h"
+#include "common/base/secret.h"
+#include "ctl/unit.h"
+
 /* ---- environment ---------------------------------------------------------------------------- */
 
 static bool is_name(char c)
@@ -32,7 +36,21 @@ static size_t name_at(const char *p, const char **ret, size_t *ret_n)
     return *ret_n;
 }
 
-void import_expand(const char *text, struct buf *out, struct buf *unset)
+/* Most people have the variables in the unit of Litestream and not in the shell in which they import. */
+char *import_variable(struct import *x, const char *name)
+{
+    struct err ignored;
+    char *value = env_get(name);
+    if (value || !x->expand)
+        return value;
+    if (!x->unit_sought && unit_load("litestream.service", NULL, &x->unit, &ignored) < 0)
+        x->unit = NULL;
+    x->unit_sought = true;
+    value = x->unit ? unit_variable(x->unit, name) : NULL;
+    return value;
+}
+
+void import_expand(struct import *x, const char *text, struct buf *out)
 {
     for (const char *p = text; *p;) {
         const char *name;
@@ -48,13 +66,14 @@ void import_expand(const char *text, struct buf *out, struct buf *unset)
         if (!n)
             continue;
         cleanup_free char *var = strndup(name, n);
-        const char *value = var ? getenv(var) : NULL;
+        char *value = import_variable(x, var ? var : "");
         if (value)
             buf_add_str(out, value);
         else if (var && !strcmp(var, "PID"))
             buf_printf(out, "%ld", (long)getpid());
         else
-            buf_printf(unset, "%s\n", var ? var : "");
+            buf_printf(out, IMPORT_UNSET "%s" IMPORT_UNSET_END, var ? var : "");
+        secret_wipe(value);
     }
 }
 

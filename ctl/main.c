@@ -111,18 +111,25 @@ static const struct ctl_verb verb[] = {
      "  --force                   also if it could not be uploaded\n", cmd_remove},
     {"reload", "", "make the daemon read its configuration again",
      "A configuration with a mistake changes nothing; every mistake is printed.\n", cmd_reload},
-    {"check", "", "try configuration, targets and databases, each of them",
-     "Writes, reads and deletes one small object per target. Needs no daemon.\n", cmd_check},
+    {"check", "[--unit UNIT]", "try configuration, targets and databases as the service",
+     "Writes, reads and deletes one small object per target. Needs no daemon. Where\n"
+     "systemd runs, it is judged with the user, sandbox, environment and credentials\n"
+     "of the unit that uses this configuration; run it as root.\n\n"
+     "  --unit UNIT               judge as this unit, or the one in this file; none:\n"
+     "                            as this process\n", cmd_check},
     {"config", "", "print the effective configuration, secrets masked",
      "  --defaults                every key with its default\n"
      "  --sample                  a commented sample file\n"
      "  --man                     the key tables of walsup.ini(5)\n", cmd_config},
-    {"sandbox", "", "print a drop-in for systemd with the paths walsupd needs",
-     "For the unit walsupd.service: the directories of the databases, those where\n"
-     "patterns begin, and the targets that are directories.\n", cmd_sandbox},
+    {"sandbox", "[--install]", "print a drop-in for systemd with the paths walsupd needs",
+     "For the unit that uses this configuration: the directories of the databases,\n"
+     "those where patterns begin, targets that are directories, and files with keys\n"
+     "and certificates that the unit would not see.\n\n"
+     "  --install                 write it where systemd reads it, and tell systemd\n", cmd_sandbox},
     {"import-litestream", "FILE", "print a litestream.yml as configuration of walsup",
-     "What has no equivalent becomes a comment with the reason. $NAME and ${NAME} are\n"
-     "taken from the environment, as Litestream does.\n\n"
+     "What has no equivalent becomes a comment with the reason; what needs you to act\n"
+     "is a warning. $NAME and ${NAME} are taken from the environment, as Litestream\n"
+     "does, or from that of litestream.service; what neither has stays ${NAME}.\n\n"
      "  --no-expand-env           leave them as they are\n", cmd_import},
     {"version", "", "print the version", "", cmd_version},
     {"help", "[VERB]", "explain walsupctl or a verb",

@@ -11,6 +11,7 @@
 
 #include "common/base/fsx.h"
 #include "common/base/log.h"
+#include "common/store/needs.h"
 
 /* linux/landlock.h, of which old headers have only a part */
 #ifndef __NR_landlock_create_ruleset
@@ -52,55 +53,54 @@ static const char *const system_read[] = {"/usr",  "/lib",  "/lib64", "/bin", "/
                                           "/run/nscd", "/run/systemd/userdb"};
 static const char *const system_write[] = {"/run/lock", "/dev/null"};
 
-/* What is needed, or was granted. */
-struct need {
+/* What is granted, or would have to be. */
+struct place {
     char *path;
     bool write;
-    const char *what; /* "db" and so on, and its name, for messages; NULL: the system's */
+    const char *what; /* "db" and so on, and its name, for messages; NULL: the system's, or the environment's */
     const char *name;
 };
-struct needs {
-    struct need *item;
+struct places {
+    struct place *item;
     size_t n;
     uint64_t port[64];
     size_t n_ports;
     bool any_port;
 };
 
-static struct needs granted;
+static struct places granted;
 static bool confined, ports_confined;
 static char outcome[200];
 
 /* ---- what is needed ---------------------------------------------------------------------------- */
 
-static void add(struct needs *l, const char *path, bool write, const char *what, const char *name)
+static void add(struct places *l, const char *path, bool write, const char *what, const char *name)
 {
     if (!path || *path != '/')
         return;
     l->item = util_realloc(l->item, (l->n + 1) * sizeof *l->item);
-    l->item[l->n++] = (struct need){util_strdup(path), write, what, name};
+    l->item[l->n++] = (struct place){util_strdup(path), write, what, name};
 }
 
 /* The directory of a file, since the file may be replaced by renaming; and that of what it is a link to. */
-static void add_parent(struct needs *l, const char *path, bool write, const char *what, const char *name)
+static void add_parent(struct places *l, const char *path, bool write, const char *what, const char *name)
 {
     char real[PATH_MAX];
     const char *const each[] = {path, path && realpath(path, real) ? real : NULL};
     for (size_t i = 0; i < ARRAY_LEN(each); i++) {
         if (!each[i] || *each[i] != '/')
             continue;
-        cleanup_free char *dir = util_strdup(each[i]);
-        *strrchr(dir, '/') = '\0';
-        add(l, *dir ? dir : "/", write, what, name);
+        cleanup_free char *dir = needs_parent(each[i]);
+        add(l, dir, write, what, name);
     }
 }
 
 /* Rules are about directories, not about their names: one that is replaced (a release that is switched to, data
  * that is moved away and restored) would be out of reach. So the one above is granted as well, never "/". */
-static void widen(struct needs *l)
+static void widen(struct places *l)
 {
     for (size_t i = 0, n = l->n; i < n; i++) {
-        const struct need *d = &l->item[i];
+        const struct place *d = &l->item[i];
         char *slash = d->what && !strcmp(d->what, "db") ? strrchr(d->path, '/') : NULL;
         if (!slash || slash == d->path)
             continue;
@@ -109,7 +109,7 @@ static void widen(struct needs *l)
     }
 }
 
-static void add_port(struct needs *l, uint64_t port)
+static void add_port(struct places *l, uint64_t port)
 {
     if (l->n_ports == ARRAY_LEN(l->port))
         l->any_port = true;
@@ -117,7 +117,7 @@ static void add_port(struct needs *l, uint64_t port)
         l->port[l->n_ports++] = port;
 }
 
-static void add_endpoint(struct needs *l, const char *endpoint)
+static void add_endpoint(struct places *l, const char *endpoint)
 {
     const char *host = endpoint ? strstr(endpoint, "://") : NULL, *colon = host ? strrchr(host + 3, ':') : NULL;
     if (!host)
@@ -129,41 +129,43 @@ static void add_endpoint(struct needs *l, const char *endpoint)
         add_port(l, strncmp(endpoint, "http:", 5) ? 443 : 80);
 }
 
-static void add_target(struct needs *l, const struct conf_target *t)
+/* Ports, which the environment may add to as well. */
+static void add_ports(struct places *l, const struct conf *conf)
 {
-    const char *const file[] = {t->secret_access_key_file, t->credentials_file, t->ca_file, t->client_certificate,
-                                t->client_key, t->sse_customer_key_file};
-    if (t->type == CONF_FILE) {
-        add(l, t->path, true, "target", t->name);
-        return;
-    }
-    for (size_t i = 0; i < ARRAY_LEN(file); i++)
-        add_parent(l, file[i], false, "target", t->name);
-    add(l, t->ca_path, false, "target", t->name);
-    add_endpoint(l, t->endpoint);
-    if (t->instance_role)
-        add_port(l, 80);
-}
-
-/* What the environment adds to the keys of targets. */
-static void add_environment(struct needs *l)
-{
-    static const char *const file[] = {"AWS_SHARED_CREDENTIALS_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "SSL_CERT_FILE"};
     static const char *const host[] = {"AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
                                        "AWS_EC2_METADATA_SERVICE_ENDPOINT"};
-    for (size_t i = 0; i < ARRAY_LEN(file); i++)
-        add_parent(l, getenv(file[i]), false, NULL, NULL);
+    for (size_t i = 0; i < conf->n_targets; i++) {
+        add_endpoint(l, conf->target[i].type == CONF_S3 ? conf->target[i].endpoint : NULL);
+        if (conf->target[i].instance_role)
+            add_port(l, 80);
+    }
+    add_port(l, 53);  /* long answers of a name server */
+    add_port(l, 443); /* what is added later is there most likely */
     for (size_t i = 0; i < ARRAY_LEN(host); i++)
         l->any_port = l->any_port || getenv(host[i]);
-    add(l, getenv("CREDENTIALS_DIRECTORY"), false, NULL, NULL);
-    add(l, getenv("SSL_CERT_DIR"), false, NULL, NULL);
-    const char *home = getenv("HOME");
-    cleanup_free char *aws = home && *home == '/' ? util_printf("%s/.aws", home) : NULL;
-    if (aws && access(aws, F_OK) == 0)
-        add(l, aws, false, NULL, NULL);
 }
 
-static void collect(const struct conf *conf, const char *conf_path, struct needs *l)
+/* A file is granted with its directory, since it may be replaced by renaming. */
+static void add_need(struct places *l, const struct need *need)
+{
+    const char *what = strcmp(need->what, "environment") != 0 ? need->what : NULL;
+    switch (need->kind) {
+    case NEED_READ_FILE:
+        add_parent(l, need->path, false, what, need->name);
+        break;
+    case NEED_WRITE_BESIDE:
+        add_parent(l, need->path, true, what, need->name);
+        break;
+    case NEED_READ_DIR:
+    case NEED_WRITE_DIR:
+        add(l, need->path, need->kind == NEED_WRITE_DIR, what, need->name);
+        break;
+    case NEED_RUN: /* then nothing is confined */
+        break;
+    }
+}
+
+static void collect(const struct conf *conf, const char *conf_path, struct places *l)
 {
     char exe[PATH_MAX];
     cleanup_free char *absolute = realpath(conf_path, NULL);
@@ -174,30 +176,21 @@ static void collect(const struct conf *conf, const char *conf_path, struct needs
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     exe[MAX(n, (ssize_t)0)] = '\0';
     add_parent(l, exe, false, NULL, NULL); /* walsupctl lies beside it */
-    add(l, conf->state_dir, true, "state-dir", "");
-    add_parent(l, conf->socket, true, "socket", "");
-    add_parent(l, absolute, false, "configuration", "");
-    add_parent(l, conf->include, false, "include", "");
-    for (size_t i = 0; i < conf->n_targets; i++)
-        add_target(l, &conf->target[i]);
-    for (size_t i = 0; i < conf->n_dbs; i++) {
-        const struct conf_db *d = &conf->db[i];
-        if (d->glob)
-            add(l, glob_base(d->glob), true, "db", d->name);
-        else
-            add_parent(l, d->path, true, "db", d->name);
-    }
-    add_port(l, 53);  /* long answers of a name server */
-    add_port(l, 443); /* what is added later is there most likely */
-    add_environment(l);
+    struct needs need = {.item = NULL};
+    needs_collect(conf, absolute, &need);
+    needs_environment(&need);
+    for (size_t i = 0; i < need.n; i++)
+        add_need(l, &need.item[i]);
+    needs_done(&need);
+    add_ports(l, conf);
 }
 
-static void needs_done(struct needs *l)
+static void places_done(struct places *l)
 {
     for (size_t i = 0; i < l->n; i++)
         free(l->item[i].path);
     free(l->item);
-    *l = (struct needs){.item = NULL};
+    *l = (struct places){.item = NULL};
 }
 
 static bool names_program(const char *path)
@@ -217,8 +210,6 @@ static const char *runs_programs(const struct conf *conf)
     cleanup_free char *aws = util_printf("%s/.aws/credentials", home ? home : "");
     if (names_program(getenv("AWS_SHARED_CREDENTIALS_FILE")) || names_program(aws))
         return in_file;
-    if (conf->on_state_change)
-        return "on-state-change names a program, and what that needs is not known";
     for (size_t i = 0; i < conf->n_targets; i++)
         if (names_program(conf->target[i].credentials_file))
             return in_file;
@@ -244,7 +235,7 @@ static int open_nearest(char *path)
     }
 }
 
-static int grant_path(int ruleset, uint64_t handled, struct need *need)
+static int grant_path(int ruleset, uint64_t handled, struct place *need)
 {
     struct stat st;
     cleanup_close int fd = need->what ? open_nearest(need->path) : open(need->path, O_PATH | O_CLOEXEC);
@@ -257,7 +248,7 @@ static int grant_path(int ruleset, uint64_t handled, struct need *need)
     return (int)syscall(__NR_landlock_add_rule, ruleset, RULE_PATH, &r, 0);
 }
 
-static int grant(int ruleset, const struct ruleset *handled, struct needs *l)
+static int grant(int ruleset, const struct ruleset *handled, struct places *l)
 {
     for (size_t i = 0; i < l->n; i++)
         if (grant_path(ruleset, handled->fs, &l->item[i]) < 0)
@@ -299,7 +290,7 @@ void confine_apply(const struct conf *conf, const char *conf_path)
     cleanup_close int ruleset = (int)syscall(__NR_landlock_create_ruleset, &handled, size, 0);
     if (ruleset < 0 || grant(ruleset, &handled, &granted) < 0) {
         not_confined(strerror(errno));
-        needs_done(&granted);
+        places_done(&granted);
         return;
     }
     confined = true;
@@ -316,23 +307,17 @@ void confine_tell(void)
 
 /* ---- after a reload ---------------------------------------------------------------------------- */
 
-static bool below(const char *path, const char *dir)
-{
-    size_t n = strlen(dir);
-    return !strncmp(path, dir, n) && (!path[n] || path[n] == '/' || (n && dir[n - 1] == '/'));
-}
-
-static bool has(const struct need *need)
+static bool has(const struct place *need)
 {
     for (size_t i = 0; i < granted.n; i++)
-        if (below(need->path, granted.item[i].path) && (granted.item[i].write || !need->write))
+        if (needs_below(need->path, granted.item[i].path) && (granted.item[i].write || !need->write))
             return true;
     return false;
 }
 
 void confine_missing(const struct conf *conf, const char *conf_path, struct buf *out)
 {
-    struct needs l = {.item = NULL};
+    struct places l = {.item = NULL};
     if (!confined)
         return;
     collect(conf, conf_path, &l);
@@ -351,5 +336,5 @@ void confine_missing(const struct conf *conf, const char *conf_path, struct buf 
     const char *programs = runs_programs(conf);
     if (programs)
         buf_printf(out, "%s, while walsupd is confined (landlock): restart it\n", programs);
-    needs_done(&l);
+    places_done(&l);
 }

@@ -26,7 +26,7 @@ struct client {
     struct ctlserver *server;
     uv_pipe_t pipe;
     uv_timer_t timer; /* what it is for: wait */
-    enum { WAIT_CALL, WAIT_REST, WAIT_US, WAIT_READER, WAIT_NEXT } wait;
+    enum wait_for { WAIT_CALL, WAIT_REST, WAIT_US, WAIT_READER, WAIT_NEXT } wait;
     struct buf in;
     struct ucred cred;
     enum role role;
@@ -125,7 +125,7 @@ static size_t unread(const struct client *cl)
     return uv_stream_get_write_queue_size((const uv_stream_t *)&cl->pipe);
 }
 
-static void wait_for(struct client *cl, int what, uint64_t ms)
+static void wait_for(struct client *cl, enum wait_for what, uint64_t ms)
 {
     cl->wait = what;
     cl->unread = unread(cl);

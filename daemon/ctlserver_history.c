@@ -89,7 +89,7 @@ static void abandon(void *arg)
         answer(a);
 }
 
-static void start(struct client *cl, struct database *db, const char *target, int what)
+static void start(struct client *cl, struct database *db, const char *target, enum history_wish what)
 {
     struct manager *m = ctl_manager(cl);
     size_t n = db ? 1 : m->n_dbs;

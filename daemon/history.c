@@ -121,7 +121,7 @@ static void job_free(struct history_job *j)
     free(j);
 }
 
-static struct history_job *job_new(struct history *h, int what)
+static struct history_job *job_new(struct history *h, enum history_task what)
 {
     struct history_job *j = util_zalloc(sizeof *j);
     j->what = what;

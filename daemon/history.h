@@ -44,7 +44,7 @@ struct history_conf {
 /* A person waits for a snapshot, or for a comparison with the bucket. */
 struct history_call {
     /* set by the caller */
-    enum { HISTORY_SNAPSHOT, HISTORY_RECONCILE } what;
+    enum history_wish { HISTORY_SNAPSHOT, HISTORY_RECONCILE } what;
     const char *target; /* NULL: all replicas */
     void (*done)(struct history_call *c);
     void *data;

@@ -54,7 +54,7 @@ struct keeper {
 };
 
 struct history_job {
-    enum { HISTORY_LOAD, HISTORY_MERGE, HISTORY_SWEEP } what;
+    enum history_task { HISTORY_LOAD, HISTORY_MERGE, HISTORY_SWEEP } what;
     struct history *h;
     uv_work_t work;
     struct beat beat;

@@ -6,7 +6,7 @@
 
 /* Something to write for which nobody waits. */
 struct note {
-    enum { NOTE_ADD, NOTE_BEGIN, NOTE_DUE, NOTE_FACT } what;
+    enum note_kind { NOTE_ADD, NOTE_BEGIN, NOTE_DUE, NOTE_FACT } what;
     char *db, *target; /* NOTE_DUE: db; NOTE_FACT: its key is in db */
     uint64_t place;
     struct inventory_object object;
@@ -160,7 +160,7 @@ void inventory_ask(struct inventory *v, struct inventory_req *req)
     start(v);
 }
 
-static struct note *note_of(int what, const struct inventory_place *at)
+static struct note *note_of(enum note_kind what, const struct inventory_place *at)
 {
     struct note *n = util_zalloc(sizeof *n);
     n->what = what;
@@ -182,7 +182,7 @@ void inventory_begin(struct inventory *v, const struct inventory_place *at)
     add_note(v, note_of(NOTE_BEGIN, at));
 }
 
-static void add_value(struct inventory *v, int what, const char *key, int64_t value)
+static void add_value(struct inventory *v, enum note_kind what, const char *key, int64_t value)
 {
     struct note *n = util_zalloc(sizeof *n);
     n->what = what;

@@ -94,7 +94,8 @@ static int failed(const struct inventory_db *d, struct err *e)
                          : rc == SQLITE_NOMEM                             ? ERR_NOMEM
                          : rc == SQLITE_CORRUPT || rc == SQLITE_NOTADB    ? ERR_CORRUPT
                                                                           : ERR_IO;
-    return err_set(e, code, "%s: %s", d->path, sqlite3_errmsg(d->db));
+    bool known = rc != SQLITE_OK && rc != SQLITE_ROW && rc != SQLITE_DONE; /* else a later call has replaced it */
+    return err_set(e, code, "%s: %s", d->path, known ? sqlite3_errmsg(d->db) : "a statement could not be carried out");
 }
 
 static int exec(struct inventory_db *d, const char *sql, struct err *e)

@@ -57,9 +57,12 @@ struct call {
     char **argv, **environment; /* of the program; like the rest, as long as the process lives */
 };
 
+/* What a restart does not mend (RestartPreventExitStatus= of the unit) is worth a look as a whole. */
 static int fail(const struct err *e)
 {
     log_err(LOG_ERROR, e, "walsupd");
+    if (e->code == ERR_CONFIG || e->code == ERR_PERM || e->code == ERR_NOTFOUND)
+        log_line(LOG_ERROR, "walsupctl check, run as root, tries everything that the configuration names");
     return err_exit_status(e->code);
 }
 

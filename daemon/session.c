@@ -1,6 +1,7 @@
 #include "daemon/session_int.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -25,11 +26,32 @@ int session_setup(struct err *e)
 
 /* ---- connections ------------------------------------------------------------------------------ */
 
+int session_not_writable(const struct session *s, struct err *e)
+{
+    cleanup_free char *dir = util_strdup(s->path);
+    char *slash = strrchr(dir, '/');
+    if (slash)
+        slash[slash == dir] = '\0';
+    const char *const each[] = {s->path, slash ? dir : "."};
+    for (size_t i = 0; i < ARRAY_LEN(each); i++) {
+        if (faccessat(AT_FDCWD, each[i], R_OK | W_OK, AT_EACCESS) == 0)
+            continue;
+        (void)err_sys(e, errno, "cannot write %s", each[i]);
+        return err_hint(e, "SQLite has to write the database's side files; walsupctl check says what is in the way");
+    }
+    return 0;
+}
+
 int session_sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc, const char *what)
 {
-    const char *text = db ? sqlite3_errmsg(db) : sqlite3_errstr(rc);
-    int sys = db ? sqlite3_system_errno(db) : 0;
+    /* Another call since the failure, as a ROLLBACK, has left its own text and errno in the connection. */
+    bool latest = db && sqlite3_extended_errcode(db) == rc;
+    const char *text = latest ? sqlite3_errmsg(db) : sqlite3_errstr(rc);
+    int sys = latest ? sqlite3_system_errno(db) : 0;
+    bool refused = (rc & 0xff) == SQLITE_CANTOPEN || (rc & 0xff) == SQLITE_READONLY || (rc & 0xff) == SQLITE_PERM;
     enum err_code code = ERR_IO;
+    if (refused && access(s->path, F_OK) == 0 && session_not_writable(s, e) < 0)
+        return -(int)e->code;
     switch (rc & 0xff) {
     case SQLITE_NOMEM:
         code = ERR_NOMEM;
@@ -230,6 +252,8 @@ static int first_guard(struct session *s, struct err *e)
     int rc = f->pMethods->iVersion >= 2 && f->pMethods->xShmMap
                  ? f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p)
                  : SQLITE_NOTFOUND;
+    if ((rc != SQLITE_OK || !p) && session_not_writable(s, e) < 0)
+        return -(int)e->code;
     if (rc != SQLITE_OK || !p) {
         err_set(e, ERR_UNSUPPORTED, "%s is in WAL mode without a shared wal-index", s->path);
         return err_hint(e, "an application holds it in locking_mode=EXCLUSIVE, or it lies on a "
@@ -287,7 +311,9 @@ static int open_all(struct session *s, struct err *e)
     s->guard[0].wal_fd = s->files.wal.fd;
     if (r == SESSION_BUSY)
         session_tell_holder(s, e);
-    return r != 0 ? r : unmoved(s);
+    if (r == 0 && (r = unmoved(s)) != 0)
+        session_sweep(s);
+    return r;
 }
 
 static bool same_file(const struct os_file *a, const struct os_file *b)

@@ -63,7 +63,11 @@ struct session {
 };
 
 /* session.c */
-/** session_sql_err(e, s, db, rc, what): a result code of SQLite as an error; returns its negative code. */
+/** session_not_writable(s, e): whether the process may write the database and its directory, which SQLite needs: 0, or
+ * a negative code with the path and the reason. */
+int session_not_writable(const struct session *s, struct err *e);
+/** session_sql_err(e, s, db, rc, what): a result code of SQLite as an error; returns its negative code. What the
+ * connection knows about it is used only if no later call has replaced it. */
 int session_sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc, const char *what);
 sqlite3_file *session_db_file(struct conn *c);
 sqlite3_file *session_wal_file(struct conn *c);
@@ -83,6 +87,11 @@ int session_guard_back(struct session *s, struct err *e);
 
 /** session_tell_holder(s, e): somebody has the file for himself: who, and what to do. */
 void session_tell_holder(const struct session *s, struct err *e);
+
+/* session_leave.c */
+/** session_sweep(s): the database was moved or removed while it was being opened: what SQLite has made beside its name
+ * goes, unless somebody else has it by now. */
+void session_sweep(struct session *s);
 
 /* session_ckpt.c */
 void session_shim_remove(struct session *s);

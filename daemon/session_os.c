@@ -48,7 +48,7 @@ static void note(struct os_files *f, const char *path, int fd)
 
 static int os_open(const char *path, int flags, int mode)
 {
-    int fd = openat(AT_FDCWD, path, flags, mode); /* for SQLite, which knows when it may close it */
+    int fd = openat(AT_FDCWD, path, flags, (mode_t)mode); /* for SQLite, which knows when it may close it */
     if (fd >= 0 && recording)
         note(recording, path, fd);
     return fd;

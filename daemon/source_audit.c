@@ -43,9 +43,10 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
     if (known && !now.wal_ino && !held && !position_same_content(&p, &now))
         wait = MIN(wait, (uint64_t)ONE_SHOT_MS); /* a commit of a program that has gone; or a copy, whose -wal follows */
     else if (held)
-        wait = known ? 0 : MIN(wait, (uint64_t)OPENING_MS); /* not in the middle of its recovery */
+        wait = known || s->arriving.held ? 0 : MIN(wait, (uint64_t)OPENING_MS); /* not in the middle of its recovery */
     else if (known && !now.wal_ino)
         wait = 0;
+    s->arriving.held = s->arriving.held && held;
     if (!wait) {
         s->arriving.since_ms = 0;
         return false;
@@ -57,6 +58,7 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
     if (held) /* and it writes, perhaps all the time */
         still = MAX(still, clk_mono_ms() - s->arriving.first_ms);
     if (!written && still >= wait) {
+        s->arriving.held = held;
         s->arriving.since_ms = 0;
         s->changed_under_us = false;
         return false;

@@ -48,6 +48,7 @@ struct source {
     struct { /* nobody has it open, and it may still be being copied in: how it looks, and since when */
         uint64_t first_ms, since_ms;
         struct position file;
+        bool held; /* somebody had it open all the same, and that was waited for */
     } arriving;
     bool changed_under_us; /* by something that is not SQLite, which may not be finished */
     uint64_t slow_until_ms; /* the disk was slow: no barrier before that */

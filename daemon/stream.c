@@ -29,7 +29,7 @@ struct stream_leg {
     struct uploader *u;
     bool base; /* the replica has nothing before it */
     struct store_upload *up;
-    enum { LEG_BEGINS, LEG_RUNS, LEG_FINISHES, LEG_LOOKS, LEG_ABORTS, LEG_OVER } state;
+    enum leg_state { LEG_BEGINS, LEG_RUNS, LEG_FINISHES, LEG_LOOKS, LEG_ABORTS, LEG_OVER } state;
     bool asked, began, finishing, aborting; /* asked: begin, finish, look or abort is under way */
     char *key;
     struct fence_look look;  /* at what is in its way */
@@ -53,7 +53,7 @@ struct stream {
     uv_work_t work;
     struct beat beat;
     uv_timer_t timer;
-    enum { WORK_SLICE, WORK_REST, WORK_FREE } what;
+    enum stream_work { WORK_SLICE, WORK_REST, WORK_FREE } what;
     bool working, done, rested, freed, closing;
     uint64_t size, slice_ms, resume_ms, punch;
     int r;
@@ -122,7 +122,7 @@ static void on_worked(uv_work_t *w, int status)
     poke(s);
 }
 
-static void start_work(struct stream *s, int what)
+static void start_work(struct stream *s, enum stream_work what)
 {
     s->what = what;
     s->working = true;
@@ -200,7 +200,7 @@ static void leg_abort(struct stream_leg *l, const struct err *e)
 {
     if (l->state >= LEG_ABORTS)
         return;
-    int was = l->state;
+    enum leg_state was = l->state;
     l->state = LEG_ABORTS;
     if (e)
         l->err = *e;

@@ -75,7 +75,7 @@ void uploader_close(struct uploader *u)
 
 /* ---- requests ----------------------------------------------------------------------------------- */
 
-struct uploader_flight *uploader_take_off(struct uploader *u, int what, char *key)
+struct uploader_flight *uploader_take_off(struct uploader *u, enum flight_kind what, char *key)
 {
     struct uploader_flight *f = util_zalloc(sizeof *f);
     f->what = what;

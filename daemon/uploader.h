@@ -18,7 +18,7 @@ struct database_replica;
 
 /* One request, and everything that must live as long as it. */
 struct uploader_flight {
-    enum {
+    enum flight_kind {
         FLIGHT_FILE,
         FLIGHT_BASE,
         FLIGHT_LIST,
@@ -41,7 +41,7 @@ struct uploader_flight {
     size_t head_n;
     struct uploader_looking { /* FLIGHT_LOOK */
         struct inventory_req ask;
-        enum { LOOK_INVENTORY, LOOK_TAIL, LOOK_NEWEST, LOOK_ANCHOR, LOOK_WHOLE, LOOK_FIRST } at;
+        enum look_at { LOOK_INVENTORY, LOOK_TAIL, LOOK_NEWEST, LOOK_ANCHOR, LOOK_WHOLE, LOOK_FIRST } at;
         bool tail;         /* every object since the last merge, not only the newest */
         bool again;        /* something seemed to be missing: this is the second pass */
         uint64_t next;     /* TXID that has to be listed next */

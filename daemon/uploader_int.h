@@ -7,7 +7,7 @@
 /* uploader.c */
 /** uploader_take_off(u, what, key): a request is about to be made; key becomes its. Its req.done ends in
  * uploader_landed(). */
-struct uploader_flight *uploader_take_off(struct uploader *u, int what, char *key);
+struct uploader_flight *uploader_take_off(struct uploader *u, enum flight_kind what, char *key);
 /** uploader_landed(u, f): f is freed, and what can be done next is started. */
 void uploader_landed(struct uploader *u, struct uploader_flight *f);
 /** uploader_succeeded(u), uploader_failed(u, f): what the store is known to be like. */

@@ -183,7 +183,7 @@ void uploader_look(struct uploader *u)
 }
 
 /* key becomes the flight's */
-static void head(struct uploader *u, struct uploader_flight *f, int at, char *key)
+static void head(struct uploader *u, struct uploader_flight *f, enum look_at at, char *key)
 {
     free(f->key);
     f->key = key;
@@ -216,7 +216,8 @@ static char *key_of(const struct uploader *u, unsigned level, uint64_t min, uint
 }
 
 /* prefix and after become the flight's. */
-static void list(struct uploader *u, struct uploader_flight *f, int at, char *prefix, char *after, store_item_fn item)
+static void list(struct uploader *u, struct uploader_flight *f, enum look_at at, char *prefix, char *after,
+                 store_item_fn item)
 {
     free(f->key);
     free(f->after);

@@ -1,17 +1,26 @@
 # dependencies, installation, the Debian package, and the documents made from conf.def
 
-DEPS := gcc make pkg-config libc6-dev libsqlite3-dev libsystemd-dev libs3-dev libinih-dev \
-	libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev libssl-dev libjansson-dev libyaml-dev \
-	libmicrohttpd-dev
+# the libraries are named once, for this machine and, with CROSS, for the other one
+DEPS_LIBS := libsqlite3-dev libsystemd-dev libinih-dev libuv1-dev libcurl4-openssl-dev libxml2-dev liblz4-dev \
+	libssl-dev libjansson-dev libyaml-dev libmicrohttpd-dev
+DEPS := gcc make pkg-config libc6-dev libs3-dev $(DEPS_LIBS)
 DEPS_TEST := libcmocka-dev sqlite3 python3 python3-pytest python3-pytest-xdist openssl curl strace spin \
 	xfsprogs mandoc systemd clang-tidy cppcheck
-DEPS_DEB := dpkg-dev debhelper fakeroot lintian rpm
+# where the release wants units is said by systemd.pc, which up to Debian 12 is in systemd itself
+DEPS_DEB := build-essential dpkg-dev debhelper fakeroot lintian rpm systemd-dev|systemd
+# Debian's word for the machine that CROSS names
+ARCH_aarch64-linux-gnu   := arm64
+ARCH_arm-linux-gnueabihf := armhf
+ARCH_powerpc64le-linux-gnu := ppc64el
+ARCH_x86_64-linux-gnu    := amd64
+CROSS_ARCH := $(if $(CROSS),$(or $(ARCH_$(CROSS)),$(firstword $(subst -, ,$(CROSS)))))
+DEPS_CROSS := gcc-$(CROSS) $(addsuffix :$(CROSS_ARCH),libc6-dev $(DEPS_LIBS) libcmocka-dev)
 
 BINDIR    ?= $(PREFIX)/bin
 MANDIR    ?= $(PREFIX)/share/man
 DOCDIR    ?= $(PREFIX)/share/doc/walsup
 SYSCONFDIR ?= /etc
-UNITDIR   ?= /lib/systemd/system
+UNITDIR   ?= $(or $(shell pkg-config --variable=systemdsystemunitdir systemd 2>/dev/null),/usr/lib/systemd/system)
 SYSUSERSDIR ?= /usr/lib/sysusers.d
 TMPFILESDIR ?= /usr/lib/tmpfiles.d
 CATALOGDIR ?= /usr/lib/systemd/catalog
@@ -23,28 +32,34 @@ FISHCOMPDIR ?= $(PREFIX)/share/fish/vendor_completions.d
 EXPOSURE_walsupd.service  := 20
 EXPOSURE_walsupd@.service := 12
 
-.PHONY: deps deps-test deps-deb install uninstall deb rpm dist docs check-docs check-units systemd sandboxed package
+.PHONY: deps deps-test deps-deb install uninstall deb rpm dist release docs check-docs check-units systemd sandboxed package
 
-# installs only what is missing, so that it costs nothing (and no root) the second time
-apt_install = missing=; for p in $(1); do \
-		dpkg-query -W -f '$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed \
-			|| missing="$$missing $$p"; done; \
-	if [ -z "$$missing" ]; then echo "$@: nothing to install"; exit 0; fi; \
-	if [ "$$(id -u)" != 0 ]; then echo "$@: as root: apt-get install$$missing" >&2; exit 1; fi; \
-	echo "$@: installing$$missing"; apt-get update -q && \
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing
 deps:
-	$(Q)$(call apt_install,$(DEPS))
+	$(Q)packaging/deps.sh $@ $(foreach p,$(DEPS),'$p')
+# without the functions' manual: of libpsl-dev in Debian 13 it differs between architectures, which dpkg refuses
+ifneq ($(CROSS),)
+	$(Q)dpkg --print-foreign-architectures | grep -qx $(CROSS_ARCH) || dpkg --add-architecture $(CROSS_ARCH)
+	$(Q)APT_OPTIONS='-o Dpkg::Options::=--path-exclude=/usr/share/man/man3/*' packaging/deps.sh $@ $(DEPS_CROSS)
+	$(Q)packaging/libs3.sh $(CROSS_ARCH) $(BUILD)/libs3/$(CROSS)
+endif
 deps-test: deps deps-deb
-	$(Q)$(call apt_install,$(DEPS_TEST))
+	$(Q)packaging/deps.sh $@ $(foreach p,$(DEPS_TEST),'$p')
 	$(Q)tests/tools/get_litestream_v3.sh
 	$(Q)tests/tools/get_promtool.sh
 	$(Q)tests/tools/get_s3rver.sh
 	$(Q)tests/tools/get_ceph.sh
 deps-deb: deps
-	$(Q)$(call apt_install,$(DEPS_DEB))
+	$(Q)packaging/deps.sh $@ $(foreach p,$(DEPS_DEB),'$p')
 
-install: programs
+# one that runs here, which with CROSS is another one than the one that is installed
+DOCS_CTL := $(BUILD)/$(FLAVOUR)/walsupctl
+ifneq ($(CROSS),)
+$(DOCS_CTL): FORCE
+	$(Q)env -u LIBS3_A $(MAKE) --no-print-directory CROSS= $@
+.PHONY: FORCE
+endif
+
+install: programs $(DOCS_CTL)
 	install -d $(DESTDIR)$(BINDIR) $(DESTDIR)$(MANDIR)/man1 $(DESTDIR)$(MANDIR)/man5 \
 		$(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(DOCDIR) $(DESTDIR)$(SYSCONFDIR)/walsup.d \
 		$(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSUSERSDIR) $(DESTDIR)$(TMPFILESDIR) $(DESTDIR)$(PRESETDIR) $(DESTDIR)$(CATALOGDIR) \
@@ -90,7 +105,6 @@ uninstall:
 
 # ---- documents ------------------------------------------------------------------------------
 
-DOCS_CTL := $(OUT)/walsupctl
 states_of = sed -n '/BEGIN STATES/,/END STATES/p' $(1) | sed '1d;$$d'
 metrics_of = sed -n '/BEGIN METRICS/,/END METRICS/p' $(1) | sed '1d;$$d'
 keys_of = sed -n '/BEGIN KEYS/,/END KEYS/p' $(1) | sed '1d;$$d'
@@ -127,14 +141,15 @@ check-docs: $(DOCS_CTL)
 	$(Q)n=0; for m in man/*.[1578]; do n=$$((n+1)); \
 		if command -v mandoc >/dev/null; then mandoc -T lint -W warning $$m || exit 1; fi; done; \
 	keys=$$(grep -c '^KEY(' common/format/conf.def); test $$n -gt 0 && test $$keys -gt 0 && \
-	echo "check-docs: $$keys keys, $$n manual pages$$(command -v mandoc >/dev/null || \
-		echo ', mandoc is missing: syntax not checked')"
+	echo "check-docs: $$keys keys, $$n manual pages"; command -v mandoc >/dev/null || \
+		echo "part there is no mandoc: the manual pages' syntax" | tee -a "$${WALSUP_SKIPPED:-/dev/null}"
 
 # ---- units ----------------------------------------------------------------------------------
 
 check-units: programs
 	$(Q)if ! command -v systemd-analyze >/dev/null; then \
-		echo "check-units: skipped, there is no systemd-analyze"; exit 0; fi; \
+		echo "check-units: skipped, there is no systemd-analyze"; \
+		echo "all there is no systemd-analyze" >>"$${WALSUP_SKIPPED:-/dev/null}"; exit 0; fi; \
 	mkdir -p $(OUT)/units; n=0; for u in units/*.service; do \
 		case $$u in *@.service) limit=$(EXPOSURE_walsupd@.service) ;; \
 		*) limit=$(EXPOSURE_walsupd.service) ;; esac; \
@@ -159,15 +174,17 @@ check-units: programs
 	echo "check-units: $$n files"; test $$n -gt 0
 
 # walsupd under a real systemd, with the units as they are installed
-systemd: programs
+systemd: programs $(OUT)/helpers/s3fault
 	$(Q)rm -rf $(BUILD)/systemd && $(MAKE) --no-print-directory install \
 		DESTDIR=$(CURDIR)/$(BUILD)/systemd/root PREFIX=/usr >/dev/null
 	$(Q)tests/systemd/boot.sh tests/systemd/units.sh $(BUILD)/systemd
+	$(Q)cp $(OUT)/helpers/s3fault $(BUILD)/systemd/ && \
+		SYSTEMD_SECONDS=300 tests/systemd/boot.sh tests/systemd/checks.sh $(BUILD)/systemd
 
 # the Debian package: reproducible, installed, upgraded under load and purged under that systemd
 package:
 	$(Q)tests/systemd/packages.sh $(BUILD)/package
-	$(Q)tests/systemd/boot.sh tests/systemd/package.sh $(BUILD)/package/out
+	$(Q)BOOT_IS=part tests/systemd/boot.sh tests/systemd/package.sh $(BUILD)/package/out
 
 # The container image: built from its recipe without an engine, and run as one would
 .PHONY: container
@@ -192,7 +209,7 @@ sandboxed: programs helpers
 # ---- packages -------------------------------------------------------------------------------
 
 DIST := walsup-$(VERSION)
-DIST_DIRS := Makefile LICENSE README.md ARCHITECTURE.md CONTRIBUTING.md common ctl daemon etc man \
+DIST_DIRS := Makefile LICENSE README.md ARCHITECTURE.md CHANGELOG.md CONTRIBUTING.md SECURITY.md docs common ctl daemon etc man \
 	packaging tests units
 # a tree as `git archive` would give it, but also from an unpacked tarball without git
 dist_tree = rm -rf $(1) && mkdir -p $(1) && tar -c --exclude=__pycache__ --exclude=.pytest_cache \
@@ -203,14 +220,20 @@ dist: etc/walsup.ini
 	$(Q)tar -C $(BUILD) --sort=name --owner=0 --group=0 --numeric-owner -czf \
 		$(BUILD)/$(DIST).tar.gz $(DIST) && rm -rf $(BUILD)/$(DIST) && echo $(BUILD)/$(DIST).tar.gz
 
-# built in a tree of its own, so that debian/ need not be at the top of this one
+# Built in a tree of its own, so that debian/ need not be at the top of this one. With CROSS libs3-dev is not installed
+# for the other architecture (packaging/libs3.sh), which is why what debian/control asks for is not checked.
+DEB := $(BUILD)/deb$(CROSS:%=-%)
 deb: etc/walsup.ini
-	$(Q)$(call dist_tree,$(BUILD)/deb/$(DIST))
-	$(Q)mv $(BUILD)/deb/$(DIST)/packaging/debian $(BUILD)/deb/$(DIST)/debian
-	$(Q)cd $(BUILD)/deb/$(DIST) && env -u MAKEFLAGS -u MAKELEVEL dpkg-buildpackage -us -uc -b
-	$(Q)cp $(BUILD)/deb/walsup_*.deb $(BUILD)/ && ls $(BUILD)/walsup_*.deb
-	$(Q)if command -v lintian >/dev/null; then lintian --fail-on error,warning \
-		$(BUILD)/walsup_*.deb; else echo "deb: lintian is missing: not checked"; fi
+	$(Q)command -v dpkg-buildpackage >/dev/null || { echo "deb: there is no dpkg-buildpackage" >&2; \
+		echo "hint: as root: make deps-deb" >&2; exit 1; }
+	$(Q)$(call dist_tree,$(DEB)/$(DIST))
+	$(Q)mv $(DEB)/$(DIST)/packaging/debian $(DEB)/$(DIST)/debian
+	$(Q)cd $(DEB)/$(DIST) && env -u MAKEFLAGS -u MAKELEVEL -u CROSS $(if $(CROSS),LIBS3_A=$(abspath $(LIBS3_A))) \
+		dpkg-buildpackage -us -uc -b $(if $(CROSS),-a$(CROSS_ARCH) -d -Pcross,nocheck) || \
+		{ command -v cc >/dev/null && dpkg-checkbuilddeps >/dev/null 2>&1 || echo "hint: as root: make deps-deb" >&2; exit 1; }
+	$(Q)cp $(DEB)/walsup_*.deb $(BUILD)/ && ls $(BUILD)/walsup_*_$(if $(CROSS),$(CROSS_ARCH),*).deb
+	$(Q)if command -v lintian >/dev/null; then lintian $$([ "$$(id -u)" != 0 ] || echo --allow-root) \
+		--fail-on error,warning $(DEB)/walsup_*.deb; else echo "deb: there is no lintian: not checked"; fi
 
 # from the tarball, as a distribution would. NODEPS=1 where the packages that it needs have other names.
 rpm: dist
@@ -218,3 +241,8 @@ rpm: dist
 		--define '_sourcedir $(abspath $(BUILD))' --define 'version_of_walsup $(VERSION)' \
 		$(if $(NODEPS),--define 'libs3_a $(LIBS3_A)') packaging/walsup.spec
 	$(Q)cp $(BUILD)/rpm/RPMS/*/walsup-*.rpm $(BUILD)/ && ls $(BUILD)/walsup-*.rpm
+
+# What is published: checks that the tag is this commit, then the tarball, packages for RELEASES and ARCHITECTURES with
+# a bill of materials each, checksums. RELEASE=--untagged tries it out before there is a tag.
+release:
+	$(Q)BUILD=$(BUILD) packaging/release.sh $(RELEASE)

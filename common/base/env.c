@@ -12,7 +12,7 @@ struct hidden {
     struct secret *value;
     char name[];
 };
-static struct hidden *hidden; /* never freed: it is needed as long as the process lives */
+static struct hidden *hidden; /* needed as long as the process lives */
 
 static struct hidden *find(const char *name)
 {
@@ -51,6 +51,15 @@ void env_take(const char *name)
 {
     env_hide(name);
     (void)unsetenv(name);
+}
+
+void env_forget(void)
+{
+    for (struct hidden *next; hidden; hidden = next) {
+        next = hidden->next;
+        secret_free(hidden->value);
+        free(hidden);
+    }
 }
 
 size_t env_name_length(const char *p)

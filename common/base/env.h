@@ -12,6 +12,8 @@ char *env_get(const char *name);
 void env_hide(const char *name);
 /** env_take(name): the same, and the variable is no longer set. Only before there are threads. */
 void env_take(const char *name);
+/** env_forget(): wipe what was hidden, before another environment is taken. Only before there are threads. */
+void env_forget(void);
 /** env_name_length(p): how many bytes at p are the name of a variable: letters, digits and '_', no digit first. */
 size_t env_name_length(const char *p);
 /** env_load(path, e): set what a file of NAME=VALUE lines has and the environment does not. As systemd reads an

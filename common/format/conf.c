@@ -394,7 +394,9 @@ static int parse_file(struct conf_ctx *x, const char *path, struct err *e)
     if (rc < 0)
         return err_wrap(e, "cannot read the configuration");
     bool secret = parse_text(x, path, buf_str(&text), text.len);
-    if (secret && (st.st_mode & S_IROTH)) {
+    if (secret && (st.st_mode & S_IROTH) && x->exposed) {
+        buf_printf(x->exposed, "%s\n", path);
+    } else if (secret && (st.st_mode & S_IROTH)) {
         struct conf_origin o = {path, 0};
         char hint[320];
         (void)snprintf(hint, sizeof hint, "chgrp walsup %s; chmod 640 %s", path, path);
@@ -499,10 +501,11 @@ static char *default_include(const char *path)
     return n && !strpbrk(real, "*?[\\") ? util_printf("%.*s.d/*.ini", (int)n, real) : NULL;
 }
 
-static int load(const char *path, const struct stand_in *in, struct conf **ret, struct buf *errors, struct err *e)
+static int load(const char *path, const struct stand_in *in, struct buf *exposed, struct conf **ret, struct buf *errors,
+                struct err *e)
 {
     struct err own = {0};
-    struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0};
+    struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0, exposed};
     int rc = parse_file(&x, path, x.e);
     if (rc < 0) {
         if (errors)
@@ -520,21 +523,26 @@ static int load(const char *path, const struct stand_in *in, struct conf **ret, 
 
 int conf_load(const char *path, struct conf **ret, struct buf *errors, struct err *e)
 {
-    return load(path, NULL, ret, errors, e);
+    return load(path, NULL, NULL, ret, errors, e);
+}
+
+int conf_load_exposed(const char *path, struct conf **ret, struct buf *exposed, struct buf *errors, struct err *e)
+{
+    return load(path, NULL, exposed, ret, errors, e);
 }
 
 int conf_load_with(const char *path, const char *file, const char *text, struct conf **ret, struct buf *errors,
                    struct err *e)
 {
     const struct stand_in in = {file, text};
-    return load(path, &in, ret, errors, e);
+    return load(path, &in, NULL, ret, errors, e);
 }
 
 int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,
                struct buf *errors, struct err *e)
 {
     struct err own = {0};
-    struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0};
+    struct conf_ctx x = {conf_new(), errors, e ? e : &own, 0, NULL};
     (void)parse_text(&x, name, text, n);
     const struct conf_value *include = find_include(x.c->raw);
     if (include)

@@ -65,6 +65,7 @@ struct conf_ctx {
     struct buf *errors;
     struct err *e;
     unsigned problems;
+    struct buf *exposed; /* see conf_load_exposed(); NULL: it is a problem */
 };
 
 /** conf_problem(x, o, hint, fmt, ...): report one problem; hint is what to write instead, "" when

@@ -204,6 +204,16 @@ static struct secret *env_secret(size_t prefix, size_t which)
     return secret_take(env_get(name));
 }
 
+const char *cred_in_environment(void)
+{
+    for (size_t i = 0; i < ARRAY_LEN(env_prefix); i++) {
+        cleanup_secret struct secret *s = env_secret(i, 0);
+        if (s)
+            return env_prefix[i];
+    }
+    return NULL;
+}
+
 static int from_env(const struct conf_target *t, size_t prefix, struct cred *ret)
 {
     char name[64], source[64];

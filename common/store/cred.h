@@ -36,5 +36,7 @@ int cred_read_secret(const char *path, bool strict, struct secret **ret, struct 
 /** cred_take_environment(): secrets of the environment are taken out of it (env.h), where others see them
  * (/proc/PID/environ). Once, at the start of a program, before there are threads. */
 void cred_take_environment(void);
+/** cred_in_environment(): "WALSUP", "LITESTREAM" or "AWS", the first of which there is a secret; NULL: of none. */
+const char *cred_in_environment(void);
 
 #endif

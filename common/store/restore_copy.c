@@ -139,7 +139,7 @@ static int sql_failed(const struct copy *c, const char *what, struct err *e)
 {
     int rc = sqlite3_errcode(c->db) & 0xff;
     return err_set(e, rc == SQLITE_BUSY ? ERR_BUSY : rc == SQLITE_FULL ? ERR_NOSPC : ERR_IO,
-                   "%s: %s: %s", c->path, what, sqlite3_errmsg(c->db));
+                   "%s: %s: %s", c->path, what, rc == SQLITE_OK ? "SQLite did not do it" : sqlite3_errmsg(c->db));
 }
 
 static int on_mode(void *arg, int n, char **value, char **name)

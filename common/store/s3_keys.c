@@ -157,7 +157,7 @@ static int from_process(const char *command, struct cred *ret, struct err *e)
     cleanup_free char *copy = util_strdup(command);
     char *word[MAX_WORDS + 1];
     pid_t pid;
-    int fd, status = 0;
+    int fd = -1, status = 0;
     if (!split(copy, word))
         return err_set(e, ERR_CONFIG, "it is not an absolute path with arguments, quotes in pairs");
     int r = start(word, &pid, &fd, e);

@@ -107,7 +107,7 @@ static void collect(struct s3_transport *tr)
 static void finish(struct s3_xfer *x)
 {
     struct s3_private *p = x->priv;
-    x->answer.curl = p->result;
+    x->answer.curl = (int)p->result;
     (void)snprintf(x->answer.curl_text, sizeof x->answer.curl_text, "%s", p->error);
     s3_log_request(p->tr->target, x->verb, x->key, &x->answer, clk_mono_ms() - p->sent_ms);
     s3_reply_verdict(&p->reply, x, p->tr->target);

@@ -252,6 +252,8 @@ static void op_finish(struct file_op *op)
     else if (op->err.code) {
         req->err = op->err;
         (void)err_wrap(&req->err, "%s %s", name[op->verb], op->path);
+        if (req->err.code == ERR_PERM && !*req->err.hint)
+            (void)err_hint(&req->err, "walsupctl check says what keeps walsupd from it");
     }
     if (op->prev)
         op->prev->next = op->next;

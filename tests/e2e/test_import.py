@@ -93,7 +93,7 @@ dbs:
             homelab["addressing"], homelab["region"]) == ("AK", True, True, "path", "eu-1")
     assert imp.db("app")["checkpoint-pages"] == 500
     assert [r["sync-interval-ms"] for r in imp.db("app")["replicas"]] == [90000, 1000, 1000, 1000]
-    assert "s/+=" in imp.stdout and "walsup has one for each database" in imp.stdout
+    assert "s/+=" in imp.stdout and "retention = 259200s" in imp.stdout.split("[db app]")[1].split("[replica")[0]
     assert not imp.stderr
 
 
@@ -211,12 +211,18 @@ dbs:
   - path: /srv/${NAME}.db
     replica: {path: "/backup/$NAME-${UNSET_TWO}x"}
 """
-    r = imp(text, NAME="app")
-    assert imp.places("app") == [(None, None, "/backup/app-x")]
-    assert "$UNSET_ONE is not set" in r.stderr and "; $UNSET_TWO is not set" in r.stdout
+    r = imp(text, check=False, NAME="app", UNSET_TWO="y")
+    assert imp.places("app") == [(None, None, "/backup/app-yx")] and not r.stderr
+    # one that is not set here may be set where walsupd runs: it is carried over, and said; not one of a comment
+    (imp.world.path / "litestream.yml").write_text(text)
+    r = imp.world.ctl("import-litestream", imp.world.path / "litestream.yml", NAME="app")
+    assert "path = app-${UNSET_TWO}x\n" in r.stdout
+    assert "$UNSET_TWO is not set here" in r.stderr and "/etc/walsup.env" in r.stderr and "UNSET_ONE" not in r.stderr
+    imp.world.ini.write_text(r.stdout)
+    assert json.loads(imp.world.ctl("config", "--json", UNSET_TWO="z").stdout)["databases"][0]["replicas"][0]["path"] == "app-zx"
     r = imp(text, "--no-expand-env", check=False, NAME="app")
-    assert "/srv/$${NAME}.db" in r.stdout and "not set" not in r.stderr
-    assert imp.db("NAME-")["path"] == "/srv/${NAME}.db"
+    assert "path = /srv/$${NAME}.db\n" in r.stdout and "not set" not in r.stderr
+    assert imp.db(imp.conf["databases"][0]["name"])["path"] == "/srv/${NAME}.db"
 
 
 def test_directories_become_patterns(imp):
@@ -240,7 +246,7 @@ def test_what_is_no_configuration(imp):
         assert imp.conf["databases"] == []
     r = imp({"dbs": [{"path": "/a.db", "replica": {"path": "/b/c", "sync-interval": "soon",
                                                    "skip-verify": "perhaps"}}]})
-    assert "'soon' is no duration" in r.stderr
+    assert "'soon' is not a duration" in r.stderr
     # what cannot stand in an INI file is not written as something else
     r = imp({"dbs": [{"path": "/a.db", "replica": {
         "url": "s3://bkt/p", "access-key-id": "a", "secret-access-key": "x ;y\n[db evil]\npath=/e"}}]},

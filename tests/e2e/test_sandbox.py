@@ -20,6 +20,8 @@ def test_it_opens_what_is_configured_once_and_nothing_else(world):
                     **{"state-dir": "/var/lib/walsup", "socket": "/run/walsup/walsup.sock"})
     got, said = lines(world)
     assert not said
+    if str(world.path).startswith("/tmp/"):  # where the configuration lies
+        got.remove("PrivateTmp=no")
     assert got == ["[Service]", "ReadWritePaths=", 'ReadWritePaths="-/backup/w"',
                    'ReadWritePaths="-/data/100%% \\"x\\" y"', 'ReadWritePaths="-/data/tenants"',
                    'ReadWritePaths="-/run/lock"', 'ReadWritePaths="-/srv/app"']

@@ -9,7 +9,11 @@ here=$(dirname "$self")
 
 if [ "${1:-}" != --inside ]; then
 	name=$(basename "$1" .sh)
-	skip() { echo "$name: skipped, $1"; exit 0; }
+	skip() {
+		echo "$name: skipped, $1"
+		echo "${BOOT_IS:-all} the real systemd, $1" >>"${WALSUP_SKIPPED:-/dev/null}"
+		exit 0
+	}
 	[ "$(id -u)" = 0 ] || skip "it needs root"
 	for p in unshare nsenter strace sqlite3 systemd-sysusers setpriv; do
 		command -v "$p" >/dev/null || skip "there is no $p"

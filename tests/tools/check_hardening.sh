@@ -2,9 +2,13 @@
 # check_hardening.sh PROGRAM... - each is built as Makefile's HARDEN says: asked of the program itself, not of
 # the command line. The compiler notes its options in the debugging information, once for each file.
 set -eu
-flags='-fstack-protector-strong -fstack-clash-protection -fcf-protection=full -fPIE
-	-ftrivial-auto-var-init=zero -fzero-call-used-regs=used-gpr -fno-delete-null-pointer-checks
-	-fno-strict-overflow -fno-strict-aliasing -O2'
+flags='-fstack-protector-strong -fstack-clash-protection -fPIE -ftrivial-auto-var-init=zero
+	-fno-delete-null-pointer-checks -fno-strict-overflow -fno-strict-aliasing -O2'
+# what the processor has of its own; the words are readelf's
+case $(readelf -h "$1" | sed -n 's/^ *Machine: *//p') in
+*X86-64 | *80386) flags="$flags -fcf-protection=full -fzero-call-used-regs=used-gpr" ;;
+AArch64) flags="$flags -mbranch-protection=standard -fzero-call-used-regs=used-gpr" ;;
+esac
 n=0
 wrong() { echo "check-hardening: $p: $1"; exit 1; }
 has() { # WHAT PATTERN READELF-OPTIONS...

@@ -1,6 +1,6 @@
 #!/bin/sh
-# get_promtool.sh - Debian's promtool into build/tools/, out of the package prometheus, which is not installed: that
-# would start a server. Nothing to do where it is there already.
+# get_promtool.sh - Debian's promtool into build/tools/, out of its package, which up to Debian 12 is prometheus and
+# is not installed: that would start a server. Nothing to do where it is there already.
 set -eu
 cd "$(dirname "$0")/../.."
 tool=$PWD/build/tools/promtool
@@ -14,7 +14,9 @@ tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 chmod 755 "$tmp"
 cd "$tmp"
-apt-get download -q prometheus >/dev/null 2>&1 || { apt-get update -q && apt-get download -q prometheus; }
-dpkg-deb -x prometheus_*.deb x
+# a package that has it comes first where there are both
+fetch() { apt-get download -q promtool >/dev/null 2>&1 || apt-get download -q prometheus >/dev/null 2>&1; }
+fetch || { apt-get update -q && fetch; }
+dpkg-deb -x prom*.deb x
 install -m 755 x/usr/bin/promtool "$tool"
 echo "get_promtool: $("$tool" --version 2>&1 | head -n 1)"

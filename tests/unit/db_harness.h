@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 
 #include <cmocka.h>
+#include "tests/unit/within.h"
 
 #include "common/base/fsx.h"
 #include "common/format/ltx.h"
@@ -93,10 +94,10 @@ static inline bool exists(const char *path, const char *suffix)
 /* ---- other processes -------------------------------------------------------------------------- */
 
 /* The test program itself, started anew: what a fork would inherit of SQLite's state is useless. Modes:
- * "sql" prints the first row, "locks" the bytes 0..7 of -shm that somebody else has locked (w or r). */
+ * "sql" prints the first row and dies, "close" closes the database, "locks" the bytes 0..7 of -shm that somebody else has locked (w or r). */
 static inline int child_main(char **argv)
 {
-    if (!strcmp(argv[1], "sql")) {
+    if (!strcmp(argv[1], "sql") || !strcmp(argv[1], "close")) {
         sqlite3 *d;
         sqlite3_stmt *st;
         if (sqlite3_open(argv[2], &d) || sqlite3_prepare_v2(d, argv[3], -1, &st, NULL))
@@ -107,6 +108,9 @@ static inline int child_main(char **argv)
         if (rc != SQLITE_ROW && rc != SQLITE_DONE)
             (void)printf("rc %d", rc);
         (void)fflush(stdout);
+        (void)sqlite3_finalize(st);
+        if (!strcmp(argv[1], "close"))
+            (void)sqlite3_close(d);
         _exit(0); /* like an application that dies: nothing is closed, and no leak checker complains */
     }
     cleanup_free char *shm = util_printf("%s-shm", argv[2]);
@@ -180,7 +184,7 @@ static inline struct ltx_header shadow_apply(struct shadow *sh, const char *path
     int r;
     sh->in_file = 0;
     while ((r = ltx_decoder_next(&d, &pgno, page, &e)) == 0) {
-        assert_in_range(pgno, 1, d.h.commit);
+        assert_within(pgno, 1, d.h.commit);
         if (!sh->page[pgno])
             sh->page[pgno] = util_alloc(sh->page_size);
         memcpy(sh->page[pgno], page, sh->page_size);

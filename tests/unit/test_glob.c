@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "tests/unit/within.h"
 
 #include "common/base/map.h"
 #include "common/format/glob.h"
@@ -187,7 +188,7 @@ static void long_components_are_cut_and_joined(void **state)
             const char *s = buf_str(&b);
             for (const char *p = s; *p;) {
                 size_t len = strcspn(p, "/");
-                assert_in_range(len, 1, NAME_PIECE_BYTES);
+                assert_within(len, 1, NAME_PIECE_BYTES);
                 assert_int_not_equal(*p, '.');
                 p += len + (p[len] == '/');
             }
@@ -234,7 +235,7 @@ static void random_paths_go_there_and_back(void **state)
         assert_string_equal(back, rel);
         cleanup_free char *dir = name_dir(name);
         assert_null(strchr(dir, '/'));
-        assert_in_range(strlen(dir), 1, 255);
+        assert_within(strlen(dir), 1, 255);
         cleanup_free char *from_dir = name_of_dir(dir);
         if (from_dir)
             assert_string_equal(from_dir, name);

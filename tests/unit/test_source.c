@@ -1,5 +1,6 @@
 /* A database as a source of files: numbering, restarts of ours, full disks, bases. */
 #include "tests/unit/db_harness.h"
+#include "tests/unit/within.h"
 
 #include <sys/mount.h>
 
@@ -406,14 +407,14 @@ static void checkpointed_while_walsup_was_away_costs_the_difference(void **state
                         "pragma wal_checkpoint(truncate); update t set b = 7 where a = 500");
         assert_int_equal(c.r.count.fulls, 0);
         assert_int_equal(c.r.count.resyncs, 1);
-        assert_in_range(c.sh.in_file, 4, 12);
+        assert_within(c.sh.in_file, 4, 12);
         /* and the other way: it shrinks, and VACUUM moves pages about */
         away(&c, clean, "delete from t where a > 300; vacuum; pragma wal_checkpoint(truncate)");
         assert_int_equal(c.r.count.fulls, 0);
         assert_true(c.sh.pages < 300);
         away(&c, clean, "insert into t values(5000, zeroblob(100000)); pragma wal_checkpoint(truncate)");
         assert_int_equal(c.r.count.fulls, 0);
-        assert_in_range(c.sh.in_file, 20, 60);
+        assert_within(c.sh.in_file, 20, 60);
         done(&c);
     }
 }
@@ -469,7 +470,7 @@ static void a_map_that_is_behind_is_redone_from_the_spool(void **state)
             assert_int_equal(system(back), 0);
         away(&c, false, "update t set b = 1 where a = 130; pragma wal_checkpoint(truncate)");
         assert_int_equal(c.r.count.fulls, 0);
-        assert_in_range(c.sh.in_file, 1, 6);
+        assert_within(c.sh.in_file, 1, 6);
     }
     done(&c);
 }
@@ -477,7 +478,7 @@ static void a_map_that_is_behind_is_redone_from_the_spool(void **state)
 static void flip(const char *path, off_t at)
 {
     int fd = open(path, O_RDWR);
-    uint8_t b;
+    uint8_t b = 0;
     assert_true(fd >= 0 && pread(fd, &b, 1, at) == 1);
     b ^= 0x10;
     assert_true(pwrite(fd, &b, 1, at) == 1);
@@ -560,6 +561,56 @@ static void pages_changed_behind_the_wal_are_found_by_a_base(void **state)
     assert_int_equal(c.r.snapshot.txid, c.r.txid);
     assert_true(c.r.snapshot.checksum == shadow_checksum(&c.sh));
     shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+/* Another process, since one of this process shares our locks. */
+static void the_last_close_of_an_application_is_its_own_and_is_followed(void **state)
+{
+    (void)state;
+    struct src c;
+    struct stat st;
+    begin(&c);
+    capture(&c);
+    assert_int_equal(sqlite3_close(c.t.app), SQLITE_OK);
+    c.t.app = NULL;
+    source_set_without(c.s, 0);
+    run(&c, &(struct source_job){.detach = true}); /* the -shm that it shared with the application */
+    good(&c, &(struct source_job){.capture = true, .settle = true});
+    cleanup_free char *wal = util_printf("%s-wal", c.t.path);
+    for (unsigned i = 1; i <= 3; i++) {
+        assert_string_equal(child("close", c.t.path, "insert into t values(null, 2)"), "");
+        assert_int_equal(stat(wal, &st), -1); /* nothing is left for us to copy */
+        good(&c, &(struct source_job){.capture = true});
+        assert_false(c.r.broken);
+        assert_int_equal(c.r.count.last_closes, i);
+        good(&c, &(struct source_job){.capture = true}); /* it may have come to rest */
+        shadow_equals(&c.sh, c.t.path);
+    }
+    assert_int_equal(c.r.count.fulls, 1);
+    source_set_without(c.s, SOURCE_ASIDE);
+    c.t.app = app_open(c.t.path);
+    done(&c);
+}
+
+/* The control: with our lock held all the time it cannot be the last one. */
+static void without_standing_aside_the_wal_is_left_behind(void **state)
+{
+    (void)state;
+    struct src c;
+    struct stat st;
+    begin(&c);
+    capture(&c);
+    assert_int_equal(sqlite3_close(c.t.app), SQLITE_OK);
+    c.t.app = NULL;
+    good(&c, &(struct source_job){.capture = true, .settle = true});
+    assert_string_equal(child("close", c.t.path, "insert into t values(null, 2)"), "");
+    cleanup_free char *wal = util_printf("%s-wal", c.t.path);
+    assert_int_equal(stat(wal, &st), 0);
+    assert_true(st.st_size > 0);
+    good(&c, &(struct source_job){.capture = true});
+    assert_int_equal(c.r.count.last_closes, 0);
+    c.t.app = app_open(c.t.path);
     done(&c);
 }
 
@@ -703,6 +754,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_damaged_map_is_not_believed),
         cmocka_unit_test(a_missing_map_is_made_when_there_is_time),
         cmocka_unit_test(pages_changed_behind_the_wal_are_found_by_a_base),
+        cmocka_unit_test(the_last_close_of_an_application_is_its_own_and_is_followed),
+        cmocka_unit_test(without_standing_aside_the_wal_is_left_behind),
         cmocka_unit_test(without_the_look_at_side_files_the_auditor_notices_them_alone),
         cmocka_unit_test(a_commit_that_a_sleep_did_not_see_is_noticed_by_the_auditor_alone),
         cmocka_unit_test(asleep_until_something_happens),

@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "tests/unit/within.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -321,7 +322,7 @@ static void a_look_is_spread_over_the_interval(void **state)
     forget();
     watch_look(watch, 1, 10);
     run_ms(100);
-    assert_in_range(seen[DATABASE_NAME], 100, 120);
+    assert_within(seen[DATABASE_NAME], 100, 120);
     for (int i = 0; i < 10; i++)
         watch_look(watch, 1, 10);
     run_ms(200);
@@ -366,7 +367,7 @@ static void twenty_thousand_databases(void **state)
     }
     for (int i = N; i-- > 0;)
         drop(db[i]);
-    assert_in_range(clk_mono_ms() - start, 0, 5000);
+    assert_true(clk_mono_ms() - start <= 5000);
     assert_int_equal(watch_counters(watch)->directories, 0);
 }
 

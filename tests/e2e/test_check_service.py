@@ -1,0 +1,250 @@
+"""walsupctl check, judged as the service will run, by a unit of the test's own (--unit FILE). The real unit under a real
+systemd is in tests/systemd/checks.sh."""
+import json
+import os
+import pathlib
+import pwd
+import tempfile
+
+import pytest
+
+from conftest import KEY_ID, SECRET, S3Fault, World, make_db, section
+
+ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@pytest.fixture
+def open_world(world):
+    """where everybody may enter, unlike pytest's directories"""
+    with tempfile.TemporaryDirectory() as d:
+        os.chmod(d, 0o755)
+        w = World(pathlib.Path(d))
+        w.env = world.env
+        yield w
+
+
+@pytest.fixture
+def svc(open_world):
+    """a world with a database and a directory target, both in directories of their own"""
+    world = open_world
+    for d in ("data", "backup", "keys"):
+        (world.path / d).mkdir()
+    make_db(world.path / "data" / "a.db").close()
+    world.replica = world.path / "backup"
+    world.configure(world.file_target(), world.db("a", world.path / "data" / "a.db"))
+    return Service(world)
+
+
+@pytest.fixture
+def s3(tmp_path_factory):
+    s = S3Fault(tmp_path_factory.mktemp("s3") / "s3")
+    yield s
+    s.close()
+
+
+class Service:
+    def __init__(self, world):
+        self.world, self.path = world, world.path
+        self.unit = world.path / "walsupd.service"
+
+    def check(self, *lines, dropin=None, check_env=None, **env):
+        self.unit.write_text("[Unit]\nUser=not-this-one\n[Service]\n" + "\n".join(map(str, lines)) + "\n[Install]\nUser=nor-this\n")
+        if dropin:
+            d = self.path / "walsupd.service.d"
+            d.mkdir(exist_ok=True)
+            for name, text in dropin.items():
+                (d / name).write_text("[Service]\n" + text)
+        r = self.world.ctl("check", "--unit", self.unit, "--json", check=False, **env)
+        out = json.loads(r.stdout)
+        assert r.returncode == (0 if out["ok"] else 1), r.stdout
+        parts = [out["service"], *out.get("targets", []), *out.get("databases", [])]
+        return [s for p in parts for s in p["steps"] if s["result"] == "failed"], out
+
+
+def only(failed, step, *words):
+    assert [s["step"] for s in failed] == [step], failed
+    for w in words:
+        assert str(w) in failed[0]["message"] + " " + failed[0]["hint"], failed[0]
+
+
+def test_a_unit_that_closes_nothing_is_fine_and_named(svc):
+    failed, out = svc.check("Type=notify")
+    assert not failed and out["ok"]
+    assert (out["service"]["unit"], out["service"]["user"]) == ("walsupd.service", "root")
+
+
+@pytest.mark.parametrize("lines, words", [
+    ("InaccessiblePaths={path}/data", "InaccessiblePaths={path}/data"),
+    ("InaccessiblePaths=-/nowhere \\\n  # a comment between\n  -{path}", "InaccessiblePaths={path}"),
+    ('InaccessiblePaths="{path}/data"\nBindPaths={path}/data', "InaccessiblePaths={path}/data"),
+    ("TemporaryFileSystem={path}/data:ro", "an empty {path}/data of its own"),
+    ("ReadOnlyPaths={path}/data", "may not write {path}/data (ReadOnlyPaths={path}/data)"),
+    ("ReadOnlyPaths={path}/data\nReadWritePaths={path}", "may not write {path}/data"),
+    ("BindReadOnlyPaths={path}/data", "may not write {path}/data"),
+    ("TemporaryFileSystem={path}\nReadWritePaths={path}/data {path}/backup\nBindPaths={path}/backup {path}/keys",
+     "an empty {path} of its own"),
+])
+def test_each_kind_of_line_that_keeps_the_database_away(svc, lines, words):
+    failed, _ = svc.check(lines.format(path=svc.path))
+    of_db = [s for s in failed if s["step"] == "directory"][-1:]
+    only(of_db, "directory", words.format(path=svc.path))
+
+
+@pytest.mark.parametrize("lines", [
+    "InaccessiblePaths={path}/data\nInaccessiblePaths=",
+    "InaccessiblePaths=-{path}/dat",
+    "ReadOnlyPaths={path}\nReadWritePaths={path}/data {path}/backup {path}",
+    "TemporaryFileSystem={path}\nBindPaths={path}/data {path}/backup {path}/walsup.ini {path}/state",
+    "ReadOnlyPaths={path}/data/other-file",
+])
+def test_what_lets_it_through_again(svc, lines):
+    (svc.path / "data" / "other-file").touch()
+    (svc.path / "state").mkdir()
+    text = lines.format(path=svc.path)
+    failed, _ = svc.check(text)
+    if text.startswith("ReadOnlyPaths") and text.endswith(str(svc.path)):
+        assert failed  # of one path, the stricter line holds
+        return
+    assert [s["step"] for s in failed] in ([], ["socket"]), failed
+
+
+def test_drop_ins_in_the_order_of_their_names(svc):
+    failed, _ = svc.check("ProtectSystem=no", dropin={"20.conf": f"InaccessiblePaths={svc.path}/data\n",
+                                                      "30.conf": "InaccessiblePaths=\n"})
+    assert not failed
+    failed, out = svc.check("ProtectSystem=no", dropin={"40.conf": f"InaccessiblePaths={svc.path}/data\n"})
+    only(failed, "directory", f"InaccessiblePaths={svc.path}/data")
+    assert "3 drop-ins" in out["service"]["steps"][0]["message"]
+
+
+def test_a_path_that_has_to_exist_and_one_that_need_not(svc):
+    assert not svc.check(f"ReadWritePaths=-{svc.path}/nothing")[0]
+    failed, _ = svc.check(f"ReadWritePaths={svc.path}/nothing")
+    only(failed, "unit", "226/NAMESPACE", f"mkdir -p {svc.path}/nothing", f"ReadWritePaths=-{svc.path}/nothing")
+
+
+def test_the_environment_is_the_units(svc, s3):
+    svc.world.configure(s3.target(**{"access-key-id": None, "secret-access-key": None}).replace("access-key-id = None\n", "")
+                        .replace("secret-access-key = None\n", ""), svc.world.db("a", svc.path / "data" / "a.db", target="s3"))
+    shell = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
+    failed, _ = svc.check("Type=notify", **shell)
+    only(failed, "open", "AWS_* is set in the environment of your shell alone", "EnvironmentFile=/etc/walsup.env")
+    # the controls: as this process they are found, and in the unit as well, in each of its ways
+    assert svc.world.ctl("check", "--unit", "none", check=False, **shell).returncode == 0
+    assert not svc.check(f'Environment="AWS_ACCESS_KEY_ID={KEY_ID}" AWS_SECRET_ACCESS_KEY={SECRET}')[0]
+    env = svc.path / "env"
+    env.write_text(f"# keys\nAWS_ACCESS_KEY_ID={KEY_ID}\nAWS_SECRET_ACCESS_KEY='{SECRET}'\n")
+    assert not svc.check(f"EnvironmentFile={env}")[0]
+    failed, _ = svc.check(f"EnvironmentFile={env}\nUnsetEnvironment=AWS_SECRET_ACCESS_KEY", **shell)
+    only(failed, "open", "AWS_*")
+    failed, out = svc.check(f"EnvironmentFile={env}\nEnvironmentFile={svc.path}/none")
+    only(failed, "environment", f"EnvironmentFile={svc.path}/none", "cannot start")
+    assert not svc.check(f"EnvironmentFile={env}\nEnvironmentFile=-{svc.path}/none")[0]
+    assert SECRET not in json.dumps(out)
+
+
+@ROOT_ONLY
+def test_credentials_of_the_unit(svc, s3):
+    svc.world.configure(s3.target(**{"access-key-id": "x"}).replace("access-key-id = x\n", "")
+                        .replace(f"secret-access-key = {SECRET}\n", ""), svc.world.db("a", svc.path / "data" / "a.db", target="s3"))
+    secret = svc.path / "keys" / "secret"
+    lines = f"LoadCredential=s3-secret-access-key:{secret}\nSetCredential=s3-access-key-id:{KEY_ID}"
+    failed, _ = svc.check(lines)
+    assert failed[0]["step"] == "credentials" and f"create {secret}" in failed[0]["hint"]
+    secret.write_text(SECRET)
+    assert not svc.check(lines)[0]
+
+
+@ROOT_ONLY
+def test_a_user_that_does_not_exist_and_one_who_may_not(svc):
+    only(svc.check("User=nosuchuser")[0], "user", "runs as user nosuchuser, which does not exist", "217/USER")
+    # the configuration is 0600 of root's
+    only(svc.check("User=nobody")[0], "configuration", "user nobody cannot read", "chgrp nobody")
+    svc.world.ini.chmod(0o644)
+    failed, out = svc.check("User=nobody")
+    assert out["service"]["user"] == "nobody"
+    assert [s["step"] for s in failed] == ["write", "directory", "file"], failed
+    assert f"setfacl -m u:nobody:rwx {svc.path}/backup" in failed[0]["hint"]
+    assert "setfacl -m u:nobody:rwx" in failed[1]["hint"]
+    # with the capability it may, and without it in the bounding set it may not
+    cap = "User=nobody\nAmbientCapabilities=CAP_DAC_OVERRIDE CAP_CHOWN\n"
+    assert not svc.check(cap)[0]
+    owner = {p.stat().st_uid for p in (svc.path / "backup").rglob("*")}
+    assert owner <= {pwd.getpwnam("nobody").pw_uid}, "what the check left is not root's"
+    assert svc.check(cap + "CapabilityBoundingSet=")[0]
+    assert svc.check(cap + "CapabilityBoundingSet=~CAP_DAC_OVERRIDE")[0]
+
+
+def test_files_of_a_target_and_of_the_daemon(svc, s3):
+    hook = svc.path / "keys" / "hook"
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0o755)
+    names = ["ca-file", "client-certificate", "client-key", "credentials-file", "sse-customer-key-file"]
+    keys = {n: svc.path / "keys" / n for n in names}
+    for p in keys.values():
+        p.write_text("x")
+        p.chmod(0o600)
+    (svc.path / "keys" / "inc").mkdir()
+    (svc.path / "keys" / "inc" / "more.ini").write_text("")
+    svc.world.configure(section("target s3", {"type": "s3", "endpoint": "https://127.0.0.1:1", "bucket": "abc", "sse": "C",
+                                              **keys, "ca-path": svc.path / "keys"}),
+                        **{"on-state-change": hook, "include": svc.path / "keys" / "inc" / "*.ini"})
+    failed, _ = svc.check(f"InaccessiblePaths={svc.path}/keys")
+    assert sorted(s["step"] for s in failed) == sorted([*names, "ca-path", "on-state-change", "include", "include"]), failed
+    failed, _ = svc.check("Type=notify")  # the control
+    assert not {s["step"] for s in failed} & {*names, "on-state-change", "include"}
+
+
+@pytest.mark.parametrize("line, step, word", [
+    ("PrivateNetwork=yes", "network", "PrivateNetwork=yes"),
+    ("IPAddressDeny=any", "network", "IPAddressAllow="),
+    ("RestrictAddressFamilies=AF_UNIX", "network", "AF_INET"),
+])
+def test_a_unit_without_a_network(svc, s3, line, step, word):
+    svc.world.configure(s3.target())
+    failed, _ = svc.check(line)
+    only(failed, step, word)
+    svc.world.configure(svc.world.file_target())
+    assert not svc.check(line)[0]
+
+
+def test_a_readable_secret_is_one_finding_among_others(world, s3):
+    world.configure(s3.target(**{"secret-access-key": "wrong"}))
+    world.ini.chmod(0o644)
+    r = world.ctl("check", check=False)
+    assert r.returncode == 1 and "2 problems" in r.stdout
+    flat = " ".join(r.stdout.split())
+    assert "everybody on this machine can read it" in flat and f"does not belong to key id {KEY_ID}" in flat
+    r = world.ctl("list", check=False)  # nobody else takes it
+    assert r.returncode == 78 and "everybody" in r.stderr
+
+
+def test_a_link_out_of_a_pattern_that_landlock_closes(world, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "deep"
+    outside.mkdir()
+    tenants = world.path / "t" / "tenants"
+    tenants.mkdir(parents=True)
+    make_db(outside / "x.db").close()
+    (tenants / "acme").symlink_to(outside)
+    target = world.path / "far" / "away"
+    target.mkdir(parents=True)
+    world.replica = target
+    for landlock, code in (("auto", 1), ("off", 0)):
+        world.configure(world.file_target(), world.db("t", f"{tenants}/*/x.db"), landlock=landlock)
+        r = world.ctl("check", check=False)
+        assert r.returncode == code, r.stdout
+        assert ("acme is a link to" in " ".join(r.stdout.split())) == bool(code)
+    # one that lies within is followed, by both
+    make_db(tenants.parent / "x.db").close()
+    (tenants / "acme").unlink()
+    (tenants / "acme").symlink_to(world.path / "t" / "own")
+    (world.path / "t" / "own").mkdir()
+    make_db(world.path / "t" / "own" / "x.db").close()
+    world.configure(world.file_target(), world.db("t", f"{tenants}/*/x.db"))
+    assert "1 database matches now, 1 of them" in world.ctl("check").stdout
+
+
+def test_a_unit_that_is_not_there(world):
+    world.configure(world.file_target())
+    r = world.ctl("check", "--unit", "walsup-nosuch", check=False)
+    assert r.returncode == 66 and "there is no unit walsup-nosuch.service" in r.stderr
