@@ -125,8 +125,6 @@ int from_store(struct from *f, const struct from_replica *r,
 {
     struct store *s;
     int rc = store_open(&f->loop, r->target, &s, e);
-    if (rc < 0 && !r->name)
-        from_url_hint(e);
     if (rc < 0)
         return rc;
     if (ret_where) {
@@ -142,8 +140,6 @@ int from_store(struct from *f, const struct from_replica *r,
     (void)uv_run(&f->loop, UV_RUN_DEFAULT);
     if (!r->name && nothing)
         from_url_replicas(f, e);
-    if (!r->name && rc)
-        from_url_hint(e);
     return rc;
 }
 

@@ -7,43 +7,6 @@
 #define SHOWN 8
 #define REQUESTS 24 /* of listings; each passes one replica over */
 
-/* ---- hints ------------------------------------------------------------------------------------- */
-
-static char *replaced(const char *text, const char *what, const char *with)
-{
-    const char *at = strstr(text, what);
-    return at ? util_printf("%.*s%s%s", (int)(at - text), text, with, at + strlen(what)) : util_strdup(text);
-}
-
-static void replace(char **text, const char *what, const char *with)
-{
-    char *new = replaced(*text, what, with);
-    free(*text);
-    *text = new;
-}
-
-void from_url_hint(struct err *e)
-{
-    cleanup_free char *hint = util_strdup(e->hint), *msg = replaced(e->msg, "target url: ", "");
-    (void)snprintf(e->msg, sizeof e->msg, "%s", msg);
-    if (!strncmp(hint, "write access-key-id ", 20)) {
-        (void)err_hint(e, "export WALSUP_ACCESS_KEY_ID and WALSUP_SECRET_ACCESS_KEY (LITESTREAM_* and AWS_* work as well), or "
-                          "append profile=NAME to the url for ~/.aws/credentials");
-        return;
-    }
-    if (!strstr(hint, "[target url]"))
-        return;
-    bool write = strstr(hint, "write ") != NULL;
-    replace(&hint, "write ", "append ");
-    replace(&hint, write ? " in [target url]" : "[target url]", write ? " to the url" : "the url");
-    replace(&hint, "bucket = in the url", "the bucket in the url");
-    while (strstr(hint, " = "))
-        replace(&hint, " = ", "=");
-    (void)err_hint(e, "%s", hint);
-}
-
-/* ---- what is there ----------------------------------------------------------------------------- */
-
 struct finds {
     struct store_req req;
     bool done;

@@ -67,6 +67,7 @@ void database_pause_load(struct database *db, struct pause *p)
 
 void database_pause(struct database *db, struct pause *p, struct database_pause_wait *w)
 {
+    char by[24];
     bool news = !db->pause;
     free(db->pause);
     db->pause = p;
@@ -75,7 +76,7 @@ void database_pause(struct database *db, struct pause *p, struct database_pause_
     db->pausing = w;
     if (news) {
         log_about(LOG_PAUSED, db->name, NULL, "paused");
-        log_line(LOG_NOTICE, "%s: paused by uid %u%s%s", db->name, p->uid, *p->reason ? ": " : "", p->reason);
+        log_line(LOG_NOTICE, "%s: paused by %s%s%s", db->name, pause_by(p, by), *p->reason ? ": " : "", p->reason);
         refuse_waiters(db);
         if (db->stream)
             stream_close(db->stream);

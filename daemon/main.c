@@ -147,6 +147,12 @@ static int run(const struct call *c, struct conf *conf, int ready_fd, int stop_f
     return status;
 }
 
+static void mark_by_url(const struct call *c, const struct conf *conf)
+{
+    for (size_t i = 0; c->adhoc.n && i < conf->n_targets; i++)
+        conf->target[i].by_url = true;
+}
+
 /* ---- what it was called with ------------------------------------------------------------------- */
 
 /* The descriptor stays open as long as the process, and a process that it forks. */
@@ -169,7 +175,10 @@ static int daemon_of(void *arg, int ready_fd, int stop_fd)
     struct conf *conf = NULL;
     struct err e;
     /* it may have been changed, since this one is not the first */
-    return run(c, conf_load(c->path, &conf, NULL, &e) == 0 ? conf : c->conf, ready_fd, stop_fd);
+    if (conf_load(c->path, &conf, NULL, &e) < 0)
+        conf = c->conf;
+    mark_by_url(c, conf);
+    return run(c, conf, ready_fd, stop_fd);
 }
 
 static int run_program(struct call *c)
@@ -195,8 +204,10 @@ static int load(struct call *c)
         return fail(&e);
     if (r == 0 && c->adhoc.n)
         r = conf_parse("the command line", buf_str(&c->text), c->text.len, &c->conf, &errors, &e);
-    if (r == 0)
+    if (r == 0) {
+        mark_by_url(c, c->conf);
         return 0;
+    }
     (void)fputs(buf_str(&errors), stderr);
     return err_exit_status(ERR_CONFIG);
 }

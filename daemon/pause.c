@@ -29,6 +29,12 @@ static struct pause *unreadable(const char *path, const char *why)
     return pause_new(clk_real_ms(), 0, 0, text);
 }
 
+const char *pause_by(const struct pause *p, char buf[static 24])
+{
+    (void)snprintf(buf, 24, p->uid ? "uid %u" : "root", p->uid);
+    return buf;
+}
+
 struct pause *pause_read(const char *dir)
 {
     cleanup_free char *path = path_of(dir);

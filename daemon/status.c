@@ -224,9 +224,9 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
 {
     const struct manager_db *e = db->owner;
     if (db->pause) {
-        char stamp[40];
-        (void)snprintf(buf, STATUS_DETAIL, "%s%spaused by uid %u%s%s; commits are not captured",
-                       db->pause->reason, *db->pause->reason ? ": " : "", db->pause->uid, db->pause->until_ms ? " until " : "",
+        char stamp[40], by[24];
+        (void)snprintf(buf, STATUS_DETAIL, "%s%spaused by %s%s%s; commits are not captured",
+                       db->pause->reason, *db->pause->reason ? ": " : "", pause_by(db->pause, by), db->pause->until_ms ? " until " : "",
                        db->pause->until_ms ? util_rfc3339(stamp, db->pause->until_ms / 1000 * 1000) : "");
         return buf;
     }

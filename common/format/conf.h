@@ -43,6 +43,7 @@ struct conf_origin {
 struct conf_target {
     char *name;
     struct conf_origin origin;
+    bool by_url; /* it stands on a command line: hints cannot send anybody to its section */
     enum conf_target_type type;
     enum conf_provider provider;
     char *endpoint; /* S3: scheme://host[:port], normalised; "https://s3.<region>.amazonaws.com"

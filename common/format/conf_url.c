@@ -353,6 +353,7 @@ int conf_parse_url(const char *url, struct conf_target *ret, struct err *e)
     if (rc < 0)
         return rc;
     t.name = util_strdup("url");
+    t.by_url = true;
     t.max_connections = (uint32_t)conf_default(CONF_TARGET_max_connections);
     rc = target_of(&u, &t, e);
     conf_url_done(&u);

@@ -342,9 +342,9 @@ int cred_load(const struct conf_target *t, struct cred *ret, struct err *e)
     if (r > 0)
         return 0;
     if (r < 0)
-        return err_wrap(e, "target %s", t->name ? t->name : "");
-    (void)err_set(e, ERR_CONFIG, "target %s: no secret access key was found%s%s",
-                  t->name ? t->name : "", given(t->access_key_id) ? " for key id " : "",
+        return t->by_url ? r : err_wrap(e, "target %s", t->name ? t->name : "");
+    (void)err_set(e, ERR_CONFIG, "%s%s%sno secret access key was found%s%s", t->by_url ? "" : "target ",
+                  t->by_url || !t->name ? "" : t->name, t->by_url ? "" : ": ", given(t->access_key_id) ? " for key id " : "",
                   given(t->access_key_id) ? t->access_key_id : "");
     return err_hint(e, "write access-key-id and secret-access-key-file in the target's section, or "
                        "set WALSUP_ACCESS_KEY_ID and WALSUP_SECRET_ACCESS_KEY (LITESTREAM_* and "

@@ -36,6 +36,7 @@ struct s3_target {
     struct s3_customer_key customer_key;
     char *doubts; /* what is asked for that the provider is not known to have; NULL: nothing */
     bool https, virtual_host, aws, skip_verify;
+    bool by_url; /* hints are about a url, there is no section */
     struct cred cred;
     struct conf_target keys_from; /* of a target only what cred_load looks at, to look again */
     int64_t clock_offset_ms;      /* the server's clock minus ours, once it has complained */
@@ -50,6 +51,9 @@ struct s3_target {
  * read. s3_target_done(t): wipe and free, also what a failed fill left. */
 int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err *e);
 void s3_target_done(struct s3_target *t);
+/** s3_hint_for_url(name, e): what the hint says to write into [target name] goes to the url, or the environment. Returns
+ * -e->code. */
+int s3_hint_for_url(const char *name, struct err *e);
 
 /* what a transfer left behind, all of it from outside */
 struct s3_answer {

@@ -32,6 +32,8 @@ int s3_error_where(const struct s3_target *t, enum s3_verb verb, const char *key
 {
     size_t n = strlen(key);
     const char *shown = n > KEY_SHOWN ? key + n - KEY_SHOWN : key;
+    if (t->by_url)
+        (void)s3_hint_for_url(t->name, e);
     return err_wrap(e, "%s \"%s%s\" in bucket %s at %s with key id %s", verb_name[verb],
                     shown == key ? "" : "...", shown, t->bucket, t->endpoint, t->cred.key_id);
 }

@@ -27,6 +27,7 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
     static const char *const sse[] = {NULL, "AES256", "aws:kms", NULL};
     const char *sep = c->endpoint ? strstr(c->endpoint, "://") : NULL;
     t->name = util_strdup(c->name ? c->name : "");
+    t->by_url = c->by_url;
     t->https = sep && !strncmp(c->endpoint, "https://", 8);
     t->provider = s3_provider_find(c->provider, c->endpoint);
     t->base = t->provider->base ? t->provider->base : "";
@@ -84,6 +85,7 @@ int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err 
         .profile = copy_if_given(c->profile),
         .credential_process = copy_if_given(c->credential_process),
         .instance_role = c->instance_role,
+        .by_url = c->by_url,
     };
     cleanup_buf struct buf doubts = BUF_INIT;
     if (s3_provider_doubts(t->provider, c, &doubts))

@@ -453,7 +453,7 @@ int store_s3_new(uv_loop_t *loop, const struct conf_target *c, struct store **re
     if (r < 0) {
         s3_target_done(&s->target);
         free(s);
-        return r;
+        return c->by_url ? s3_hint_for_url(c->name, e) : r;
     }
     bool path = c->path && *c->path;
     s->path = path ? util_printf("%s/", c->path) : util_strdup("");

@@ -59,7 +59,12 @@ b inspect --type image "docker.io/library/debian:$suite-slim" >/dev/null 2>&1 ||
 	base=$(b from scratch)
 	b add -q "$base" "$kept/base.$suite" / && b commit -q "$base" "docker.io/library/debian:$suite-slim"
 } >"$work/base.log" 2>&1 || { cat "$work/base.log"; exit 1; }
-git ls-files -z >"$work/files" 2>/dev/null && mkdir "$work/context" && tar -c --null -T "$work/files" | tar -x -C "$work/context"
+mkdir "$work/context"
+if git ls-files -z >"$work/files" 2>/dev/null; then
+	tar -c --null -T "$work/files"
+else
+	tar -c --exclude=./build .
+fi | tar -x -C "$work/context"
 build() {
 	b build --isolation chroot --pull-never --layers --format docker -t walsup -f packaging/container/Containerfile \
 		"$work/context" >"$work/build.log" 2>&1

@@ -307,6 +307,20 @@ def test_two_places_and_walsupctl_finds_what_the_command_line_said(world, s3):
         assert image(out) == image(world.path / "shop.db")
 
 
+def test_hints_speak_of_the_url_where_there_is_no_section(world, s3):
+    make_db(world.path / "shop.db").close()
+    url = f"s3://litestream/shop?endpoint={s3.endpoint}"
+    r = once(world, *adhoc(world, world.path / "shop.db", url))
+    assert r.returncode == 78
+    assert "walsupd: no secret access key was found\nhint: export WALSUP_ACCESS_KEY_ID" in r.stderr or (
+        "no secret access key was found" in r.stderr and "export WALSUP_ACCESS_KEY_ID" in r.stderr), r.stderr
+    assert "[target" not in r.stderr
+    r = once(world, *adhoc(world, world.path / "shop.db", url.replace("litestream", "litestraem"),
+                           **{"shutdown-timeout": "1s"}), **KEYS)
+    assert r.returncode != 0
+    assert f"create the bucket litestraem at {s3.endpoint}, or fix the bucket in the url" in r.stderr, r.stderr
+
+
 def test_exec_without_a_configuration_file_restores_runs_and_replicates(world, run, s3):
     args = adhoc(world, world.path / "a.db", f"s3://litestream/apps/a?endpoint={s3.endpoint}")
     code, out, err = ended(run(6, "0", *args, **KEYS))

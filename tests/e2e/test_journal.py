@@ -107,7 +107,7 @@ def test_messages_have_fields_and_nothing_goes_to_standard_error(world, s3, jour
     (failed,), (again,) = journal.about("LOG_NOT_UPLOADED"), journal.about("LOG_UPLOADED_AGAIN")
     assert (failed["WALSUP_DATABASE"], failed["WALSUP_TARGET"], failed["WALSUP_STATE"], failed["PRIORITY"]) == ("a", "s3", "error", "4")
     assert (again["WALSUP_DATABASE"], again["WALSUP_TARGET"], again["WALSUP_STATE"], again["PRIORITY"]) == ("a", "s3", "ok", "5")
-    assert journal.about("LOG_PAUSED")[0]["MESSAGE"] == "a: paused by uid 0: lunch"
+    assert journal.about("LOG_PAUSED")[0]["MESSAGE"] == "a: paused by root: lunch"
     assert "WALSUP_DATABASE" not in journal.about("LOG_READY")[0], "fields of one line must not stick to the next"
     con.close()
 

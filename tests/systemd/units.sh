@@ -32,6 +32,14 @@ holds "stop uploads what is left" systemctl stop walsupd
 holds "and it is in the replica" restored_has flushed
 holds "an orderly stop is no failure" test "$(prop Result)" = success
 
+config 'sync-interval = ${APP_EVERY}'
+printf '# for walsup.ini\nAPP_EVERY="2s"\n' >/etc/walsup.env
+chmod 600 /etc/walsup.env
+holds "a variable of /etc/walsup.env is expanded for the service" systemctl start walsupd
+holds "and for walsupctl" grep -q '^sync-interval = 2s ' <(walsupctl config)
+systemctl stop walsupd
+rm /etc/walsup.env
+
 config ''
 mkdir -p /run/systemd/system/walsupd.service.d
 walsupctl sandbox >/run/systemd/system/walsupd.service.d/paths.conf
