@@ -36,7 +36,7 @@ LIBS3_WRAPS := curl_multi_init curl_multi_cleanup curl_multi_perform curl_multi_
 	curl_easy_getinfo curl_slist_append curl_slist_free_all curl_global_init
 # Wherever the compiler's own search finds it: /usr/lib, /usr/lib64, /usr/lib/<machine>.
 ifeq ($(LIBS3_A),)
-LIBS3_A   := $(or $(wildcard $(CROSS:%=$(BUILD)/libs3/%/usr/lib/libs3.a)),$(shell $(CC) -print-file-name=libs3.a))
+LIBS3_A   := $(or $(wildcard $(CROSS:%=$(BUILD)/libs3/%/usr/lib/libs3.a)),$(shell $(CC) -print-file-name=libs3.a 2>/dev/null))
 endif
 WRAP_FLAGS = $(LIBS3_WRAPS:%=-Wl,--wrap=%)
 
@@ -68,8 +68,9 @@ LDFLAGS_tsan := -fsanitize=thread
 CFLAGS_fuzz := -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined
 LDFLAGS_fuzz := -fsanitize=address,undefined
 
-# files beyond 2 GiB and times beyond 2038 on 32 bits too
-ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64 -DWALSUP_VERSION='"$(VERSION)"' -I. $(PKG_CFLAGS) $(WARN) \
+# files beyond 2 GiB and times beyond 2038 on 32 bits too; only there, because it renames open(), which the engines wrap
+LARGE := $(if $(filter arm% i386% i486% i586% i686%,$(MACHINE)),-D_FILE_OFFSET_BITS=64 -D_TIME_BITS=64)
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE $(LARGE) -DWALSUP_VERSION='"$(VERSION)"' -I. $(PKG_CFLAGS) $(WARN) \
 	$(CFLAGS_$(FLAVOUR)) $(CFLAGS) -ffile-prefix-map=$(CURDIR)=.
 ALL_LDFLAGS = $(LDFLAGS_$(FLAVOUR)) $(LDFLAGS)
 ALL_LIBS = $(LIBS3_A) $(PKG_LIBS) -lpthread -lm

@@ -147,7 +147,7 @@ void from_url_replicas(struct from *f, struct err *e)
     if (found || !*f->url_target.path)
         return;
     cleanup_free char *parent = slash && slash > f->url_target.path
-                                    ? strndup(f->url_target.path, (size_t)(slash - f->url_target.path))
+                                    ? util_printf("%.*s", (int)(slash - f->url_target.path), f->url_target.path)
                                     : util_strdup(up.type == CONF_FILE ? "/" : "");
     up.path = parent;
     if (up.type == CONF_FILE && !strcmp(parent, "/"))

@@ -60,7 +60,7 @@ static char *parent_of(const char *url)
 }
 
 /* The target is everything but the last part of the path, which is the replica's. */
-static int add_target(struct buf *out, const char *url, const char *name, char **ret_replica, struct err *e)
+static int add_target(struct buf *out, struct buf *replicas, const char *db, const char *url, const char *name, struct err *e)
 {
     struct conf_target t = {0};
     int r = plain("the url", url, e);
@@ -78,7 +78,8 @@ static int add_target(struct buf *out, const char *url, const char *name, char *
     cleanup_free char *parent = parent_of(url);
     buf_printf(out, "\n[target %s]\n", name);
     add_value(out, "url", parent);
-    *ret_replica = TAKE_PTR(replica);
+    buf_printf(replicas, "\n[replica %s@%s]\n", db, name);
+    add_value(replicas, "path", replica);
     return 0;
 }
 
@@ -123,12 +124,7 @@ int adhoc_text(const struct adhoc *a, struct buf *out, struct err *e)
     cleanup_buf struct buf replicas = BUF_INIT;
     for (size_t i = 1; r == 0 && i < a->n; i++) {
         cleanup_free char *target = i == 1 ? util_strdup("url") : util_printf("url-%zu", i);
-        cleanup_free char *replica = NULL;
-        r = add_target(out, a->operand[i], target, &replica, e);
-        if (r == 0) {
-            buf_printf(&replicas, "\n[replica %s@%s]\n", name, target);
-            add_value(&replicas, "path", replica);
-        }
+        r = add_target(out, &replicas, name, a->operand[i], target, e);
     }
     add_database(out, path, name, a->n - 1);
     buf_add(out, replicas.p, replicas.len);

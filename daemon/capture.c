@@ -442,7 +442,7 @@ struct capture_reader {
 /* The WAL was read: is it still that one? */
 static int same_wal_still(struct session *s, const struct session_index *x, struct err *e)
 {
-    struct session_index after;
+    struct session_index after = {0};
     int r = x->n != x->b ? session_index(s, &after, e) : 0;
     if (r == 0 && x->n != x->b && (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
         r = CAPTURE_BROKEN;

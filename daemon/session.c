@@ -311,7 +311,9 @@ static int open_all(struct session *s, struct err *e)
     s->guard[0].wal_fd = s->files.wal.fd;
     if (r == SESSION_BUSY)
         session_tell_holder(s, e);
-    return r != 0 ? r : unmoved(s);
+    if (r == 0 && (r = unmoved(s)) != 0)
+        session_sweep(s);
+    return r;
 }
 
 static bool same_file(const struct os_file *a, const struct os_file *b)

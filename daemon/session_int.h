@@ -88,6 +88,11 @@ int session_guard_back(struct session *s, struct err *e);
 /** session_tell_holder(s, e): somebody has the file for himself: who, and what to do. */
 void session_tell_holder(const struct session *s, struct err *e);
 
+/* session_leave.c */
+/** session_sweep(s): the database was moved or removed while it was being opened: what SQLite has made beside its name
+ * goes, unless somebody else has it by now. */
+void session_sweep(struct session *s);
+
 /* session_ckpt.c */
 void session_shim_remove(struct session *s);
 

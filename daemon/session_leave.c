@@ -79,6 +79,17 @@ static void remove_ours(struct session *s)
         (void)wal->pMethods->xTruncate(wal, 0);
 }
 
+void session_sweep(struct session *s)
+{
+    struct stat st;
+    const struct os_files *f = &s->files;
+    if (f->wal.fd < 0 || fstat(f->wal.fd, &st) < 0 || st.st_size || !os_same(&f->wal) || os_others_have(&f->wal) != 0)
+        return;
+    (void)unlink(f->wal.path);
+    if (os_same(&f->shm) && os_others_have(&f->shm) == 0)
+        (void)unlink(f->shm.path);
+}
+
 struct session *session_leave_end(struct session *s, enum session_leave how)
 {
     struct conn *c = &s->guard[s->held];

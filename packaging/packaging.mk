@@ -36,9 +36,10 @@ EXPOSURE_walsupd@.service := 12
 
 deps:
 	$(Q)packaging/deps.sh $@ $(foreach p,$(DEPS),'$p')
+# without the functions' manual: of libpsl-dev in Debian 13 it differs between architectures, which dpkg refuses
 ifneq ($(CROSS),)
 	$(Q)dpkg --print-foreign-architectures | grep -qx $(CROSS_ARCH) || dpkg --add-architecture $(CROSS_ARCH)
-	$(Q)packaging/deps.sh $@ $(DEPS_CROSS)
+	$(Q)APT_OPTIONS='-o Dpkg::Options::=--path-exclude=/usr/share/man/man3/*' packaging/deps.sh $@ $(DEPS_CROSS)
 	$(Q)packaging/libs3.sh $(CROSS_ARCH) $(BUILD)/libs3/$(CROSS)
 endif
 deps-test: deps deps-deb

@@ -139,12 +139,28 @@ ANALYZE_NOT_daemon/discover_tree.c := -Wno-analyzer-use-after-free
 
 analyze: analyze-gcc analyze-tidy analyze-cppcheck
 
+# The lists of false findings are those of Debian 12's versions: others find and miss other things. What another version
+# finds is shown and counted, and the run says that it was not judged; it is no failure.
+JUDGED_gcc := 12
+JUDGED_tidy := 14
+JUDGED_cppcheck := 2.10
+VERSION_gcc := $(shell gcc -dumpversion 2>/dev/null)
+VERSION_tidy = $(shell clang-tidy --version 2>/dev/null | sed -n 's/.*version \([0-9]*\).*/\1/p')
+VERSION_cppcheck = $(shell cppcheck --version 2>/dev/null | sed -n 's/Cppcheck \([0-9]*\.[0-9]*\).*/\1/p')
+# after a finding in $@.txt: a failure, unless another version made it
+unless_judged = cat $@.txt; [ "$(VERSION_$(1))" != "$(JUDGED_$(1))" ] || exit 1; touch $@.unjudged
+not_judged = n=$$(find $(BUILD) -name '$(1)' | wc -l); [ $$n = 0 ] || \
+	echo "part $(2) $(VERSION_$(2)) found something in $$n files, false findings are only known of $(JUDGED_$(2))" | \
+	tee -a "$${WALSUP_SKIPPED:-/dev/null}"
+
 analyze-gcc: $(ANALYZED:%.c=$(BUILD)/analyze/%.ok)
+	$(Q)$(call not_judged,*.ok.unjudged,gcc)
 	$(Q)echo "analyze-gcc: $(words $(ANALYZED)) files"; test $(words $(ANALYZED)) -gt 0
 $(BUILD)/analyze/%.ok: %.c $(wildcard common/*/*.h daemon/*.h ctl/*.h) tests/analyze.h
 	$(call say,ANALYZE,$<)
 	$(Q)mkdir -p $(@D)
-	$(Q)gcc $(ANALYZE_CFLAGS) -fanalyzer -Werror $(ANALYZE_NOT_$<) -c $< -o $@.o && touch $@
+	$(Q)rm -f $@.unjudged; gcc $(ANALYZE_CFLAGS) -fanalyzer -Werror $(ANALYZE_NOT_$<) -c $< -o $@.o >$@.txt 2>&1 || \
+		{ $(call unless_judged,gcc); }; touch $@
 
 # clang-tidy reads the .clang-tidy of this directory. For single files, what is off and why:
 # the linker dictates the names __wrap_ and __real_
@@ -158,20 +174,24 @@ TIDY_NOT_common/store/restore_fetch.c := -clang-analyzer-core.NullDereference
 TIDY_NOT_daemon/manager.c := -clang-analyzer-core.NullDereference
 TIDY_NOT_daemon/manager_reload.c := -clang-analyzer-core.NullDereference
 TIDY_NOT_daemon/main.c := -clang-analyzer-core.NullDereference
-analyze-tidy: $(ANALYZED:%.c=$(BUILD)/tidy/%.ok)
+analyze-tidy: $(ANALYZED:%.c=$(BUILD)/tidy/%.tidied)
+	$(Q)$(call not_judged,*.tidied.unjudged,tidy)
 	$(Q)echo "analyze-tidy: $(words $(ANALYZED)) files"; test $(words $(ANALYZED)) -gt 0
-$(BUILD)/tidy/%.ok: %.c $(wildcard common/*/*.h daemon/*.h ctl/*.h) .clang-tidy tests/analyze.h
+$(BUILD)/tidy/%.tidied: %.c $(wildcard common/*/*.h daemon/*.h ctl/*.h) .clang-tidy tests/analyze.h
 	$(call say,TIDY,$<)
 	$(Q)mkdir -p $(@D)
-	$(Q)clang-tidy --quiet $(if $(TIDY_NOT_$<),--checks=$(TIDY_NOT_$<)) $< -- -std=gnu11 -D_GNU_SOURCE -DWALSUP_VERSION='"$(VERSION)"' -I. \
+	$(Q)rm -f $@.unjudged; clang-tidy --quiet $(if $(TIDY_NOT_$<),--checks=$(TIDY_NOT_$<)) $< -- -std=gnu11 -D_GNU_SOURCE -DWALSUP_VERSION='"$(VERSION)"' -I. \
 		$(PKG_CFLAGS:-I%=-isystem%) $(if $(filter %/err.c,$<),,-include tests/analyze.h) > $@.txt 2>&1 \
-		|| { grep -v 'warnings generated' $@.txt; exit 1; }; touch $@
+		|| { $(call unless_judged,tidy); }; touch $@
 
 # memleak: cppcheck does not understand the cleanup attribute either
 analyze-cppcheck:
-	$(Q)cppcheck --enable=warning,performance,portability --suppress=memleak --inline-suppr \
-		--error-exitcode=1 --std=c11 -j$(JOBS) -I. -D_GNU_SOURCE -DWALSUP_VERSION='"$(VERSION)"' \
-		--quiet $(ANALYZED)
+	$(Q)mkdir -p $(BUILD)/cppcheck && rm -f $(BUILD)/cppcheck/*; cppcheck --enable=warning,performance,portability \
+		--suppress=memleak --inline-suppr --error-exitcode=1 --std=c11 -j$(JOBS) -I. -D_GNU_SOURCE \
+		-DWALSUP_VERSION='"$(VERSION)"' --quiet $(ANALYZED) >$(BUILD)/cppcheck/$@.txt 2>&1 || \
+		{ cat $(BUILD)/cppcheck/$@.txt; [ "$(VERSION_cppcheck)" != "$(JUDGED_cppcheck)" ] || exit 1; \
+		touch $(BUILD)/cppcheck/cppcheck.unjudged; }
+	$(Q)$(call not_judged,cppcheck.unjudged,cppcheck)
 	$(Q)echo "analyze-cppcheck: $(words $(ANALYZED)) files"; test $(words $(ANALYZED)) -gt 0
 
 # ---- sanitizers -----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ for release; do
 	facts=$out/$release.facts
 	: >"$facts"
 	"$here/tree.sh" make "$release" && "$here/tree.sh" drop "gates-$release" &&
-		"$here/tree.sh" run "$release" "gates-$release" sh /src/tests/distros/inside.sh $gates >"$out/$release.log" 2>&1
+		"$here/tree.sh" run "$release" "gates-$release" sh /src/tests/distros/inside.sh "$release" $gates >"$out/$release.log" 2>&1
 	status=$?
 	cp "$cache/work/gates-$release/upper/root/facts" "$facts" 2>/dev/null
 	if [ $status = 0 ]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi

@@ -1,5 +1,5 @@
 #!/bin/sh
-# inside.sh GATE... - as root in a minimal tree with this source in /src: the README's first command, the gates, the
+# inside.sh RELEASE GATE... - as root in a minimal tree with this source in /src: the README's first command, the gates, the
 # package. Each fact is a line NAME=VALUE of /root/facts, which distros.sh makes a row of.
 set -u
 facts=/root/facts
@@ -11,8 +11,9 @@ began=$(date +%s)
 # minutes, with a tenth
 minutes() { s=$(($(date +%s) - $1)); echo "$((s / 60)).$((s % 60 / 6))"; }
 
-. /etc/os-release
-fact release "${VERSION_CODENAME:-$ID}"
+release=$1
+shift
+fact release "$release"
 fact minimal "$(packages)"
 # what the README asks for
 apt-get update -q >/dev/null

@@ -161,7 +161,7 @@ static void exclusive(void)
     commits(2);
     (void)apart_sql(apart_app, 0, "pragma wal_checkpoint(truncate)");
     commits(1);
-    (void)apart_sql(apart_app, 0, "pragma locking_mode=normal");
+    (void)apart_close(apart_app, 0); /* whoever opened it so cannot share it any more */
     commits(1);
 }
 

@@ -240,7 +240,7 @@ static void two_hundred_puts_at_once(void **state)
 static void bandwidth_is_limited(void **state)
 {
     struct fix *f = *state;
-    size_t n = (size_t)2 << 20;
+    size_t n = (size_t)6 << 20;
     uint8_t *big = util_zalloc(n);
     struct store_body b = {.p = big, .size = n};
     f->t.bandwidth_limit_bytes = (uint64_t)2 << 20;
@@ -248,8 +248,9 @@ static void bandwidth_is_limited(void **state)
     uint64_t t0 = clk_mono_ms();
     ok(put_body(f, "slow", &b, NULL, 0));
     uint64_t ms = clk_mono_ms() - t0;
-    print_message("2 MiB at 2 MiB/s: %llu ms\n", (unsigned long long)ms);
-    assert_within(ms, 500, 3000);
+    print_message("6 MiB at 2 MiB/s: %llu ms\n", (unsigned long long)ms);
+    /* newer versions of libcurl send the first second's worth at once */
+    assert_within(ms, 1500, 8000);
     free(big);
 }
 
