@@ -27,8 +27,11 @@ static void drop_privileges(const struct service *s)
     static const struct {
         const char *name;
         unsigned bit;
-    } kept[] = {{"CAP_CHOWN", CAP_CHOWN}, {"CAP_DAC_OVERRIDE", CAP_DAC_OVERRIDE}, {"CAP_DAC_READ_SEARCH", CAP_DAC_READ_SEARCH},
-                {"CAP_FOWNER", CAP_FOWNER}, {"CAP_NET_BIND_SERVICE", CAP_NET_BIND_SERVICE}};
+    } kept[] = {{"CAP_CHOWN", CAP_CHOWN},
+                {"CAP_DAC_OVERRIDE", CAP_DAC_OVERRIDE},
+                {"CAP_DAC_READ_SEARCH", CAP_DAC_READ_SEARCH},
+                {"CAP_FOWNER", CAP_FOWNER},
+                {"CAP_NET_BIND_SERVICE", CAP_NET_BIND_SERVICE}};
     struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct has[2] = {{0}}, caps[2] = {{0}};
     (void)syscall(SYS_capget, &head, has);
@@ -130,7 +133,8 @@ static char *rule_text(const struct unit_line *l, const char *where)
 static char *sandbox_command(const struct check *k)
 {
     cleanup_free char *unit = unit_short(k->service->unit);
-    cleanup_free char *file = !strcmp(k->config, CTL_DEFAULT_CONFIG) ? util_strdup("") : util_printf(" -c %s", k->config);
+    bool plain = !strcmp(k->config, CTL_DEFAULT_CONFIG);
+    cleanup_free char *file = plain ? util_strdup("") : util_printf(" -c %s", k->config);
     return util_printf("walsupctl%s sandbox --install && systemctl restart %s", file, unit);
 }
 
@@ -153,7 +157,8 @@ bool service_reaches(struct check *k, const char *step, const char *path, bool w
     else if (sight == UNIT_READ_ONLY)
         text = util_printf("%s may not write %s (%s)", s->unit->name, same, rule);
     else if (sight == UNIT_EMPTY)
-        text = util_printf("%s does not see %s, since it has an empty %s of its own (%s)", s->unit->name, same, where, rule);
+        text = util_printf("%s does not see %s, since it has an empty %s of its own (%s)", s->unit->name, same, where,
+                           rule);
     else
         text = util_printf("%s does not see %s (%s)", s->unit->name, same, rule);
     if (sight == UNIT_READ_ONLY && !there) {
@@ -263,8 +268,8 @@ static void line_unit(struct check *k)
     const struct unit *u = s->unit;
     const char *missing;
     const struct unit_line *l = unit_view_missing(s->view, &missing);
-    cleanup_free char *text = u->n_files > 1 ? util_printf("%s, and %zu drop-in%s", u->file[0], u->n_files - 1, PLURAL(u->n_files - 1))
-                                             : util_strdup(u->file[0]);
+    size_t n = u->n_files - 1;
+    cleanup_free char *text = n ? util_printf("%s, and %zu drop-in%s", u->file[0], n, PLURAL(n)) : util_strdup(u->file[0]);
     if (l) {
         cleanup_free char *why = util_printf("%s has %s=%s (%s:%u), which does not exist, so it cannot start (status "
                                              "226/NAMESPACE)", u->name, l->key, missing, l->file, l->line);

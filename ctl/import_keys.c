@@ -2,6 +2,7 @@
 #include "ctl/import.h"
 
 #define OTHER_STORE "another kind of store: walsup has s3 and file"
+#define GOOGLE ". Google's storage speaks S3 as well: endpoint = https://storage.googleapis.com and an HMAC key"
 #define SSE_C "write sse = C and sse-customer-key-file = FILE into the target, with the key in a file of its own"
 
 #define TOP(name, act, why) {IMPORT_TOP, name, IMPORT_##act, why}
@@ -117,8 +118,8 @@ const char *import_no_type(const char *type)
     static const struct {
         const char *type, *why;
     } other[] = {
-        {"gs", OTHER_STORE ". Google's storage speaks S3 as well: endpoint = https://storage.googleapis.com and an HMAC key"},
-        {"gcs", OTHER_STORE ". Google's storage speaks S3 as well: endpoint = https://storage.googleapis.com and an HMAC key"},
+        {"gs", OTHER_STORE GOOGLE},
+        {"gcs", OTHER_STORE GOOGLE},
         {"abs", OTHER_STORE ". Replicate to a bucket or a directory instead"},
         {"sftp", OTHER_STORE ". Replicate to a bucket, or to a directory in which that server is mounted"},
         {"webdav", OTHER_STORE ". Replicate to a bucket, or to a directory in which that server is mounted"},

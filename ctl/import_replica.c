@@ -184,8 +184,8 @@ static void split_url(struct import *x, unsigned line, const char *url, struct f
 /* Litestream takes http:// for what looks like this machine or network, and https:// else. NULL: it has a scheme. */
 static char *with_scheme(const char *endpoint)
 {
-    static const char *const begins[] = {"localhost", "127.0.0.1", "192.168.", "10.", "172.16.", "172.17.", "172.18.", "172.19.",
-                                         "172.2", "172.30.", "172.31."};
+    static const char *const begins[] = {"localhost", "127.0.0.1", "192.168.", "10.",    "172.16.", "172.17.",
+                                         "172.18.",   "172.19.",   "172.2",    "172.30.", "172.31."};
     static const char *const ends[] = {".local", ".localhost"};
     if (!endpoint || !*endpoint || strstr(endpoint, "://") || strstr(endpoint, IMPORT_UNSET) == endpoint)
         return NULL;
@@ -249,7 +249,8 @@ static void put_keys(struct import *x, unsigned line, const struct import_settin
 }
 
 /* The target's lines, and what its section may be called. */
-static void target_body(struct import *x, unsigned line, const struct import_settings *s, const char *dir, struct buf *b)
+static void target_body(struct import *x, unsigned line, const struct import_settings *s, const char *dir,
+                        struct buf *b)
 {
     if (!strcmp(s->type, "file")) {
         buf_add_str(b, "type = file\n");

@@ -95,10 +95,12 @@ static void env_file(struct service *s, const char *word)
     if (e.code == ERR_NOTFOUND && optional)
         return;
     if (e.code == ERR_PERM && geteuid() != 0)
-        found(s, "environment", WARNING, util_printf("EnvironmentFile=%s cannot be read by this user, so what it sets is not known", path),
+        found(s, "environment", WARNING,
+              util_printf("EnvironmentFile=%s cannot be read by this user, so what it sets is not known", path),
               util_strdup("run the check as root"));
     else
-        found(s, "environment", FAILED, util_printf("%s has EnvironmentFile=%s, and cannot start: %s", s->unit->name, path, e.msg),
+        found(s, "environment", FAILED,
+              util_printf("%s has EnvironmentFile=%s, and cannot start: %s", s->unit->name, path, e.msg),
               util_printf("create the file (chmod 600), or write EnvironmentFile=-%s", path));
 }
 
@@ -195,7 +197,8 @@ static void load_credential(struct service *s, const struct unit_line *l, bool e
     } else if (fsx_read(path, MAX_ENVIRONMENT, &text, &e) == 0) {
         keep_credential(s, id, text.p, text.len);
     } else {
-        found(s, "credentials", FAILED, util_printf("%s has %s=%s, and cannot start: %s", s->unit->name, l->key, l->value, e.msg),
+        found(s, "credentials", FAILED,
+              util_printf("%s has %s=%s, and cannot start: %s", s->unit->name, l->key, l->value, e.msg),
               util_printf("create %s (chmod 600), or correct the line in %s", path, l->file));
     }
 }

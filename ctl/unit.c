@@ -339,7 +339,8 @@ const struct unit_line *unit_get(const struct unit *u, const char *key)
 
 static const char *truth(const char *v)
 {
-    static const char *const yes[] = {"yes", "true", "on", "1", "y", "t"}, *const no[] = {"no", "false", "off", "0", "n", "f"};
+    static const char *const yes[] = {"yes", "true", "on", "1", "y", "t"};
+    static const char *const no[] = {"no", "false", "off", "0", "n", "f"};
     for (size_t i = 0; i < ARRAY_LEN(yes); i++) {
         if (!strcasecmp(v, yes[i]))
             return "yes";

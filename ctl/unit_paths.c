@@ -57,7 +57,8 @@ static void add(struct unit_view *v, enum rule_kind kind, const char *path, cons
     v->n++;
 }
 
-static void add_all(struct unit_view *v, enum rule_kind kind, const char *const *path, size_t n, const struct unit_line *line)
+static void add_all(struct unit_view *v, enum rule_kind kind, const char *const *path, size_t n,
+                    const struct unit_line *line)
 {
     for (size_t i = 0; i < n; i++) {
         cleanup_free char *optional = util_printf("-%s", path[i]);
@@ -117,7 +118,8 @@ static void add_own(struct unit_view *v, const struct unit *u, const char *key, 
 
 static void add_system(struct unit_view *v, const struct unit *u)
 {
-    static const char *const all[] = {"/"}, *const usr[] = {"/usr", "/boot", "/efi"}, *const full[] = {"/usr", "/boot", "/efi", "/etc"};
+    static const char *const all[] = {"/"}, *const usr[] = {"/usr", "/boot", "/efi"};
+    static const char *const full[] = {"/usr", "/boot", "/efi", "/etc"};
     static const char *const api[] = {"/dev", "/proc", "/sys"};
     static const char *const home[] = {"/home", "/root", "/run/user"}, *const tmp[] = {"/tmp", "/var/tmp"};
     const struct unit_line *system = unit_get(u, "ProtectSystem"), *homes = unit_get(u, "ProtectHome");

@@ -2,7 +2,9 @@
 # Each is named by check, fails in the service (the control), and where it can be mended, works after the command that
 # check printed.
 
-inactive() { ! systemctl is-active -q walsupd; }
+inactive() { # for good: between two starts it is "activating"
+	case $(prop ActiveState) in inactive | failed) ;; *) return 1 ;; esac
+}
 kill_off() { # at once, where a stop would try to upload for half a minute
 	inactive && return
 	systemctl stop --no-block walsupd
@@ -44,8 +46,9 @@ named() { # TEXT...: check says so, and fails
 fine_again() { walsupctl check >/run/checked 2>&1 || { cat /run/checked; return 1; }; }
 fails() { # the service
 	timeout 20 systemctl start walsupd >/dev/null 2>&1 || return 0
-	! { walsupctl sync --wait --timeout 2s && walsupctl status; } >/run/said 2>&1
+	until_true 10 unwell # a target that has not answered yet is no trouble in the first seconds
 }
+unwell() { ! { walsupctl sync --wait --timeout 2s && walsupctl status; } >/run/said 2>&1; }
 works() {
 	systemctl reset-failed walsupd 2>/dev/null
 	systemctl restart walsupd && { walsupctl sync --wait --timeout 20s && walsupctl status; } >/run/said 2>&1 && return
@@ -201,6 +204,7 @@ holds "so is the service" works
 fresh ''
 dropin 'User=nosuch'
 case_of "a user that does not exist" "runs as user nosuch, which does not exist" "217/USER"
+holds "it is not restarted for ever" test "$(prop NRestarts)" = 0 -a "$(prop ActiveState)" = failed
 
 fresh ''
 dropin 'CapabilityBoundingSet=
