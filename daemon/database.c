@@ -12,6 +12,7 @@
 #define FILE_CHECK_MS 100
 #define LEAVE_MS 500    /* asked to leave: how long it may take to leave with a proof */
 #define CLOSED_LOOK_MS 100 /* then what the WAL has goes into the database a moment later: SQLite would have done it at once */
+#define OWN_CLOSE_MS 50 /* after a last close that was followed: our own */
 #define CLOSE_GAP_MS 1000 /* closed again so soon: a program that opens and closes all the time */
 
 struct database *database_new(uv_loop_t *loop, const char *name, const struct source_conf *c,
@@ -61,7 +62,7 @@ void database_berth_free(struct database *db)
  * wait. */
 static void on_close(struct database *db, uint64_t now)
 {
-    if (db->state != SOURCE_ATTACHED)
+    if (db->state != SOURCE_ATTACHED || now < db->last_close_ms + OWN_CLOSE_MS)
         return;
     bool often = now < db->closed_ms + CLOSE_GAP_MS;
     db->alone_wait_ms = often ? MIN(db->alone_wait_ms * 2, db->conf.idle_ms) : 0;

@@ -149,6 +149,7 @@ struct database {
     struct stream *stream;         /* a snapshot that is read and uploaded; NULL: none */
     uint64_t closed_ms, closed_look_ms; /* closed by somebody; when to see whether anybody else has it, 0: no need */
     uint64_t alone_at_ms, alone_wait_ms; /* when to let go if nobody else has it, 0: not; how long after a close */
+    uint64_t last_close_ms; /* when an application was seen to have been the last to close it */
     uint64_t let_go_ms; /* when it let go of a database that somebody wanted for himself */
     int64_t ahead_ms;   /* real time since when it is locked, and not as it was captured; 0: it is not */
     uint64_t stay_until_ms;              /* the file system's clock is slow: no proof before that */

@@ -285,6 +285,12 @@ static void take_alone(struct database *db, const struct source_job *job, const 
     } else if (job->closed && !r->alone) {
         db->alone_at_ms = 0;
     }
+    if (r->last_close) { /* its event came before; and we have closed what we had open, which makes one as well */
+        bool often = db->last_run_ms < db->last_close_ms + SETTLE_MS;
+        db->alone_wait_ms = often ? MIN(MAX(db->alone_wait_ms, (uint64_t)SETTLE_MS) * 2, db->conf.idle_ms) : SETTLE_MS;
+        db->alone_at_ms = r->state == SOURCE_ATTACHED ? db->last_run_ms + db->alone_wait_ms : 0;
+        db->last_close_ms = db->last_run_ms;
+    }
     if (!job->detach || r->stays)
         return;
     db->alone_at_ms = db->stay_until_ms = 0;

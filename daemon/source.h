@@ -113,6 +113,7 @@ struct source_result {
     bool stays;             /* job.detach: it is still attached */
     uint64_t again_ms;      /* ARRIVING, or with stays: when to try again; 0: as usual */
     bool audited, alone;    /* alone: nobody else has it open; after an audit, or job.closed */
+    bool last_close;        /* an application was the last to close it: nobody may have it open now */
     bool elsewhere;         /* somebody has the file, but not our -shm: perhaps he waits for us to go */
     bool ahead;             /* BUSY: the files are not those of the last capture */
     bool writer;            /* audited: a commit is under way that is on disk but not to be seen yet */

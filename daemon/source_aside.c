@@ -40,6 +40,7 @@ bool source_folded(struct source *s, struct source_result *ret, int64_t removed_
         position_remove(s->dir);
     s->recorded.valid = false;
     s->count.last_closes++;
+    ret->last_close = true;
     s->folded.at_ms = now;
     source_close_session(s);
     s->pos.valid = false;
