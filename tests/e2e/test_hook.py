@@ -199,6 +199,6 @@ def test_a_reload_brings_it_and_takes_it_away(world):
     world.configure(world.file_target(), world.db("a"))
     world.ctl("reload")
     make_db(world.path / "a.db").close()
-    world.poll("it was noticed", lambda: world.status("a")["state"] == "replicating")
+    world.poll("it was noticed", lambda: world.status("a")["state"] in ("replicating", "idle"))
     world.sync("a")
     assert len(told(world)) == 1

@@ -261,7 +261,7 @@ def test_each_object_damaged_in_turn(world, v3):
     v3.configure([(db, file_replica(world, "a"))], **{"checkpoint-interval": "300ms",
                                                      "min-checkpoint-page-count": 10})
     v3.start()
-    load([(4096, db)], max(SECONDS / 3, 1.5))
+    load([(4096, db)], max(SECONDS / 3, 3))
     root = world.path / "v3" / "a"
     url = f"file://{root}"
     v3.stop((db, url))
