@@ -388,7 +388,7 @@ static void take_logging(struct import *x, const yaml_node_t *node)
 static void take_addr(struct import *x, const struct import_pair *p, const char *text)
 {
     const char *colon = strrchr(text, ':');
-    cleanup_free char *host = strndup(text, colon ? (size_t)(colon - text) : 0);
+    cleanup_free char *host = util_printf("%.*s", colon ? (int)(colon - text) : 0, text);
     const char *digits = !colon                       ? NULL
                          : !*host                     ? "[::]"
                          : !strcmp(host, "localhost") ? "127.0.0.1"

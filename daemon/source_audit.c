@@ -138,9 +138,8 @@ void source_audit(struct source *s, struct source_result *ret)
     if (!s->session || !s->pos.valid)
         return;
     long reader;
-    if (session_enter(s->session, NULL) != 0) { /* its commits are not to be seen; it is seen to soon */
-        ret->writer = ret->audited = true;
-        ret->doubt = SOURCE_DOUBT_NONE;
+    if (session_enter(s->session, NULL) != 0) { /* its commits are not to be seen, so nothing can be said */
+        ret->more = true;
         return;
     }
     session_exit(s->session);

@@ -229,7 +229,7 @@ deb: etc/walsup.ini
 	$(Q)$(call dist_tree,$(DEB)/$(DIST))
 	$(Q)mv $(DEB)/$(DIST)/packaging/debian $(DEB)/$(DIST)/debian
 	$(Q)cd $(DEB)/$(DIST) && env -u MAKEFLAGS -u MAKELEVEL -u CROSS $(if $(CROSS),LIBS3_A=$(abspath $(LIBS3_A))) \
-		dpkg-buildpackage -us -uc -b $(if $(CROSS),-a$(CROSS_ARCH) -d -Pcross,nocheck) || \
+		dpkg-buildpackage -us -uc -b $(if $(CROSS),-a$(CROSS_ARCH) -d -Pcross$(COMMA)nocheck) || \
 		{ command -v cc >/dev/null && dpkg-checkbuilddeps >/dev/null 2>&1 || echo "hint: as root: make deps-deb" >&2; exit 1; }
 	$(Q)cp $(DEB)/walsup_*.deb $(BUILD)/ && ls $(BUILD)/walsup_*_$(if $(CROSS),$(CROSS_ARCH),*).deb
 	$(Q)if command -v lintian >/dev/null; then lintian $$([ "$$(id -u)" != 0 ] || echo --allow-root) \

@@ -1,7 +1,10 @@
 """${NAME} in walsup.ini: from the environment of whoever reads the configuration."""
+import pytest
+
 from conftest import KEY_ID, SECRET, make_db, section
 
 
+@pytest.mark.outside
 def test_keys_and_places_from_the_environment_also_after_a_reload(world, s3):
     make_db(world.path / "a.db").close()
     env = {"T_DIR": str(world.path), "T_ENDPOINT": s3.endpoint, "T_ID": KEY_ID, "T_SECRET": SECRET, "T_EVERY": "50ms"}

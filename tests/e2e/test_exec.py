@@ -140,6 +140,7 @@ def test_a_damaged_replica_is_not_taken_for_an_empty_one(world, run):
     assert not (world.path / "a.db").exists()
 
 
+@pytest.mark.outside
 def test_sigterm_in_the_midst_of_writing_goes_to_the_program_and_its_last_commit_is_replicated(world, run, s3):
     world.configure(s3.target(), world.db("a", target="s3"))
     p = run(300, "serve")
@@ -216,6 +217,7 @@ def test_orphans_are_buried(world, run):
     assert len(children) == 2, out
 
 
+@pytest.mark.outside
 def test_the_program_has_the_environment_with_the_keys_and_walsupd_proper_has_not(world, run, s3):
     world.configure(section("target s3", {"type": "s3", "endpoint": s3.endpoint, "bucket": "litestream"}),
                     world.db("a", target="s3"))

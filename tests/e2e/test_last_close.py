@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from conftest import image, make_db
 
 ONE_SHOT = """import sqlite3, sys
@@ -99,6 +101,7 @@ def leave_wal(con):
     return not tries
 
 
+@pytest.mark.outside
 def test_the_journal_mode_is_changed_and_changed_back_while_it_is_replicated(world):
     path = world.path / "a.db"
     make_db(path).close()
