@@ -182,7 +182,7 @@ static void load_credential(struct service *s, const struct unit_line *l, bool e
     cleanup_wiped_buf struct buf text = BUF_INIT;
     struct err e;
     const char *colon = strchr(l->value, ':');
-    cleanup_free char *id = strndup(l->value, strcspn(l->value, ":"));
+    cleanup_free char *id = util_printf("%.*s", (int)strcspn(l->value, ":"), l->value);
     const char *path = colon ? colon + 1 : "";
     struct stat st;
     if (strchr(id, '/') || *path != '/' || (stat(path, &st) == 0 && !S_ISREG(st.st_mode)))
@@ -226,7 +226,7 @@ void service_env_credentials(struct service *s)
     give(s, dir);
     for (const struct unit_line *l = NULL; (l = unit_next(s->unit, "SetCredential", l));) {
         const char *colon = strchr(l->value, ':');
-        cleanup_free char *id = strndup(l->value, strcspn(l->value, ":"));
+        cleanup_free char *id = util_printf("%.*s", (int)strcspn(l->value, ":"), l->value);
         if (colon && !strchr(id, '/'))
             keep_credential(s, id, colon + 1, strlen(colon + 1));
     }
