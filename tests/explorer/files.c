@@ -540,6 +540,6 @@ int files_search(const struct search *s)
            s->runs, n_done, world.n_states_checked, world.n_busy, n_asleep, n_last_closes, bad, (long long)(time(NULL) - start));
     if (bad)
         print_kinds();
-    bool empty = !s->runs || !world.n_states_checked || !n_done || !n_last_closes;
+    bool empty = !s->runs || !world.n_states_checked || !n_done || (!s->control && !n_last_closes);
     return empty || (s->control ? !bad : bad > 0);
 }
