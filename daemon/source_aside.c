@@ -19,6 +19,45 @@ static bool proven(const struct position *p, int64_t removed_ns)
     return MAX(p->mtime_ns, p->ctime_ns) < removed_ns;
 }
 
+void source_restartable(struct source *s, const struct position *file)
+{
+    s->pos.restartable = true;
+    s->drained.known = file != NULL;
+    if (!file)
+        return;
+    s->drained.file = *file;
+    s->drained.settled = !position_settled_ms(file);
+}
+
+/* A last close has written into the file, so only the WAL itself can tell: the frames before were not added to, as far as
+ * they have not been overwritten, and nobody truncated it. */
+static bool restarted_once(struct source *s, const struct capture_pos *before, const struct session_index *x)
+{
+    uint8_t h[WAL_HEADER_SIZE];
+    struct wal_header wal;
+    if (!before->frame)
+        return !before->salt[0] && !before->salt[1] && session_wal_read(s->session, 0, h, sizeof h, NULL) == 0 &&
+               wal_header_parse(h, &wal, NULL) == 0 && !wal.sequence;
+    uint64_t last = wal_frame_off(x->page_size, before->frame), next = wal_frame_off(x->page_size, before->frame + 1ull);
+    if (x->salt[0] != before->salt[0] + 1 || x->n > before->frame ||
+        session_wal_read(s->session, last, h, WAL_FRAME_HEADER_SIZE, NULL) < 0)
+        return false;
+    return session_wal_read(s->session, next, h, WAL_FRAME_HEADER_SIZE, NULL) < 0 ||
+           memcmp(wal_frame_parse(h).salt, before->salt, sizeof before->salt) != 0;
+}
+
+bool source_restarted(struct source *s, const struct capture_pos *before, const struct session_index *x)
+{
+    struct position now = {.txid = 0};
+    int64_t removed_ns;
+    if (s->without & (SOURCE_ASIDE | SOURCE_RESTARTS))
+        return true;
+    if (session_folded(s->session, &removed_ns))
+        return restarted_once(s, before, x);
+    return s->drained.known && source_look(s, &now) && position_same_content(&s->drained.file, &now) &&
+           (s->drained.settled || x->salt[0] == before->salt[0] + 1);
+}
+
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns)
 {
     struct session_index x;
@@ -27,10 +66,11 @@ bool source_folded(struct source *s, struct source_result *ret, int64_t removed_
         source_close_session(s);
         return true;
     }
-    if (!source_capture_rest(s, ret, &x) || x.n != x.b)
+    bool all = source_capture_rest(s, ret, &x);
+    if (all ? x.n != x.b : s->pos.valid)
         return false;
     struct position p = source_position_now(s);
-    bool seen = source_look(s, &p);
+    bool seen = all && source_look(s, &p);
     p.wal_ino = p.wal_size = 0; /* what is there now, if it is, is another one */
     p.wal_mtime_ns = p.wal_birth_ns = 0;
     s->folded.proven = p.drained = seen && proven(&p, removed_ns);

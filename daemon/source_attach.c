@@ -57,6 +57,9 @@ static int every_page(struct source *s, struct source_result *ret, struct err *e
     (void)pagemap_close(o.map);
     if (r != 0 && r != CAPTURE_SAME)
         return r;
+    struct position file = {.txid = 0};
+    if (s->pos.restartable) /* nobody else can write into it now */
+        source_restartable(s, source_look(s, &file) ? &file : NULL);
     ret->compared = o.old != NULL;
     ret->differ = r == 0 ? f.n_pages : 0;
     s->count.fulls += !o.old;
@@ -88,9 +91,11 @@ static bool disturbed(struct source *s, const struct before *b)
         return false;
     if (session_side(s->session) != SESSION_SIDE_SAME)
         return true;
-    return b->known && source_look(s, &now) && !position_same_content(&b->file, &now) &&
-           session_index(s->session, &x, NULL) == 0 && x.b == b->x.b && x.attempted == b->x.attempted &&
-           !memcmp(x.salt, b->x.salt, sizeof x.salt) && x.attempted == x.b;
+    if (!b->known || !source_look(s, &now) || position_same_content(&b->file, &now) || session_index(s->session, &x, NULL) < 0)
+        return false;
+    /* whoever restarts the WAL under our guard has copied nothing since */
+    return memcmp(x.salt, b->x.salt, sizeof x.salt) != 0 ||
+           (x.b == b->x.b && x.attempted == b->x.attempted && x.attempted == x.b);
 }
 
 /* Again, if it was a race with a writer that restarts the WAL. */
@@ -198,11 +203,14 @@ static int resume(struct source *s, struct source_result *ret, struct err *e)
         if (x.n < p.pos.frame || !frame_is_ours(s, &p) || (p.drained && !news && !untouched))
             return 0;
         s->pos = p.pos;
-        s->pos.restartable = x.n == x.b && !news;
+        s->pos.restartable = false;
+        if (x.n == x.b && !news)
+            source_restartable(s, &now);
     } else if (untouched && (s->without & SOURCE_TIMES || position_successor(&p, &now, x.salt[0]))) {
         s->pos = (struct capture_pos){
-            .valid = true, .salt = {x.salt[0], x.salt[1]}, .pages = p.pos.pages,
-            .restartable = !x.n};
+            .valid = true, .salt = {x.salt[0], x.salt[1]}, .pages = p.pos.pages};
+        if (!x.n)
+            source_restartable(s, &now);
     }
     s->count.resumed += s->pos.valid;
     return 0;
@@ -215,13 +223,18 @@ void source_unlock(struct source *s)
     s->lock.held = false;
 }
 
-/* Held while it sleeps, too. A file that is not there is for session_open to tell of. */
-static int lock_file(struct source *s, struct err *e)
+/* Held while it sleeps, too, so that another file under the name is known for one whatever became of the record. A file
+ * that is not there is for session_open to tell of. */
+static int lock_file(struct source *s, struct source_result *ret, struct err *e)
 {
     struct stat st;
     bool there = stat(s->path, &st) == 0;
     if (there && s->lock.held && s->lock.dev == st.st_dev && s->lock.ino == st.st_ino)
         return 0;
+    if (there && s->lock.held) {
+        source_another_file(s, ret, "was replaced while it was not watched");
+        position_remove(s->dir);
+    }
     source_unlock(s); /* its number may soon be another file's */
     if (!there)
         return 0;
@@ -236,7 +249,7 @@ static int lock_file(struct source *s, struct err *e)
 
 int source_attach(struct source *s, struct source_result *ret, struct err *e)
 {
-    int r = lock_file(s, e);
+    int r = lock_file(s, ret, e);
     if (r < 0)
         return r;
     if (source_waits_until_still(s, ret))

@@ -50,6 +50,11 @@ struct source {
         struct position file;
         bool held; /* somebody had it open all the same, and that was waited for */
     } arriving;
+    struct { /* when pos became restartable: from then on no checkpoint may write into the file, or another one was the
+              * first to restart the WAL */
+        bool known, settled;
+        struct position file;
+    } drained;
     bool changed_under_us; /* by something that is not SQLite, which may not be finished */
     uint64_t slow_until_ms; /* the disk was slow: no barrier before that */
     uint64_t unseen_at_ms; /* commits were on disk that the wal-index did not show; 0: never */
@@ -144,6 +149,13 @@ void source_detach(struct source *s, const struct source_job *job, struct source
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns);
 /** source_stand_aside(s): after an attach, and before each job. */
 void source_stand_aside(struct source *s);
+/** source_restartable(s, file): everything is captured and copied, the next writer may restart the WAL. `file`: looked at
+ * before that was seen; NULL: not known. */
+void source_restartable(struct source *s, const struct position *file);
+/** source_restarted(s, before, x): the WAL was restarted since source_restartable(), when it stood at `before`: whether what
+ * it holds now, x, is all that was committed since. Whoever has the file for himself (locking_mode=EXCLUSIVE) restarts it
+ * again and again, and our guard means nothing to him. */
+bool source_restarted(struct source *s, const struct capture_pos *before, const struct session_index *x);
 /** source_compared(s, bytes): all pages were compared, so many bytes. */
 void source_compared(struct source *s, uint64_t bytes);
 /** source_shut_out(s, ret): an application has had the database for itself for long: what is visible is captured, and

@@ -60,6 +60,15 @@ bool source_wants_look(struct source *s)
 
 /* ---- frames ----------------------------------------------------------------------------------- */
 
+static bool fair_restart(struct source *s, const struct capture_pos *before)
+{
+    struct session_index x = {.n = s->pos.frame, .page_size = session_page_size(s->session),
+                              .salt = {s->pos.salt[0], s->pos.salt[1]}};
+    bool fair = capture_same_wal(before, &x) || source_restarted(s, before, &x);
+    s->pos.valid = fair;
+    return fair;
+}
+
 /* One more file of WAL frames: 0, or an outcome of capture_range; "full" when there is no room. */
 int source_capture_one(struct source *s, const struct session_index *end, struct err *e)
 {
@@ -70,7 +79,12 @@ int source_capture_one(struct source *s, const struct session_index *end, struct
     o.map = s->map;
     o.end = end;
     struct capture_file f;
+    struct capture_pos before = s->pos;
     int r = capture_range(s->session, &s->pos, &o, &f, e);
+    if (r == 0 && !fair_restart(s, &before)) {
+        fsx_tmp_abort(&f.tmp);
+        r = CAPTURE_BROKEN;
+    }
     if (r == 0)
         source_keep_file(s, &f);
     else if (r != CAPTURE_NOTHING)
@@ -101,7 +115,9 @@ int source_capture_all(struct source *s, struct err *e)
 int source_handover(struct source *s, struct err *e)
 {
     struct session_index x, before; /* the guard sees at least what was there before it */
+    struct position file = {.txid = 0};
     int r = session_index(s->session, &before, e);
+    bool looked = r == 0 && source_look(s, &file);
     if (r == 0)
         r = session_guard_next(s->session, e);
     if (r == SESSION_BUSY)
@@ -119,11 +135,13 @@ int source_handover(struct source *s, struct err *e)
             break;
         }
         if (same && !capture_behind(&s->pos, &x)) {
-            s->pos.restartable = true;
+            bool still = before.b == x.b && !memcmp(before.salt, x.salt, sizeof x.salt);
+            source_restartable(s, looked && still ? &file : NULL);
             break;
         }
         if (!same && !x.n && s->pos.valid && s->pos.restartable) {
             /* restarted by a transaction that was rolled back: an empty WAL with new salts */
+            r = source_restarted(s, &s->pos, &x) ? 0 : CAPTURE_BROKEN;
             s->pos = (struct capture_pos){.valid = true,
                                           .salt = {x.salt[0], x.salt[1]},
                                           .pages = s->pos.pages,
@@ -222,6 +240,7 @@ static void count_barrier(struct source *s, uint64_t start_us)
 static int hold_everybody_now(struct source *s, unsigned timeout_ms, struct err *e)
 {
     struct session_index x;
+    struct position file = {.txid = 0};
     bool all = false;
     int r = session_hold_all(s->session, timeout_ms, e);
     if (r != 0)
@@ -233,7 +252,7 @@ static int hold_everybody_now(struct source *s, unsigned timeout_ms, struct err 
     if (r == 0 && session_index(s->session, &x, e) == 0) {
         s->guard_at = x;
         if (all && x.n == x.b && capture_same_wal(&s->pos, &x) && !capture_behind(&s->pos, &x))
-            s->pos.restartable = true; /* by whoever comes first now */
+            source_restartable(s, source_look(s, &file) ? &file : NULL); /* by whoever comes first now */
     }
     struct err lost;
     if (session_release_all(s->session, &lost) != 0) /* without a guard it is worth nothing: another session */

@@ -101,7 +101,6 @@ def leave_wal(con):
     return not tries
 
 
-@pytest.mark.outside
 def test_the_journal_mode_is_changed_and_changed_back_while_it_is_replicated(world):
     path = world.path / "a.db"
     make_db(path).close()

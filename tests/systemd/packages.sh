@@ -29,7 +29,8 @@ version=$(cat packaging/VERSION).1
 echo "$version" >"$d/from-the-tarball/packaging/VERSION"
 {
 	printf 'walsup (%s) bookworm; urgency=medium\n\n  * A newer one.\n\n' "$version"
-	printf ' -- The walsup developers <walsup@localhost.localdomain>  Fri, 02 Jan 2026 00:00:00 +0000\n\n'
+	printf ' -- The walsup developers <walsup@localhost.localdomain>  %s\n\n' \
+		"$(LC_ALL=C date -u -R -d "$(dpkg-parsechangelog -l packaging/debian/changelog -S Date) + 1 minute")"
 	cat packaging/debian/changelog
 } >"$d/from-the-tarball/packaging/debian/changelog"
 build "$d/from-the-tarball" "$d/newer"
