@@ -252,6 +252,12 @@ static int first_guard(struct session *s, struct err *e)
             return SESSION_BUSY;
         pause_us(1000);
     }
+    /* The journal mode was changed after the header was looked at. To ask such a handle for its -shm would create one, which
+     * SQLite would never let go. */
+    if (!session_wal_file(&s->guard[s->held])) {
+        int r = check_header(s, e);
+        return r != 0 ? r : SESSION_BUSY;
+    }
     sqlite3_file *f = session_db_file(&s->guard[s->held]);
     volatile void *p = NULL;
     int rc = f->pMethods->iVersion >= 2 && f->pMethods->xShmMap
