@@ -23,21 +23,29 @@ void source_restartable(struct source *s, const struct position *file)
 {
     s->pos.restartable = true;
     s->drained.known = file != NULL;
+    s->drained.followed = false;
     if (!file)
         return;
     s->drained.file = *file;
     s->drained.settled = !position_settled_ms(file);
 }
 
+/* There was no WAL, and the one that is there now has never been restarted. */
+static bool begun(struct source *s, const struct capture_pos *before)
+{
+    uint8_t h[WAL_HEADER_SIZE];
+    struct wal_header wal;
+    return !before->frame && !before->salt[0] && !before->salt[1] &&
+           session_wal_read(s->session, 0, h, sizeof h, NULL) == 0 && wal_header_parse(h, &wal, NULL) == 0 && !wal.sequence;
+}
+
 /* A last close has written into the file, so only the WAL itself can tell: the frames before were not added to, as far as
  * they have not been overwritten, and nobody truncated it. */
 static bool restarted_once(struct source *s, const struct capture_pos *before, const struct session_index *x)
 {
-    uint8_t h[WAL_HEADER_SIZE];
-    struct wal_header wal;
+    uint8_t h[WAL_FRAME_HEADER_SIZE];
     if (!before->frame)
-        return !before->salt[0] && !before->salt[1] && session_wal_read(s->session, 0, h, sizeof h, NULL) == 0 &&
-               wal_header_parse(h, &wal, NULL) == 0 && !wal.sequence;
+        return begun(s, before);
     uint64_t last = wal_frame_off(x->page_size, before->frame), next = wal_frame_off(x->page_size, before->frame + 1ull);
     if (x->salt[0] != before->salt[0] + 1 || x->n > before->frame ||
         session_wal_read(s->session, last, h, WAL_FRAME_HEADER_SIZE, NULL) < 0)
@@ -52,10 +60,20 @@ bool source_restarted(struct source *s, const struct capture_pos *before, const 
     int64_t removed_ns;
     if (s->without & (SOURCE_ASIDE | SOURCE_RESTARTS))
         return true;
+    if (s->drained.followed && !memcmp(s->drained.salt, x->salt, sizeof x->salt))
+        return true;
     if (session_folded(s->session, &removed_ns))
         return restarted_once(s, before, x);
     return s->drained.known && source_look(s, &now) && position_same_content(&s->drained.file, &now) &&
-           (s->drained.settled || x->salt[0] == before->salt[0] + 1);
+           (s->drained.settled || x->salt[0] == before->salt[0] + 1 || begun(s, before));
+}
+
+void source_follow_restart(struct source *s, const struct session_index *x)
+{
+    if (!s->pos.valid || !s->pos.restartable || !source_restarted(s, &s->pos, x))
+        return;
+    s->drained.followed = true;
+    memcpy(s->drained.salt, x->salt, sizeof x->salt);
 }
 
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns)

@@ -54,6 +54,8 @@ struct source {
               * first to restart the WAL */
         bool known, settled;
         struct position file;
+        bool followed; /* the WAL with these salts is the next one: source_follow_restart() */
+        uint32_t salt[2];
     } drained;
     bool changed_under_us; /* by something that is not SQLite, which may not be finished */
     uint64_t slow_until_ms; /* the disk was slow: no barrier before that */
@@ -156,6 +158,9 @@ void source_restartable(struct source *s, const struct position *file);
  * it holds now, x, is all that was committed since. Whoever has the file for himself (locking_mode=EXCLUSIVE) restarts it
  * again and again, and our guard means nothing to him. */
 bool source_restarted(struct source *s, const struct capture_pos *before, const struct session_index *x);
+/** source_follow_restart(s, x): while the guard in slot 0 is still held, which lets nobody copy into the file: if what the WAL
+ * holds now is all that was committed since, this is remembered, for what is copied once that guard is gone. */
+void source_follow_restart(struct source *s, const struct session_index *x);
 /** source_compared(s, bytes): all pages were compared, so many bytes. */
 void source_compared(struct source *s, uint64_t bytes);
 /** source_shut_out(s, ret): an application has had the database for itself for long: what is visible is captured, and

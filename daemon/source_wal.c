@@ -132,6 +132,8 @@ int source_handover(struct source *s, struct err *e)
         if (x.n != x.b) {
             if (same && capture_behind(&s->pos, &x))
                 s->pos.restartable = false;
+            if (!same)
+                source_follow_restart(s, &x);
             break;
         }
         if (same && !capture_behind(&s->pos, &x)) {
