@@ -1,12 +1,14 @@
 #!/bin/bash
 # gates.sh GATE... [-- GATE...]... - run make targets, all of them even if one fails, and count. Those before the first
 # `--` run one after the other; then each further group is a lane: lanes run side by side, the gates of a lane one after
-# the other, and what such a gate prints is held back until it ends, so that nothing is mixed. What a gate could not look
-# at here it writes to $WALSUP_SKIPPED, one line each: "all REASON", then it counts as skipped, not as passed, or
-# "part REASON". At the end they are listed: that much is not proven by this run.
+# the other, and what such a gate prints is held back until it ends, so that nothing is mixed. A later lane gives way to
+# an earlier one (nice): what waits for events belongs in the first. What a gate could not look at here it writes to
+# $WALSUP_SKIPPED, one line each: "all REASON", then it counts as skipped, not as passed, or "part REASON". At the end they
+# are listed: that much is not proven by this run.
 set -u
 make=${MAKE:-make}
 jobs=${JOBS:-1}
+niceness=0
 here=$(dirname "$0")
 unset MAKEFLAGS MAKELEVEL MFLAGS
 results=$(mktemp -d)
@@ -35,13 +37,15 @@ gate() { # GATE: prints all the time
 	local status=0
 	: >"$results/$1.skipped"
 	echo "==== $1"
-	{ time WALSUP_SKIPPED=$results/$1.skipped $make --no-print-directory -j"$jobs" "$1" </dev/null 2>&3; } \
+	{ time WALSUP_SKIPPED=$results/$1.skipped nice -n $niceness $make --no-print-directory -j"$jobs" "$1" </dev/null 2>&3; } \
 		3>&2 2>"$results/$1.time" || status=$?
 	verdict "$1" $status
 }
 
-lane() { # GATE...: prints whole gates
+lane() { # NICENESS GATE...: prints whole gates
 	local one
+	niceness=$1
+	shift
 	for one; do
 		gate "$one" >"$results/$one.said" 2>&1
 		flock "$results/printing" cat "$results/$one.said"
@@ -73,7 +77,7 @@ if [ -n "$side_by_side" ]; then
 	for words in "${lanes[@]}"; do
 		echo "==== side by side: $words"
 		# shellcheck disable=SC2086 # gates have no blanks
-		lane $words &
+		lane $((5 * ${#pids[@]})) $words &
 		pids+=($!)
 	done
 	echo
