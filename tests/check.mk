@@ -28,7 +28,7 @@ help:
 #:   check-layers    who includes whom, who opens what
 #:   check-docs, check-units      documents against conf.def, systemd units
 #:   systemd         the units under a real systemd, in namespaces; skipped without root
-#:   unit, unit-test_<name>       unit tests
+#:   unit, unit-test_<name>       unit tests, JOBS at a time
 #:   corpus          the fuzzers' corpus, replayed
 #:   stress          the WAL protocol under hostile applications, and its control
 #:   explorer        an application's action, or its stop, at every step of what walsup does; files that are moved
