@@ -55,7 +55,7 @@ class Notify:
                 s.close()
         raise AssertionError("the socket cannot be filled")
 
-    def wait(self, what, timeout=20):
+    def wait(self, what, timeout=90):
         end = time.monotonic() + timeout
         while not any(line.startswith(what) for line in self.heard):
             self.sock.settimeout(max(0.01, end - time.monotonic()))
@@ -191,7 +191,7 @@ class World:
                 raise AssertionError(f"walsupd is not ready:\n{self.log.read_text()}") from None
         return self.proc
 
-    def stop(self, sig=signal.SIGTERM, timeout=45):
+    def stop(self, sig=signal.SIGTERM, timeout=90):
         """end the daemon; returns its exit status"""
         if self.proc is None:
             return None
@@ -227,7 +227,7 @@ class World:
         self.ctl("restore", name, "--target", target, "-o", out, *args)
         return out
 
-    def poll(self, what, fn, timeout=30):
+    def poll(self, what, fn, timeout=90):
         """await something only the daemon's own status can tell"""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
