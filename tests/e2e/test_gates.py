@@ -94,7 +94,7 @@ def test_a_run_that_is_interrupted_ends_its_lanes(tmp_path):
             assert time.monotonic() < end
             time.sleep(0.01)
         pid = int((tmp_path / "sleeps").read_text())
-        run.send_signal(signal.SIGINT)
+        run.send_signal(signal.SIGTERM)
         assert run.wait(30) == 130
     while runs(pid):
         assert time.monotonic() < end
