@@ -131,7 +131,8 @@ int source_handover(struct source *s, struct err *e)
     struct session_index x, before; /* the guard sees at least what was there before it */
     struct position file = {.txid = 0};
     int tries = 0, r = session_index(s->session, &before, e);
-    bool looked = r == 0 && source_look(s, &file);
+    struct session_index seen = before; /* when the file was looked at */
+    bool looked = r == 0 && source_look(s, &file), again = false;
     if (r == 0)
         r = session_guard_next(s->session, e);
     if (r == SESSION_BUSY)
@@ -153,7 +154,13 @@ int source_handover(struct source *s, struct err *e)
             break;
         }
         if (same && !capture_behind(&s->pos, &x)) {
-            bool still = before.b == x.b && !memcmp(before.salt, x.salt, sizeof x.salt);
+            bool still = seen.b == x.b && !memcmp(seen.salt, x.salt, sizeof x.salt);
+            if (!still && !again) { /* a checkpoint was under way */
+                again = true;
+                seen = x;
+                looked = source_look(s, &file);
+                continue;
+            }
             source_restartable(s, &x, looked && still ? &file : NULL);
             if (s->pos.restartable || tries++ >= HANDOVER_TRIES)
                 break;
