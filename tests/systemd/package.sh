@@ -14,6 +14,7 @@ write_on() { # until /run/enough: each commit is noted after it was acknowledged
 	done
 }
 running() { walsupctl status --json | sed -n 's/.*"version": *"\([^"]*\)".*/\1/p'; }
+attached() { [ "$(attached_times)" -ge "$1" ]; }
 attached_times() { grep -c 'is attached' /run/given/walsupd.log; }
 same_content() {
 	rm -f /srv/r.db
@@ -47,7 +48,10 @@ walsupctl sync --wait >/dev/null
 holds "status is healthy" quietly walsupctl status
 holds "what was committed is restored" restored_has first
 config 'sync-interval = 200ms'
+before=$(attached_times)
 holds "an edited configuration is taken on reload" systemctl reload walsupd
+# which happens after the reload has returned
+holds "and the database is attached with it" until_true 20 attached $((before + 1))
 
 before=$(attached_times)
 write_on &
