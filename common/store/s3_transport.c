@@ -245,9 +245,12 @@ static void sock_close(struct sock *s)
 
 static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *sock_arg)
 {
-    (void)easy;
     struct s3_transport *tr = arg;
     struct sock *s = sock_arg;
+    for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
+        if (x->peer && x->priv->easy == easy)
+            s3_peer_connected(fd, x->peer);
+    }
     if (what == CURL_POLL_REMOVE) {
         if (s) {
             (void)curl_multi_assign(tr->multi, fd, NULL);
