@@ -51,11 +51,11 @@ deps-test: deps deps-deb
 deps-deb: deps
 	$(Q)packaging/deps.sh $@ $(foreach p,$(DEPS_DEB),'$p')
 
-# one that runs here, which with CROSS is another one than the one that is installed
+# one that runs here, which with CROSS is another one than the one that is installed; dpkg's flags are for the other machine
 DOCS_CTL := $(BUILD)/$(FLAVOUR)/walsupctl
 ifneq ($(CROSS),)
 $(DOCS_CTL): FORCE
-	$(Q)env -u LIBS3_A $(MAKE) --no-print-directory CROSS= $@
+	$(Q)env -u LIBS3_A -u CFLAGS -u CPPFLAGS -u LDFLAGS $(MAKE) --no-print-directory CROSS= $@
 .PHONY: FORCE
 endif
 
