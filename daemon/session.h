@@ -153,6 +153,8 @@ bool session_other_wal(const struct session *s);
 /** session_writer(s, ret_pid): whether a writer has the write lock, so that a commit may be on its way that the
  * wal-index does not show yet. Its process, or 0. Takes no lock. */
 bool session_writer(struct session *s, long *ret_pid);
+/** session_owned(s): whether somebody has the database file for himself, as the last close has. Takes no lock. */
+bool session_owned(const struct session *s);
 /** session_checkpointer(s): whether somebody else checkpoints at this moment. Takes no lock. */
 bool session_checkpointer(struct session *s);
 /** session_company(s, ret_pid): who else has the database open: nobody that can be seen, somebody who shares our

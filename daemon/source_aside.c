@@ -10,6 +10,8 @@
 #define SMALL_BYTES (16u << 20)
 #define STAY_BYTES (50u << 10) /* a millisecond for so many: comparing takes some twentieth of the time then */
 #define STAY_MAX_MS 600000
+#define CLOSE_TRIES 50
+#define CLOSE_PAUSE_US 1000
 #define SEAL_TRIES 10 /* a tick takes 1 to 10 ms */
 #define SEAL_PAUSE_US 1000
 #define SHUT_OUT_MS 1500 /* that was not a last close */
@@ -78,16 +80,26 @@ static bool restarted_once(struct source *s, const struct capture_pos *before, c
            memcmp(wal_frame_parse(h).salt, before->salt, sizeof before->salt) != 0;
 }
 
-bool source_restarted(struct source *s, const struct capture_pos *before, const struct session_index *x)
+static bool followed(struct source *s, const struct capture_pos *before, const struct session_index *x)
 {
     struct position now = {.txid = 0};
+    return s->drained.known && source_look(s, &now) && position_same_content(&s->drained.file, &now) &&
+           (s->drained.sealed || x->salt[0] == before->salt[0] + 1 || (!before->frame && first_of_its_writer(s)));
+}
+
+bool source_restarted(struct source *s, const struct capture_pos *before, const struct session_index *x)
+{
     int64_t removed_ns;
     if (s->without & (SOURCE_ASIDE | SOURCE_RESTARTS))
         return true;
-    if (session_folded(s->session, &removed_ns))
-        return restarted_once(s, before, x);
-    return s->drained.known && source_look(s, &now) && position_same_content(&s->drained.file, &now) &&
-           (s->drained.sealed || x->salt[0] == before->salt[0] + 1 || (!before->frame && first_of_its_writer(s)));
+    for (int i = 0; !session_folded(s->session, &removed_ns); i++) {
+        if (followed(s, before, x))
+            return true;
+        if (i == CLOSE_TRIES || (!session_owned(s->session) && session_side(s->session) == SESSION_SIDE_SAME))
+            return false;
+        (void)usleep(CLOSE_PAUSE_US); /* somebody's last close is under way */
+    }
+    return restarted_once(s, before, x);
 }
 
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns)
@@ -117,6 +129,22 @@ bool source_folded(struct source *s, struct source_result *ret, int64_t removed_
     source_close_session(s);
     s->pos.valid = false;
     s->folded.rest = s->folded.proven && !often && os_holder_of(s->path) < 0;
+    return true;
+}
+
+bool source_closed_over(struct source *s, struct source_result *ret)
+{
+    int64_t removed_ns;
+    if (!session_folded(s->session, &removed_ns))
+        return false;
+    s->pos.valid = false;
+    position_remove(s->dir);
+    s->recorded.valid = false;
+    s->folded.compare = true;
+    s->folded.at_ms = clk_mono_ms();
+    s->count.last_closes++;
+    ret->last_close = ret->more = true;
+    source_close_session(s);
     return true;
 }
 

@@ -148,6 +148,9 @@ void source_detach(struct source *s, const struct source_job *job, struct source
 /** source_folded(s, ret, removed_ns): after session_folded(): if that was the last close of an application, take over where
  * it left the database, and close the session: true. */
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns);
+/** source_closed_over(s, ret): after CAPTURE_BROKEN: an application's last close came in the middle of the job, so nothing was
+ * lost to anybody: the session is closed, and the pages are compared in the next job: true. */
+bool source_closed_over(struct source *s, struct source_result *ret);
 /** source_stand_aside(s): after an attach, and before each job. */
 void source_stand_aside(struct source *s);
 /** source_restartable(s, x, file): everything is captured and copied, the next writer may restart the WAL, which is as x
