@@ -129,9 +129,9 @@ int source_start_over(struct source *s, struct source_result *ret, const char *w
         return r < 0 ? r : -(int)ERR_BUSY;
     struct before before = look_before(s);
     r = all_pages(s, ret, e);
+    s->folded.read_again = disturbed(s, &before); /* as long as nobody can close it for good */
     session_exit(s->session);
     source_compared(s, before.file.size);
-    s->folded.read_again = disturbed(s, &before);
     if (r < 0)
         return r;
     if (!s->folded.read_again) {
