@@ -50,6 +50,10 @@ struct source {
         struct position file;
         bool held; /* somebody had it open all the same, and that was waited for */
     } arriving;
+    struct { /* which file it was when it was to be opened last */
+        bool known;
+        struct position id;
+    } file;
     struct { /* when pos became restartable: from then on no checkpoint may write into the file, or another one was the
               * first to restart the WAL */
         bool known, sealed; /* sealed: what is written into it from now on shows in its times */
