@@ -24,24 +24,27 @@ static bool proven(const struct position *p, int64_t removed_ns)
 }
 
 /* Still as it was when everything was in it, and nothing committed to a WAL that was restarted since? */
-static bool undisturbed(struct source *s)
+static bool undisturbed(struct source *s, struct position *now)
 {
     struct session_index x;
-    struct position now = {.txid = 0};
     const struct session_index *was = &s->drained.x;
-    if (!source_look(s, &now) || !position_same_content(&s->drained.file, &now) || session_index(s->session, &x, NULL) < 0)
+    if (!source_look(s, now) || !position_same_content(&s->drained.file, now) || session_index(s->session, &x, NULL) < 0)
         return false;
     return (x.b == was->b && !memcmp(x.salt, was->salt, sizeof x.salt)) || (!x.n && x.salt[0] == was->salt[0] + 1);
 }
 
 void source_seal(struct source *s)
 {
-    if (!s->session || s->without & (SOURCE_ASIDE | SOURCE_RESTARTS) || !s->pos.valid || !s->pos.restartable || !s->drained.known ||
-        s->drained.sealed)
+    if (!s->session || s->without & SOURCE_ASIDE || !s->pos.valid || !s->pos.restartable || !s->drained.known)
         return;
-    for (int i = 0; i < SEAL_TRIES && !position_sealed(&s->drained.file); i++)
-        (void)usleep(SEAL_PAUSE_US);
-    s->drained.sealed = position_sealed(&s->drained.file) && undisturbed(s);
+    for (int i = 0; i < SEAL_TRIES && !position_sealed(&s->drained.file); i++) {
+        struct position now = {.txid = 0};
+        if (i)
+            (void)usleep(SEAL_PAUSE_US);
+        if (!position_seals(&s->drained.file) || !undisturbed(s, &now))
+            return;
+        s->drained.file = now;
+    }
 }
 
 void source_restartable(struct source *s, const struct session_index *x, const struct position *file)
@@ -52,8 +55,7 @@ void source_restartable(struct source *s, const struct session_index *x, const s
         return;
     s->drained.x = *x;
     s->drained.file = *file;
-    s->drained.sealed = position_sealed(file) && undisturbed(s);
-    if (s->pos.restartable && !s->drained.sealed && session_checkpointer(s->session)) /* a RESTART or TRUNCATE: the next salts may be any */
+    if (!position_sealed(file) && session_checkpointer(s->session)) /* a RESTART or TRUNCATE: the next salts may be any */
         source_seal(s);
 }
 
@@ -84,13 +86,13 @@ static bool followed(struct source *s, const struct capture_pos *before, const s
 {
     struct position now = {.txid = 0};
     return s->drained.known && source_look(s, &now) && position_same_content(&s->drained.file, &now) &&
-           (s->drained.sealed || x->salt[0] == before->salt[0] + 1 || (!before->frame && first_of_its_writer(s)));
+           (position_sealed(&s->drained.file) || x->salt[0] == before->salt[0] + 1 || (!before->frame && first_of_its_writer(s)));
 }
 
 bool source_restarted(struct source *s, const struct capture_pos *before, const struct session_index *x)
 {
     int64_t removed_ns;
-    if (s->without & (SOURCE_ASIDE | SOURCE_RESTARTS))
+    if (s->without & SOURCE_ASIDE)
         return true;
     for (int i = 0; !session_folded(s->session, &removed_ns); i++) {
         if (followed(s, before, x))

@@ -161,11 +161,8 @@ int source_handover(struct source *s, struct err *e)
             break;
         }
         if (short_of) {
-            r = another_guard(s, e);
-            if (r == SESSION_BUSY)
-                return 0;
-            if (r < 0)
-                return r;
+            if ((r = another_guard(s, e)) != 0)
+                return r == SESSION_BUSY ? 0 : r;
             continue;
         }
         if (same && !capture_behind(&s->pos, &x)) {
@@ -179,11 +176,8 @@ int source_handover(struct source *s, struct err *e)
             source_restartable(s, &x, looked && still ? &file : NULL);
             if (s->pos.restartable || tries++ >= HANDOVER_TRIES)
                 break;
-            r = another_guard(s, e); /* this one was begun while somebody's checkpoint was about to be over */
-            if (r == SESSION_BUSY)
-                return 0;
-            if (r < 0)
-                return r;
+            if ((r = another_guard(s, e)) != 0) /* this one was begun while somebody's checkpoint was about to be over */
+                return r == SESSION_BUSY ? 0 : r;
             continue;
         }
         r = source_capture_one(s, NULL, e);
