@@ -204,6 +204,7 @@ static int renew_guard(struct source *s, const struct source_job *job, struct so
     return ret->old_guard ? 0 : source_handover(s, e);
 }
 
+/* What CAPTURE_BROKEN means: nothing, if an application's last close came in between. */
 static int broken(struct source *s, struct source_result *ret, const char *why, struct err *e)
 {
     return source_closed_over(s, ret) ? 0 : source_start_over(s, ret, why, e);

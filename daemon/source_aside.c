@@ -104,6 +104,17 @@ bool source_restarted(struct source *s, const struct capture_pos *before, const 
     return restarted_once(s, before, x);
 }
 
+/* What the side files said is over, whatever comes next begins from the database file. */
+static void last_close(struct source *s, struct source_result *ret)
+{
+    s->recorded.valid = false;
+    s->count.last_closes++;
+    ret->last_close = true;
+    s->folded.at_ms = clk_mono_ms();
+    source_close_session(s);
+    s->pos.valid = false;
+}
+
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns)
 {
     struct session_index x;
@@ -124,12 +135,7 @@ bool source_folded(struct source *s, struct source_result *ret, int64_t removed_
     bool often = s->folded.at_ms && now < s->folded.at_ms + OFTEN_MS;
     if (!seen || position_write(s->dir, &p, false, NULL) < 0)
         position_remove(s->dir);
-    s->recorded.valid = false;
-    s->count.last_closes++;
-    ret->last_close = true;
-    s->folded.at_ms = now;
-    source_close_session(s);
-    s->pos.valid = false;
+    last_close(s, ret);
     s->folded.rest = s->folded.proven && !often && os_holder_of(s->path) < 0;
     return true;
 }
@@ -139,14 +145,10 @@ bool source_closed_over(struct source *s, struct source_result *ret)
     int64_t removed_ns;
     if (!session_folded(s->session, &removed_ns))
         return false;
-    s->pos.valid = false;
     position_remove(s->dir);
-    s->recorded.valid = false;
     s->folded.compare = true;
-    s->folded.at_ms = clk_mono_ms();
-    s->count.last_closes++;
-    ret->last_close = ret->more = true;
-    source_close_session(s);
+    last_close(s, ret);
+    ret->more = true;
     return true;
 }
 
