@@ -91,28 +91,6 @@ void session_conn_close(struct conn *c)
     *c = (struct conn){.db = NULL};
 }
 
-static int slot_shm_lock(sqlite3_file *f, int offset, int n, int flags)
-{
-    struct slot_shim *shim = (struct slot_shim *)(uintptr_t)f->pMethods;
-    int rc = shim->real->xShmLock(f, offset, n, flags), slot = offset - WAL_READ_LOCK_0;
-    if (rc == SQLITE_OK && slot >= 0 && flags == (SQLITE_SHM_LOCK | SQLITE_SHM_SHARED))
-        shim->slot = slot;
-    else if (slot >= 0 && slot == shim->slot && flags == (SQLITE_SHM_UNLOCK | SQLITE_SHM_SHARED))
-        shim->slot = -1;
-    return rc;
-}
-
-static void slot_watch(struct conn *c)
-{
-    sqlite3_file *f = session_db_file(c);
-    if (!f || !f->pMethods || f->pMethods->iVersion < 2)
-        return;
-    c->slot = util_alloc(sizeof *c->slot);
-    *c->slot = (struct slot_shim){.methods = *f->pMethods, .real = f->pMethods, .slot = -1};
-    c->slot->methods.xShmLock = slot_shm_lock;
-    f->pMethods = &c->slot->methods;
-}
-
 static int conn_settings(const struct session *s, struct conn *c, struct err *e)
 {
     static const struct {
@@ -167,7 +145,7 @@ static int conn_prepare(const struct session *s, struct conn *c, struct err *e)
             return session_sql_err(e, s, c->db, rc, "prepare a statement on");
     }
     if (c == &s->guard[0] || c == &s->guard[1])
-        slot_watch(c);
+        session_slot_watch(c);
     return 0;
 }
 
@@ -299,7 +277,7 @@ static int begin_guard(struct session *s, struct err *e)
     return 0;
 }
 
-static int first_guard(struct session *s, struct err *e)
+int session_first_guard(struct session *s, struct err *e)
 {
     int r = session_use(s, e);
     if (r != 0)
@@ -325,7 +303,7 @@ static int open_first(struct session *s, struct err *e)
         r = conn_settings(s, &s->guard[0], e);
     if (r == 0)
         r = conn_prepare(s, &s->guard[0], e);
-    return r == 0 ? first_guard(s, e) : r;
+    return r == 0 ? session_first_guard(s, e) : r;
 }
 
 void session_tell_holder(const struct session *s, struct err *e)
@@ -395,17 +373,6 @@ static int more_conn(struct session *s, struct conn *c, struct err *e)
     return r;
 }
 
-/* session_use(), but not of a wal-index that is somebody else's by now, or soon. */
-static int use_ours(struct session *s, struct err *e)
-{
-    int r = session_use(s, e);
-    if (r == 0 && s->aside && session_side(s) != SESSION_SIDE_SAME) {
-        session_use_end(s);
-        r = SESSION_BUSY;
-    }
-    return r;
-}
-
 int session_more_conn(struct session *s, struct conn *c, struct err *e)
 {
     if (c->db)
@@ -413,7 +380,7 @@ int session_more_conn(struct session *s, struct conn *c, struct err *e)
     int r = session_enter(s, e);
     if (r != 0)
         return r;
-    r = use_ours(s, e);
+    r = session_use_ours(s, e);
     if (r == 0) {
         os_join(true); /* SQLite would make new files if ours have just been removed */
         r = more_conn(s, c, e);
@@ -534,88 +501,6 @@ bool session_removed(const struct session *s)
 {
     struct stat st;
     return s->files.db.fd >= 0 && fstat(s->files.db.fd, &st) == 0 && st.st_nlink == 0;
-}
-
-/* ---- guards, checkpoint, write lock ----------------------------------------------------------- */
-
-static int next_guard(struct session *s, struct conn *c, struct err *e)
-{
-    for (int tries = 0;; tries++) {
-        int rc = session_read_begin(c);
-        if (rc == SQLITE_OK) {
-            s->both = true;
-            return 0;
-        }
-        if ((rc & 0xff) != SQLITE_BUSY && s->aside && session_side(s) != SESSION_SIDE_SAME)
-            return SESSION_BUSY; /* of files that have been folded together since */
-        if ((rc & 0xff) != SQLITE_BUSY)
-            return session_sql_err(e, s, c->db, rc, "begin a read transaction on");
-        if (tries >= 20)
-            return SESSION_BUSY;
-        pause_us(500);
-    }
-}
-
-int session_guard_next(struct session *s, struct err *e)
-{
-    struct conn *c = &s->guard[!s->held];
-    int r = session_more_conn(s, c, e);
-    if (r == 0)
-        r = use_ours(s, e);
-    if (r != 0)
-        return r;
-    r = next_guard(s, c, e);
-    session_use_end(s);
-    return r;
-}
-
-int session_guard_again(struct session *s, struct session_index *ret, struct err *e)
-{
-    int r = session_index(s, ret, e);
-    if (r < 0)
-        return r;
-    session_read_end(&s->guard[s->held]);
-    return first_guard(s, e);
-}
-
-int session_guard_back(struct session *s, struct err *e)
-{
-    return first_guard(s, e);
-}
-
-void session_guard_switch(struct session *s)
-{
-    if (!s->both)
-        return;
-    session_read_end(&s->guard[s->held]);
-    s->held = !s->held;
-    s->both = false;
-}
-
-bool session_alone_guard(const struct session *s)
-{
-    return s->aside && !s->guard[!s->held].db;
-}
-
-bool session_guard_lets_restart(const struct session *s)
-{
-    const struct conn *c = &s->guard[s->both ? !s->held : s->held];
-    return c->slot && c->slot->slot == 0;
-}
-
-bool session_guard_behind(const struct session *s, uint32_t n)
-{
-    const struct conn *c = &s->guard[s->both ? !s->held : s->held];
-    int slot = c->slot ? c->slot->slot : -1;
-    return slot > 0 && s->shm[WAL_INDEX_READ_MARKS + slot] < n;
-}
-
-void session_guard_undo(struct session *s)
-{
-    if (!s->both)
-        return;
-    session_read_end(&s->guard[!s->held]);
-    s->both = false;
 }
 
 /* ---- reading ---------------------------------------------------------------------------------- */

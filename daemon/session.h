@@ -108,6 +108,9 @@ bool session_guard_lets_restart(const struct session *s);
 /** session_guard_behind(s, n): whether the newest guard has the read mark of an earlier frame than n, as it is given one when
  * somebody else is at work on all of them. Shared memory only. */
 bool session_guard_behind(const struct session *s, uint32_t n);
+/** session_guard_elsewhere(s): the next guard will have another read mark than the one that is held, if there is a free one
+ * above it. SQLite's checkpoint waits for a mark by what it read there first: for ever, if guards take turns on it. */
+void session_guard_elsewhere(struct session *s);
 /** session_guard_undo(s): end the newer guard again instead. */
 void session_guard_undo(struct session *s);
 

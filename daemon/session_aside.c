@@ -55,6 +55,16 @@ void session_use_end(struct session *s)
         dms_let_go(s->dms);
 }
 
+int session_use_ours(struct session *s, struct err *e)
+{
+    int r = session_use(s, e);
+    if (r == 0 && s->aside && session_side(s) != SESSION_SIDE_SAME) {
+        session_use_end(s);
+        r = SESSION_BUSY;
+    }
+    return r;
+}
+
 void session_aside(struct session *s)
 {
     if (s->aside || s->stuck)

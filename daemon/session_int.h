@@ -90,6 +90,10 @@ void session_conn_close(struct conn *c);
 int session_read_begin(struct conn *c);
 /** session_read_end(c): end c's transaction, if it has one. */
 void session_read_end(struct conn *c);
+/** session_first_guard(s, e): begin the guard that is held next, whatever it sees. As session_open(). */
+int session_first_guard(struct session *s, struct err *e);
+/** session_slot_watch(c): note which read mark c has, from now on. */
+void session_slot_watch(struct conn *c);
 /** session_one_conn(s): close all connections but the one that has the guard. */
 void session_one_conn(struct session *s);
 
@@ -107,6 +111,8 @@ void session_tell_holder(const struct session *s, struct err *e);
  * session_use_end(). Outside, the -shm looks as if nobody had it open: who opens the database then, and is the only one,
  * begins a new wal-index from the -wal. The guard's lock stays, and keeps the WAL as it is. Nests. BUSY: somebody is at it. */
 int session_use(struct session *s, struct err *e);
+/** session_use_ours(s, e): the same, but not of a wal-index that is somebody else's by now, or soon: BUSY. */
+int session_use_ours(struct session *s, struct err *e);
 void session_use_end(struct session *s);
 
 /* session_leave.c */

@@ -264,7 +264,7 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     if (!s->session)
         return r;
     /* a guard that was given less than there was is soon in the way, and no event would tell */
-    ret->old_guard = ret->old_guard || session_guard_behind(s->session, s->guard_at.n);
+    ret->old_guard = ret->old_guard || session_guard_behind(s->session, s->guard_at.n) || source_is_waited_for(s);
     if (r == CAPTURE_BROKEN)
         r = broken(s, ret, "the WAL was restarted before its end was captured", e);
     if (!s->session)

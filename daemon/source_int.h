@@ -37,6 +37,8 @@ struct source {
     uint64_t bytes_since_sync; /* published since the map on disk was made durable */
     struct capture_pos recorded; /* what the position file says */
     struct session_index last_look, guard_at, tried_at, forced_at;
+    uint64_t guard_ms; /* when the guard took the place of another one */
+    bool waited_for;   /* as source_is_waited_for() has seen it since */
     /* What the database file looked like when no checkpoint was under way: until the next one is begun nobody but a
      * tool that does not know SQLite writes into it. */
     struct {
@@ -109,6 +111,9 @@ int source_look_after_wal(struct source *s, const struct source_job *job, struct
                           struct err *e);
 void source_choose_checkpointer(struct source *s);
 bool source_guard_is_old(struct source *s);
+/** source_is_waited_for(s): somebody's checkpoint is under way and not over. It may wait for the read mark that the guard
+ * has, because of what it read there before the guard moved to it, and nothing is new: so it has to move on. */
+bool source_is_waited_for(struct source *s);
 /** source_far_behind(s): a WAL that grows fast is captured in pieces, whatever the sync interval says:
  * the barrier must not find a long tail. */
 bool source_far_behind(struct source *s);

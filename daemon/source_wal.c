@@ -8,6 +8,7 @@
 #define LET_GO_FACTOR 2
 #define SLOW_SYNC_US 700000 /* a disk so slow is no place to make others wait */
 #define SLOW_MS 10000
+#define MOVE_ON_MS 150 /* SQLite asks again for a mark that it waits for every 100 ms at least */
 #define HOLD_WAIT_MS 20 /* several writers leave no gap */
 /* Then the write lock, for which whoever has no busy timeout does not wait: at so many times the limit, or if there are
  * several writers, who meet each other's lock as well. */
@@ -23,8 +24,17 @@ bool source_guard_is_old(struct source *s)
         return false;
     if (session_peek(s->session, &x) < 0)
         return false;
-    bool moved = session_guard_behind(s->session, x.n) || x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
+    bool waited_for = s->waited_for && clk_mono_ms() >= s->guard_ms + MOVE_ON_MS;
+    bool moved = waited_for || session_guard_behind(s->session, x.n) || x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
     return moved || (x.n == x.b && !(s->pos.restartable && capture_same_wal(&s->pos, &x)));
+}
+
+bool source_is_waited_for(struct source *s)
+{
+    struct session_index x;
+    s->waited_for = !session_holds_checkpoints(s->session) && session_index(s->session, &x, NULL) == 0 && x.n != x.b &&
+                    session_checkpointer(s->session);
+    return s->waited_for;
 }
 
 bool source_in_the_way(struct source *s)
@@ -139,6 +149,8 @@ int source_handover(struct source *s, struct err *e)
     int tries = 0, r = session_index(s->session, &before, e);
     struct session_index seen = before; /* when the file was looked at */
     bool looked = r == 0 && source_look(s, &file), again = false;
+    if (s->waited_for)
+        session_guard_elsewhere(s->session);
     if (r == 0)
         r = session_guard_next(s->session, e);
     if (r == SESSION_BUSY)
@@ -190,6 +202,8 @@ int source_handover(struct source *s, struct err *e)
     }
     session_guard_switch(s->session);
     s->guard_at = before;
+    s->waited_for = false;
+    s->guard_ms = clk_mono_ms();
     s->count.handovers++;
     return 0;
 }
