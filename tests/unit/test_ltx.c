@@ -10,6 +10,7 @@
 #include "common/base/fsx.h"
 #include "common/format/crc64.h"
 #include "common/format/ltx.h"
+#include "tests/unit/quick.h"
 
 #define VECTORS "tests/vectors/"
 
@@ -427,7 +428,8 @@ static void a_snapshot_across_the_lock_page(void **state)
     const uint32_t ps = 65536, lock = ltx_lock_pgno(ps);
     uint8_t *page = calloc(1, ps);
     /* ends before, at and behind the lock page */
-    for (uint32_t commit = lock - 1; commit <= lock + 2; commit++) {
+    uint32_t from = quick("3 of 4 snapshots of 1 GiB") ? lock + 2 : lock - 1;
+    for (uint32_t commit = from; commit <= lock + 2; commit++) {
         cleanup_buf struct buf b = BUF_INIT;
         struct ltx_header h = header(ps, commit, 1, 1);
         struct err e = {0};
