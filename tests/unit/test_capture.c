@@ -250,12 +250,12 @@ static void append_growth(struct cap *c, uint32_t pages)
     struct wal_scan w;
     struct wal_frame f;
     wal_scan_init(&w, &h);
-    uint8_t *frame = util_zalloc(wal_frame_size(ps));
+    uint8_t *frame = util_zalloc((size_t)wal_frame_size(ps));
     for (uint64_t off = WAL_HEADER_SIZE; off + wal_frame_size(ps) <= b.len; off += wal_frame_size(ps)) {
         if (!wal_scan_frame(&w, b.p + off, &f))
             break;
         if (f.pgno == 1)
-            memcpy(frame, b.p + off, wal_frame_size(ps));
+            memcpy(frame, b.p + off, (size_t)wal_frame_size(ps));
     }
     assert_true(w.valid == w.committed && be32_get(frame) == 1);
     be32_put(frame + 4, pages);
@@ -266,7 +266,7 @@ static void append_growth(struct cap *c, uint32_t pages)
     be32_put(frame + 16, sum[0]);
     be32_put(frame + 20, sum[1]);
     int fd = open(wal, O_RDWR);
-    assert_int_equal(pwrite(fd, frame, wal_frame_size(ps), (off_t)wal_frame_off(ps, w.valid + 1)),
+    assert_int_equal(pwrite(fd, frame, (size_t)wal_frame_size(ps), (off_t)wal_frame_off(ps, w.valid + 1)),
                      wal_frame_size(ps));
     (void)close(fd);
     free(frame);
