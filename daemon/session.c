@@ -264,7 +264,7 @@ static int check_header(struct session *s, struct err *e)
     return 0;
 }
 
-static int first_guard(struct session *s, struct err *e)
+static int begin_guard(struct session *s, struct err *e)
 {
     uint64_t end = clk_mono_ms() + ATTACH_BUSY_MS;
     for (;;) {
@@ -297,6 +297,16 @@ static int first_guard(struct session *s, struct err *e)
     }
     s->shm = p;
     return 0;
+}
+
+static int first_guard(struct session *s, struct err *e)
+{
+    int r = session_use(s, e);
+    if (r != 0)
+        return r;
+    r = begin_guard(s, e);
+    session_use_end(s);
+    return r;
 }
 
 /* Replaced meanwhile: a connection may have the old file with the new one's WAL. What it would read was
@@ -385,6 +395,17 @@ static int more_conn(struct session *s, struct conn *c, struct err *e)
     return r;
 }
 
+/* session_use(), but not of a wal-index that is somebody else's by now, or soon. */
+static int use_ours(struct session *s, struct err *e)
+{
+    int r = session_use(s, e);
+    if (r == 0 && s->aside && session_side(s) != SESSION_SIDE_SAME) {
+        session_use_end(s);
+        r = SESSION_BUSY;
+    }
+    return r;
+}
+
 int session_more_conn(struct session *s, struct conn *c, struct err *e)
 {
     if (c->db)
@@ -392,26 +413,52 @@ int session_more_conn(struct session *s, struct conn *c, struct err *e)
     int r = session_enter(s, e);
     if (r != 0)
         return r;
-    if (s->aside && session_side(s) != SESSION_SIDE_SAME) /* SQLite would make new ones */
-        r = SESSION_BUSY;
-    if (r == 0)
+    r = use_ours(s, e);
+    if (r == 0) {
+        os_join(true); /* SQLite would make new files if ours have just been removed */
         r = more_conn(s, c, e);
+        if (os_join(false)) {
+            session_conn_close(c);
+            r = SESSION_BUSY;
+        }
+        session_use_end(s);
+    }
     session_exit(s);
     return r;
 }
 
-int session_open(const char *path, struct session **ret, struct err *e)
+static int open_session(const char *path, struct session **ret, struct err *e)
 {
     struct session *s = util_zalloc(sizeof *s);
     s->magic = SESSION_MAGIC;
     s->path = util_strdup(path);
     s->files = (struct os_files)OS_FILES_INIT;
     int r = open_all(s, e);
-    if (r == 0)
-        *ret = s;
-    else
+    if (r != 0) {
         (void)session_close(s);
-    return r;
+        return r;
+    }
+    s->dms = dms_join(&s->files.shm);
+    s->using = 1;
+    session_use_end(s);
+    *ret = s;
+    return 0;
+}
+
+int session_open(const char *path, struct session **ret, struct err *e)
+{
+    return open_session(path, ret, e);
+}
+
+int session_join(const char *path, struct session **ret, struct err *e)
+{
+    os_join(true);
+    int r = open_session(path, ret, e);
+    bool first = os_join(false);
+    if (r == 0 || r == SESSION_MISSING || !first)
+        return r;
+    err_clear(e);
+    return SESSION_FIRST;
 }
 
 void session_one_conn(struct session *s)
@@ -441,7 +488,10 @@ struct session *session_close(struct session *s)
     session_one_conn(s);
     if (s->guard[s->held].db)
         session_read_end(&s->guard[s->held]);
+    if (s->using)
+        dms_let_go(s->dms); /* by SQLite's descriptor */
     session_conn_close(&s->guard[s->held]);
+    s->dms = dms_leave(s->dms);
     if (s->claim.ino)
         os_unclaim(s->claim);
     os_files_done(&s->files);
@@ -488,11 +538,9 @@ bool session_removed(const struct session *s)
 
 /* ---- guards, checkpoint, write lock ----------------------------------------------------------- */
 
-int session_guard_next(struct session *s, struct err *e)
+static int next_guard(struct session *s, struct conn *c, struct err *e)
 {
-    struct conn *c = &s->guard[!s->held];
-    int r = session_more_conn(s, c, e);
-    for (int tries = 0; r == 0; tries++) {
+    for (int tries = 0;; tries++) {
         int rc = session_read_begin(c);
         if (rc == SQLITE_OK) {
             s->both = true;
@@ -506,6 +554,18 @@ int session_guard_next(struct session *s, struct err *e)
             return SESSION_BUSY;
         pause_us(500);
     }
+}
+
+int session_guard_next(struct session *s, struct err *e)
+{
+    struct conn *c = &s->guard[!s->held];
+    int r = session_more_conn(s, c, e);
+    if (r == 0)
+        r = use_ours(s, e);
+    if (r != 0)
+        return r;
+    r = next_guard(s, c, e);
+    session_use_end(s);
     return r;
 }
 

@@ -24,6 +24,7 @@ enum session_outcome {
     SESSION_EMPTY,       /* a file without a database header yet */
     SESSION_NOT_WAL,     /* a database, but in rollback-journal mode */
     SESSION_BUSY,        /* somebody holds the lock that is needed: try again later */
+    SESSION_FIRST,       /* of session_join(): nobody has it open */
 };
 
 /* what the wal-index says, read consistently */
@@ -41,6 +42,9 @@ struct session_index {
  * outcomes; with BUSY e says who has it, as far as that is known, with EMPTY what is there instead of a database.
  * path is absolute. */
 int session_open(const char *path, struct session **ret, struct err *e);
+/** session_join(path, ret, e): the same, but only if somebody else has the database open with a wal-index: FIRST is an
+ * outcome, and nothing was created or recovered then. */
+int session_join(const char *path, struct session **ret, struct err *e);
 /** session_close(s): detach, the guard last, changing nothing: no checkpoint, side files stay. NULL is
  * fine. Returns NULL. */
 struct session *session_close(struct session *s);

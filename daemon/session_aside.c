@@ -35,6 +35,26 @@ static bool take(struct session *s)
     return true;
 }
 
+int session_use(struct session *s, struct err *e)
+{
+    uint64_t end = clk_mono_ms() + ENTER_MS;
+    while (!s->using && !dms_hold(s->dms)) {
+        if (clk_mono_ms() >= end) {
+            err_set(e, ERR_BUSY, "somebody has been making a new wal-index of %s for %d ms", s->path, ENTER_MS);
+            return SESSION_BUSY;
+        }
+        (void)usleep(PAUSE_US);
+    }
+    s->using++;
+    return 0;
+}
+
+void session_use_end(struct session *s)
+{
+    if (!--s->using)
+        dms_let_go(s->dms);
+}
+
 void session_aside(struct session *s)
 {
     if (s->aside || s->stuck)

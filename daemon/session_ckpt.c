@@ -180,11 +180,13 @@ static int ckpt_ready(struct session *s, struct err *e)
 void session_hold_checkpoints(struct session *s, bool on)
 {
     struct err e;
-    if (on == s->shim.holding || ckpt_ready(s, &e) != 0)
+    if (on == s->shim.holding || ckpt_ready(s, &e) != 0 || (on && session_use(s, &e) != 0))
         return;
     int rc = s->shim.real->xShmLock(session_db_file(&s->ckpt), WAL_CKPT_LOCK, 1,
                                     (on ? SQLITE_SHM_LOCK : SQLITE_SHM_UNLOCK) | SQLITE_SHM_EXCLUSIVE);
     s->shim.holding = on && rc == SQLITE_OK;
+    if (!s->shim.holding)
+        session_use_end(s);
 }
 
 bool session_holds_checkpoints(const struct session *s)
@@ -221,16 +223,17 @@ int session_passive(struct session *s, bool *ret_all, struct err *e)
         r = session_enter(s, e);
     if (r != 0)
         return r;
-    r = passive(s, ret_all, e);
+    r = session_use(s, e);
+    if (r == 0) {
+        r = passive(s, ret_all, e);
+        session_use_end(s);
+    }
     session_exit(s);
     return r;
 }
 
-int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)
+static int write_lock(struct session *s, unsigned timeout_ms, struct err *e)
 {
-    int r = session_more_conn(s, &s->writer, e);
-    if (r != 0)
-        return r;
     uint64_t start = clk_mono_ms(), end = start + timeout_ms;
     for (;;) {
         int rc = sqlite3_exec(s->writer.db, "BEGIN IMMEDIATE", NULL, NULL, NULL);
@@ -246,9 +249,23 @@ int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)
     }
 }
 
+int session_write_lock(struct session *s, unsigned timeout_ms, struct err *e)
+{
+    int r = session_more_conn(s, &s->writer, e);
+    if (r == 0)
+        r = session_use(s, e);
+    if (r != 0)
+        return r;
+    r = write_lock(s, timeout_ms, e);
+    if (r != 0)
+        session_use_end(s);
+    return r;
+}
+
 void session_write_unlock(struct session *s)
 {
     session_read_end(&s->writer);
+    session_use_end(s);
 }
 
 /* ---- everybody waits ------------------------------------------------------------------------------ */

@@ -7,6 +7,7 @@
 #include <sqlite3.h>
 
 #include "daemon/session.h"
+#include "daemon/session_dms.h"
 #include "daemon/session_os.h"
 
 #define SHM_BLOCK 32768
@@ -55,6 +56,8 @@ struct session {
     char *path;
     struct os_id claim;    /* zero: none */
     struct os_files files; /* as the first connection opened them */
+    struct dms *dms;       /* of the -shm */
+    unsigned using;        /* nested session_use() */
     uint32_t page_size;
     struct conn guard[2]; /* taking turns */
     int held;             /* index of the guard that is held */
@@ -98,6 +101,13 @@ int session_guard_back(struct session *s, struct err *e);
 
 /** session_tell_holder(s, e): somebody has the file for himself: who, and what to do. */
 void session_tell_holder(const struct session *s, struct err *e);
+
+/* session_aside.c */
+/** session_use(s, e): from now on the wal-index is used by SQLite here, and nobody makes a new one until
+ * session_use_end(). Outside, the -shm looks as if nobody had it open: who opens the database then, and is the only one,
+ * begins a new wal-index from the -wal. The guard's lock stays, and keeps the WAL as it is. Nests. BUSY: somebody is at it. */
+int session_use(struct session *s, struct err *e);
+void session_use_end(struct session *s);
 
 /* session_leave.c */
 /** session_sweep(s): the database was moved or removed while it was being opened: what SQLite has made beside its name

@@ -1,6 +1,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "common/format/wal.h"
 #include "daemon/session_int.h"
 
 #define DISOWN_TRIES 50
@@ -64,7 +65,9 @@ int session_leave_begin(struct session *s, enum session_leave how, const struct 
     if (r != 0)
         return r;
     session_one_conn(s);
-    r = leave(s, how, x, e);
+    r = session_use(s, e); /* until the end */
+    if (r == 0 && (r = leave(s, how, x, e)) != 0)
+        session_use_end(s);
     if (r != 0)
         session_exit(s);
     return r;
@@ -93,13 +96,24 @@ void session_sweep(struct session *s)
         (void)unlink(f->shm.path);
 }
 
+/* Whoever has made a new wal-index for his own needs no help. */
+static bool index_is_of_ours(struct session *s)
+{
+    uint8_t raw[WAL_HEADER_SIZE];
+    struct wal_header h;
+    struct session_index x;
+    if (session_wal_read(s, 0, raw, sizeof raw, NULL) < 0 || wal_header_parse(raw, &h, NULL) < 0)
+        return true; /* an empty one has no salts */
+    return session_index(s, &x, NULL) < 0 || !memcmp(x.salt, h.salt, sizeof x.salt) || x.salt[0] == h.salt[0] + 1;
+}
+
 void session_disown(struct session *s)
 {
     sqlite3_file *f = session_db_file(&s->guard[s->held]);
     volatile void *p = NULL;
     int rc = SQLITE_BUSY;
     if (os_same(&s->files.db) || !os_same(&s->files.shm) || os_same(&s->files.wal) ||
-        f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p) != SQLITE_OK || !p)
+        f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p) != SQLITE_OK || !p || !index_is_of_ours(s))
         return;
     for (int i = 0; i < DISOWN_TRIES && rc != SQLITE_OK; i++) {
         if (i)

@@ -19,12 +19,20 @@
 #define SHM_BASE 120
 #define SHM_DMS 128
 #define SHM_READ_1 4
+/* Checkpoint, and after it recovery. Whoever needs a recovery while another is under way, and finds that lock taken, tells his
+ * application SQLITE_BUSY; without it he tries again, for up to ten seconds. What keeps two recoveries apart is the write
+ * lock. So an application that opens the database while we are the first is not refused. */
+#define SHM_CKPT (SHM_BASE + 1)
 
 static _Thread_local struct os_files *recording;
 static _Thread_local struct {
     bool on;
     long answer;
 } asking;
+
+static _Thread_local struct {
+    bool on, first;
+} joining;
 
 static uid_t pretend_root(void)
 {
@@ -48,7 +56,10 @@ static void note(struct os_files *f, const char *path, int fd)
 
 static int os_open(const char *path, int flags, int mode)
 {
-    int fd = openat(AT_FDCWD, path, flags, (mode_t)mode); /* for SQLite, which knows when it may close it */
+    bool side = ends_with(path, "-wal") || ends_with(path, "-shm");
+    int less = joining.on && side ? O_CREAT : 0;
+    int fd = openat(AT_FDCWD, path, flags & ~less, (mode_t)mode); /* for SQLite, which knows when it may close it */
+    joining.first = joining.first || (fd < 0 && less && errno == ENOENT);
     if (fd >= 0 && recording)
         note(recording, path, fd);
     return fd;
@@ -61,6 +72,19 @@ static int os_fcntl(int fd, int cmd, ...)
     void *arg = va_arg(ap, void *);
     va_end(ap);
     const struct flock *want = arg;
+    if (cmd == F_SETLK && want->l_type == F_WRLCK && want->l_start == SHM_CKPT && want->l_len == 2) {
+        struct flock less = *want; /* a recovery of ours: without SHM_CKPT + 1 */
+        less.l_len = 1;
+        return fcntl(fd, cmd, &less);
+    }
+    if (joining.on && cmd == F_GETLK && want->l_start == SHM_DMS && want->l_len == 1) {
+        int r = fcntl(fd, cmd, arg);
+        if (r < 0 || want->l_type != F_UNLCK)
+            return r;
+        joining.first = true;
+        errno = EIO;
+        return -1;
+    }
     if (!asking.on || cmd != F_SETLK || want->l_type == F_UNLCK)
         return fcntl(fd, cmd, arg);
     struct flock q = *want;
@@ -137,6 +161,14 @@ void os_ask(bool on)
 long os_answer(void)
 {
     return asking.answer;
+}
+
+bool os_join(bool on)
+{
+    bool first = joining.first;
+    joining.on = on;
+    joining.first = false;
+    return first;
 }
 
 long os_lock_holder(int fd, enum os_lock which)

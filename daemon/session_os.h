@@ -46,6 +46,11 @@ void os_files_done(struct os_files *f);
 void os_ask(bool on);
 long os_answer(void);
 
+/** os_join(on): from os_join(true) to os_join(false) SQLite is not the first on this thread to open a database: it can
+ * neither create a -wal or -shm, nor make a new wal-index in one that nobody else uses; it gets an error instead.
+ * Returns whether that happened since os_join(true). */
+bool os_join(bool on);
+
 enum os_lock {
     OS_LOCK_DB_SHARED, /* somebody has the database open and has read it */
     OS_LOCK_DB_ANY,    /* or holds any lock on the file, as locking_mode=EXCLUSIVE and rollback journals do */

@@ -271,13 +271,15 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
     if (source_waits_until_still(s, ret))
         return 1;
     err_clear(e);
-    r = session_open(s->path, &s->session, e);
+    r = source_open(s, ret, e);
     switch (r) {
     case SESSION_EMPTY:
         (void)snprintf(ret->away, sizeof ret->away, "%s", e->msg);
         /* fall through */
     case SESSION_MISSING:
         ret->state = SOURCE_WAITING;
+        return r;
+    case SESSION_FIRST:
         return r;
     case SESSION_NOT_WAL:
         ret->state = SOURCE_NOT_WAL;

@@ -11,6 +11,7 @@
 #define AUDIT_PAUSE_US 2000
 #define ONE_SHOT_MS 40
 #define OPENING_MS 100
+#define JOIN_TRIES 25 /* whoever has it open for so long without a wal-index does not share one */
 #define TROUBLED_MS 200 /* somebody is at work on the files with other tools than SQLite */
 
 /* ---- before the first look ------------------------------------------------------------------------------ */
@@ -30,11 +31,19 @@ static uint64_t still_ms(struct source *s, const struct position *now)
     return MAX(t - s->arriving.since_ms, (uint64_t)MAX(age, (int64_t)0));
 }
 
+static void tell_changed(const struct source *s, struct source_result *ret)
+{
+    ret->state = SOURCE_ARRIVING;
+    (void)snprintf(ret->away, sizeof ret->away, "%s changed a moment ago and no application has it open, so it may still be "
+                                                "being copied in", s->path);
+}
+
 /* The first opener recovers the WAL. If that is still being copied in, an application that comes later believes the
  * wal-index that we made of a part of it, and loses the rest. */
 bool source_waits_until_still(struct source *s, struct source_result *ret)
 {
     struct position p, now = {.txid = 0};
+    s->arriving.join = false;
     uint64_t wait = s->changed_under_us ? MAX(s->conf.copy_wait_ms, (uint64_t)TROUBLED_MS) : s->conf.copy_wait_ms;
     if (!wait || !position_look(&now, s->path))
         return false;
@@ -47,6 +56,9 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
     else if (known && !now.wal_ino)
         wait = 0;
     s->arriving.held = s->arriving.held && held;
+    s->arriving.join = held;
+    if (!held)
+        s->arriving.joins = 0;
     if (!wait) {
         s->arriving.since_ms = 0;
         return false;
@@ -63,14 +75,26 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
         s->changed_under_us = false;
         return false;
     }
-    ret->state = SOURCE_ARRIVING;
+    tell_changed(s, ret);
     ret->again_ms = written ? wait : wait - MIN(still, wait - 1);
-    (void)snprintf(ret->away, sizeof ret->away,
-                   written ? "%s is open for writing without SQLite's locks: it is being copied in, or an application uses locks that "
-                             "walsupd cannot see"
-                           : "%s changed a moment ago and no application has it open, so it may still be being copied in",
-                   s->path);
+    if (written)
+        (void)snprintf(ret->away, sizeof ret->away,
+                       "%s is open for writing without SQLite's locks: it is being copied in, or an application uses locks that "
+                       "walsupd cannot see", s->path);
     return true;
+}
+
+/* A program that opens and closes all the time may have gone meanwhile, and its files with it. */
+int source_open(struct source *s, struct source_result *ret, struct err *e)
+{
+    bool join = s->arriving.join && s->arriving.joins < JOIN_TRIES;
+    int r = join ? session_join(s->path, &s->session, e) : session_open(s->path, &s->session, e);
+    s->arriving.joins = r == SESSION_FIRST ? s->arriving.joins + 1 : 0;
+    if (r != SESSION_FIRST)
+        return r;
+    tell_changed(s, ret);
+    ret->again_ms = ONE_SHOT_MS;
+    return r;
 }
 
 /* ---- attached ------------------------------------------------------------------------------------------- */

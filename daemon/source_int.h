@@ -49,6 +49,8 @@ struct source {
         uint64_t first_ms, since_ms;
         struct position file;
         bool held; /* somebody had it open all the same, and that was waited for */
+        bool join; /* for somebody has it open, which need not be true any more when it is opened here */
+        unsigned joins; /* that it was not, in a row */
     } arriving;
     struct { /* which file it was when it was to be opened last */
         bool known;
@@ -175,6 +177,9 @@ bool source_shut_out(struct source *s, struct source_result *ret);
 /* source_audit.c */
 /** source_waits_until_still(s, ret): nobody has the database open, and it is not certain yet that it is complete. */
 bool source_waits_until_still(struct source *s, struct source_result *ret);
+/** source_open(s, ret, e): session_open(), or session_join() if it was only because somebody has the database open that it
+ * need not be waited for. Outcomes as there. */
+int source_open(struct source *s, struct source_result *ret, struct err *e);
 /** source_audit(s, ret): fill ret->doubt, ->alone, ->audited. May close the session. */
 void source_audit(struct source *s, struct source_result *ret);
 /** source_audit_asleep(s): the -wal holds commits that are not on record, or somebody has the database open who would
