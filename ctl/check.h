@@ -54,6 +54,9 @@ bool service_reaches(struct check *k, const char *step, const char *path, bool w
 /** service_reads(k, what, name): whether the service can read every file that a target (what, name) names; says which it
  * cannot. True if there is no service. */
 bool service_reads(struct check *k, const char *what, const char *name);
+/** service_connects(k, address, name): whether the unit lets the service talk to the address of a server, and to a name
+ * server if `name` (the endpoint's host) is not an address itself; if not, says so. True if there is no service. */
+bool service_connects(struct check *k, const char *address, const char *name);
 /** service_denied(k, path, write, e): hint for an EACCES or EPERM about a path, put into e. */
 void service_denied(const struct check *k, const char *path, bool write, struct err *e);
 /** service_no_keys(k, e): no keys were found: if the shell that called has some, put that and what to do into e. */

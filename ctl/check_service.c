@@ -173,6 +173,51 @@ bool service_reaches(struct check *k, const char *step, const char *path, bool w
     return false;
 }
 
+/* The first name server of libc that the unit keeps away, malloc'ed. NULL: none, or systemd-resolved is asked by a socket
+ * of its own. */
+static char *denied_name_server(const struct unit *u, const struct unit_line **ret_line)
+{
+    cleanup_buf struct buf text = BUF_INIT;
+    struct err ignored;
+    if (access("/run/systemd/resolve/io.systemd.Resolve", F_OK) == 0 ||
+        fsx_read("/etc/resolv.conf", 1u << 16, &text, &ignored) < 0)
+        return NULL;
+    for (const char *p = buf_str(&text); *p; p += strcspn(p, "\n"), p += *p == '\n') {
+        const char *at = p + strcspn(p, " \t\n"), *from = at + strspn(at, " \t");
+        cleanup_free char *server = strndup(from, strcspn(from, " \t\r\n"));
+        if (!strncmp(p, "nameserver", 10) && at == p + 10 && *server && !unit_admits(u, server, ret_line))
+            return TAKE_PTR(server);
+    }
+    return NULL;
+}
+
+bool service_connects(struct check *k, const char *address, const char *name)
+{
+    const struct service *s = k->service;
+    const struct unit_line *l = NULL;
+    if (!s)
+        return true;
+    cleanup_free char *unit = unit_short(s->unit);
+    bool numeric = *name == '[' || !name[strspn(name, "0123456789.")];
+    cleanup_free char *server = numeric ? NULL : denied_name_server(s->unit, &l);
+    if (server) {
+        cleanup_free char *text = util_printf("%s may not ask the name server %s (%s=%s), so %s may not be found",
+                                              s->unit->name, server, l->key, l->value, name);
+        cleanup_free char *hint = util_printf("systemctl edit %s, and below [Service] write IPAddressAllow=%s", unit, server);
+        check_step(k, "network", WARNING, text, hint);
+    }
+    if (unit_admits(s->unit, address, &l))
+        return true;
+    size_t n = *address == '[' ? strcspn(address, "]") - 1 : strcspn(address, ":");
+    cleanup_free char *plain = util_printf("%.*s", (int)n, address + (*address == '['));
+    cleanup_free char *text = util_printf("%s may not talk to %s (%s=%s in %s)", s->unit->name, plain, l->key, l->value,
+                                          l->file);
+    cleanup_free char *hint = util_printf("systemctl edit %s, and below [Service] write IPAddressAllow=%s, or the network "
+                                          "that the server's addresses are in", unit, plain);
+    check_step(k, "network", FAILED, text, hint);
+    return false;
+}
+
 void service_denied(const struct check *k, const char *path, bool write, struct err *e)
 {
     const struct service *s = k->service;
@@ -280,8 +325,41 @@ static void line_unit(struct check *k)
     } else {
         check_step(k, "unit", OK, text, "");
     }
-    if (unit_get(u, "RootDirectory") || unit_get(u, "RootImage"))
-        check_step(k, "root", WARNING, "the unit has a root directory of its own, which is not judged here", "");
+}
+
+/* What the service reads in a root of its own is another file; what is not there at all is said by those who need it. */
+static void line_root(struct check *k)
+{
+    const struct unit *u = k->service->unit;
+    const struct unit_line *l = unit_root(u), *start = unit_get(u, "ExecStart");
+    if (unit_get(u, "RootImage"))
+        check_step(k, "root", WARNING, "the unit runs in a disk image (RootImage=), and what is in it is not judged",
+                   "run walsupctl check --unit none in the image");
+    if (!l)
+        return;
+    const char *root = l->value + (*l->value == '-');
+    char *program = NULL;
+    if (access(root, F_OK) < 0) {
+        cleanup_free char *text = util_printf("%s has RootDirectory=%s (%s:%u), which does not exist", u->name, l->value,
+                                              l->file, l->line);
+        check_step(k, "root", FAILED, text, "take that line out of the unit, or create the root directory");
+        return;
+    }
+    if (start && unit_word(start->value + strspn(start->value, "@-:+!"), &program) && *program == '/' &&
+        unit_look(k->service->view, program, NULL, NULL) == UNIT_HIDDEN) {
+        cleanup_free char *text = util_printf("there is no %s in RootDirectory=%s, so the unit cannot start (status 203/EXEC)",
+                                              program, l->value);
+        cleanup_free char *hint = util_printf("install walsup there, or add BindReadOnlyPaths=/usr to the unit");
+        check_step(k, "root", FAILED, text, hint);
+    } else if (!unit_brings(k->service->view, k->config) && unit_look(k->service->view, k->config, NULL, NULL) == UNIT_SEES) {
+        cleanup_free char *text = util_printf("the unit has RootDirectory=%s and reads %s%s, which was not judged", l->value,
+                                              root, k->config);
+        cleanup_free char *hint = util_printf("chroot %s walsupctl -c %s check --unit none", root, k->config);
+        check_step(k, "root", WARNING, text, hint);
+    } else {
+        check_step(k, "root", OK, root, "");
+    }
+    free(program);
 }
 
 static void line_network(struct check *k, const struct conf *conf)
@@ -293,9 +371,6 @@ static void line_network(struct check *k, const struct conf *conf)
     if (remote && unit_is(u, "PrivateNetwork", "yes"))
         check_step(k, "network", FAILED, "the unit has PrivateNetwork=yes, so no server can be reached",
                    "take that line out of the drop-in");
-    else if (remote && unit_get(u, "IPAddressDeny") && !unit_get(u, "IPAddressAllow"))
-        check_step(k, "network", FAILED, "the unit has IPAddressDeny= and no IPAddressAllow=, so servers cannot be reached",
-                   "add IPAddressAllow= with the addresses of the endpoints and of the name server");
     else if (remote && unit_get(u, "RestrictAddressFamilies") && *unit_get(u, "RestrictAddressFamilies")->value != '~') {
         bool inet = false;
         for (const struct unit_line *l = NULL; (l = unit_next(u, "RestrictAddressFamilies", l));)
@@ -340,6 +415,7 @@ json_t *service_check(struct check *k, const struct conf *conf)
     if (!k->c->json)
         printf("\nservice %s, as user %s\n", s->unit->name, s->user ? s->user : s->as_root ? "root" : "?");
     line_unit(k);
+    line_root(k);
     for (size_t i = 0; i < s->n_found; i++)
         check_step(k, s->found[i].step, s->found[i].v, s->found[i].text, s->found[i].hint);
     if (!conf) {

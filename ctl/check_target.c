@@ -249,6 +249,10 @@ static bool reach_bucket(struct trip *t)
         return false;
     }
     line_resolved(t, p);
+    const char *host = strstr(t->target->endpoint, "://") + 3;
+    cleanup_free char *name = strndup(host, *host == '[' ? strcspn(host, "]/") : strcspn(host, ":/"));
+    if (!service_connects(t->k, p->address, name))
+        return false;
     if (p->stage == STORE_RESOLVED) {
         check_step_err(t->k, "connect", &t->req.err);
         return false;

@@ -12,6 +12,7 @@
 #include "ctl/follow.h"
 #include "ctl/from.h"
 #include "ctl/hold.h"
+#include "ctl/restore_pattern.h"
 
 #define FOLLOW_MS 1000u
 
@@ -457,6 +458,8 @@ int cmd_restore(struct ctl *c)
                      j.opts.force || j.if_db_not_exists || j.if_replica_exists))
         return ctl_usage_error(c, "--follow goes on to the latest state: it excludes --timestamp, --txid, "
                                "--generation, --dry-run, --force, --force-in-use and --if-...");
+    if (j.if_db_not_exists && !j.from.url && optind < c->argc && restore_pattern(c, c->argv[optind], &status))
+        return status;
     if (from_open(&j.from, &status))
         status = restore(&j);
     from_done(&j.from);

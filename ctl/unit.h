@@ -44,6 +44,16 @@ bool unit_capable(const struct unit *u, const char *capability);
 /** unit_variable(u, name): of the environment of its process, malloc'ed; NULL: it is not set there (service_env.c). */
 char *unit_variable(struct unit *u, const char *name);
 
+/** unit_root(u): RootDirectory=, if the unit has a root of its own. NULL: that of the machine. */
+const struct unit_line *unit_root(const struct unit *u);
+
+/* ---- with whom it may talk (unit_net.c) ------------------------------------------------------ */
+
+/** unit_admits(u, address, ret_line): whether IPAddressAllow= and IPAddressDeny= of the unit let packets to and from that
+ * address pass: "192.0.2.1:443", "[2001:db8::1]:443", or without a port. *ret_line is the line that does not. What is
+ * not an address passes. Those of slices are not known here. */
+bool unit_admits(const struct unit *u, const char *address, const struct unit_line **ret_line);
+
 /* ---- what of the file system it sees (unit_paths.c) ------------------------------------------ */
 
 enum unit_sight {
@@ -62,6 +72,8 @@ struct unit_view *unit_view_free(struct unit_view *v);
  * that does, then. *ret_line is the line that decides (NULL: none), *ret_where the path in it. Each may be NULL. */
 enum unit_sight unit_look(const struct unit_view *v, const char *path, const struct unit_line **ret_line,
                           const char **ret_where);
+/** unit_brings(v, path): whether a line of the unit brings what lies there into its own root directory (unit_root). */
+bool unit_brings(const struct unit_view *v, const char *path);
 /** unit_view_missing(v): the first line with a path that has to exist, and does not, so that the unit cannot start.
  * NULL: none. */
 const struct unit_line *unit_view_missing(const struct unit_view *v, const char **ret_path);

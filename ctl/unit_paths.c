@@ -15,6 +15,7 @@ struct rule {
     enum rule_kind kind;
     const struct unit_line *line;
     size_t order;
+    bool brings; /* what lies there comes into a root directory of the unit's own */
 };
 
 struct unit_view {
@@ -22,6 +23,7 @@ struct unit_view {
     size_t n;
     const struct unit_line *missing;
     char *missing_path;
+    const struct unit_line *root; /* RootDirectory=; NULL: that of the machine */
 };
 
 char *unit_real(const char *path)
@@ -53,7 +55,8 @@ static void add(struct unit_view *v, enum rule_kind kind, const char *path, cons
         return;
     }
     v->rule = util_realloc(v->rule, (v->n + 1) * sizeof *v->rule);
-    v->rule[v->n] = (struct rule){unit_real(path), kind, line, v->n};
+    bool brings = made || kind == RULE_EMPTY || kind == RULE_BIND || kind == RULE_BIND_READ_ONLY;
+    v->rule[v->n] = (struct rule){unit_real(path), kind, line, v->n, brings};
     v->n++;
 }
 
@@ -157,6 +160,7 @@ static int by_path(const void *pa, const void *pb)
 struct unit_view *unit_view_new(const struct unit *u)
 {
     struct unit_view *v = util_zalloc(sizeof *v);
+    v->root = unit_root(u);
     add_system(v, u);
     add_own(v, u, "StateDirectory", "/var/lib");
     add_own(v, u, "RuntimeDirectory", "/run");
@@ -185,17 +189,40 @@ struct unit_view *unit_view_free(struct unit_view *v)
     return NULL;
 }
 
+const struct unit_line *unit_root(const struct unit *u)
+{
+    const struct unit_line *l = unit_get(u, "RootDirectory");
+    const char *path = l ? l->value + (*l->value == '-') : "";
+    return *path == '/' && path[1] ? l : NULL;
+}
+
+/* Whether a path that nothing brings there is missing in the unit's own root; of one that is nowhere, the nearest
+ * directory that exists is looked up. */
+static bool not_in_root(const struct unit_view *v, const char *real)
+{
+    cleanup_free char *at = util_strdup(real);
+    while (at[1] && access(at, F_OK) < 0) {
+        char *above = needs_parent(at);
+        free(at);
+        at = above;
+    }
+    cleanup_free char *there = util_printf("%s%s", v->root->value + (*v->root->value == '-'), at);
+    return access(there, F_OK) < 0;
+}
+
 enum unit_sight unit_look(const struct unit_view *v, const char *path, const struct unit_line **ret_line,
                           const char **ret_where)
 {
     cleanup_free char *real = unit_real(path);
     enum unit_sight sight = UNIT_SEES;
     const struct rule *by = NULL;
+    bool brought = false;
     for (size_t i = 0; i < v->n && sight != UNIT_HIDDEN; i++) {
         const struct rule *r = &v->rule[i];
         bool there = sight != UNIT_EMPTY; /* else there is nothing that a rule could be about */
         if (!needs_below(real, r->path))
             continue;
+        brought = brought || r->brings;
         enum unit_sight was = sight;
         switch (r->kind) {
         case RULE_HIDDEN:
@@ -222,11 +249,27 @@ enum unit_sight unit_look(const struct unit_view *v, const char *path, const str
         if (sight != was)
             by = r;
     }
+    if (v->root && !brought && not_in_root(v, real)) {
+        if (ret_line)
+            *ret_line = v->root;
+        if (ret_where)
+            *ret_where = "/";
+        return UNIT_HIDDEN;
+    }
     if (ret_line)
         *ret_line = by && sight != UNIT_SEES ? by->line : NULL;
     if (ret_where)
         *ret_where = by ? by->path : NULL;
     return sight;
+}
+
+bool unit_brings(const struct unit_view *v, const char *path)
+{
+    cleanup_free char *real = unit_real(path);
+    for (size_t i = 0; i < v->n; i++)
+        if (v->rule[i].brings && needs_below(real, v->rule[i].path))
+            return true;
+    return false;
 }
 
 const struct unit_line *unit_view_missing(const struct unit_view *v, const char **ret_path)

@@ -104,7 +104,7 @@ enum { SCAN_CUT = 1 };
 static int scan_chunk(struct session *s, struct scan *sc, const uint8_t *p, uint32_t first,
                       uint32_t n, uint64_t limit_frames, uint32_t from, struct err *e)
 {
-    size_t size = wal_frame_size(sc->wal.page_size);
+    size_t size = (size_t)wal_frame_size(sc->wal.page_size);
     beat_step();
     for (uint32_t i = 0; i < n; i++) {
         struct wal_frame f;
@@ -131,7 +131,7 @@ static int scan_chunk(struct session *s, struct scan *sc, const uint8_t *p, uint
 static int scan_frames(struct session *s, struct scan *sc, uint32_t first, uint32_t last,
                        uint64_t limit_frames, struct err *e)
 {
-    size_t size = wal_frame_size(sc->wal.page_size);
+    size_t size = (size_t)wal_frame_size(sc->wal.page_size);
     uint32_t per = MAX(CHUNK_BYTES / (uint32_t)size, 1u);
     uint32_t total = last - first + 1;
     bool keep = total <= per;

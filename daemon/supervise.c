@@ -181,7 +181,8 @@ static bool restore(struct super *x, const struct conf_db *d, int *ret_status)
     cleanup_free char *ctl = beside_us("walsupctl");
     const char *const argv[] = {"walsupctl", "-c", x->s->conf_path, "restore", d->name, "--if-db-not-exists",
                                 "--if-replica-exists", NULL};
-    log_line(LOG_NOTICE, "%s: %s is not there: restoring it", d->name, d->path);
+    if (!d->glob)
+        log_line(LOG_NOTICE, "%s: %s is not there: restoring it", d->name, d->path);
     int r = start(x, ctl, (char **)(uintptr_t)argv, STDERR_FILENO, &x->restore);
     if (r) {
         log_line(LOG_ERROR, "%s: cannot run %s: %s", d->name, ctl, strerror(r));
@@ -198,7 +199,8 @@ static bool restore(struct super *x, const struct conf_db *d, int *ret_status)
         return false;
     *ret_status = exit_status(x->restore_status);
     if (*ret_status)
-        log_line(LOG_ERROR, "%s: not restored: %s is not started", d->name, x->s->argv[0]);
+        log_line(LOG_ERROR, d->glob ? "[db %s]: %s is not started" : "%s: not restored: %s is not started", d->name,
+                 x->s->argv[0]);
     return *ret_status == 0;
 }
 
@@ -207,9 +209,8 @@ static bool restore_missing(struct super *x, int *ret_status)
     const struct conf *c = x->s->conf;
     for (size_t i = 0; i < c->n_dbs && !x->asked; i++) {
         const struct conf_db *d = &c->db[i];
-        if (d->glob)
-            log_line(LOG_INFO, "[db %s] is a pattern: what it stands for is not restored by itself", d->name);
-        else if (access(d->path, F_OK) < 0 && errno == ENOENT && !restore(x, d, ret_status))
+        /* of a pattern, walsupctl looks whether there is any */
+        if ((d->glob || (access(d->path, F_OK) < 0 && errno == ENOENT)) && !restore(x, d, ret_status))
             return false;
     }
     return !x->asked;

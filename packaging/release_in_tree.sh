@@ -6,7 +6,7 @@ version=$1 architecture=$2
 . /etc/os-release
 case ${VERSION_ID:-} in ?*) suffix=~deb$VERSION_ID ;; *) suffix=~$VERSION_CODENAME ;; esac
 apt-get update -q
-DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends make dpkg-dev python3-minimal
+DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends make dpkg-dev python3
 cross=
 [ "$architecture" = "$(dpkg --print-architecture)" ] || cross=$(dpkg-architecture -a"$architecture" -qDEB_HOST_GNU_TYPE)
 cd /srv

@@ -11,7 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/param.h> /* MIN, MAX */
+#include <time.h>
 #include <unistd.h>
+
+/* 32-bit processors need flags for it (Makefile, LARGE), in every file alike */
+_Static_assert(sizeof(off_t) == 8 && sizeof(time_t) == 8, "files beyond 2 GiB, times beyond 2038");
 
 #define ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
 #define CONTAINER_OF(p, type, member) ((type *)(void *)((char *)(p)-offsetof(type, member)))

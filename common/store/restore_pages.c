@@ -100,7 +100,7 @@ static int start(struct pages *p, const struct pages_file *f, struct err *e)
 
 static bool damaged(const struct pages_file *f)
 {
-    return !f->base && ltx_verify(f->buf, f->in->size, NULL, NULL) < 0;
+    return !f->base && ltx_verify(f->buf, (size_t)f->in->size, NULL, NULL) < 0;
 }
 
 /* A page size decides how everything else is read. */

@@ -65,12 +65,12 @@ static int scan(int fd, const struct wal_header *h, uint64_t size, struct side_w
     struct wal_scan w;
     struct wal_frame f;
     uint64_t frame = wal_frame_size(h->page_size), n = (size - WAL_HEADER_SIZE) / frame;
-    cleanup_free uint8_t *p = malloc(frame);
+    cleanup_free uint8_t *p = malloc((size_t)frame);
     if (!p)
         return err_set(e, ERR_NOMEM, "no memory for a page");
     wal_scan_init(&w, h);
     for (uint64_t k = 1; k <= n; k++) {
-        int r = fsx_pread_all(fd, p, frame, wal_frame_off(h->page_size, k), e);
+        int r = fsx_pread_all(fd, p, (size_t)frame, wal_frame_off(h->page_size, k), e);
         if (r < 0)
             return r;
         if (!wal_scan_frame(&w, p, &f))

@@ -40,12 +40,16 @@ static int write_at(int fd, const uint8_t *p, size_t n, uint64_t off, struct err
 static int unpack(struct replay *x, const struct restore_input *in, v3_sink_fn sink, void *arg,
                   struct err *e)
 {
-    void *p = mmap(NULL, in->size, PROT_READ, MAP_PRIVATE, x->j->spool, (off_t)in->off);
+    size_t size = (size_t)in->size;
+    if (size != in->size) /* of a 32-bit process */
+        return err_set(e, ERR_UNSUPPORTED, "%s has %llu bytes, more than this process can map", in->name,
+                       (unsigned long long)in->size);
+    void *p = mmap(NULL, size, PROT_READ, MAP_PRIVATE, x->j->spool, (off_t)in->off);
     if (p == MAP_FAILED)
         return err_sys(e, errno, "%s: mmap of %llu bytes", in->name, (unsigned long long)in->size);
-    (void)madvise(p, in->size, MADV_SEQUENTIAL);
-    int r = v3_unpack(x->unpack, p, in->size, sink, arg, e);
-    (void)munmap(p, in->size);
+    (void)madvise(p, size, MADV_SEQUENTIAL);
+    int r = v3_unpack(x->unpack, p, size, sink, arg, e);
+    (void)munmap(p, size);
     return r < 0 ? err_wrap(e, "%s", in->name) : 0;
 }
 

@@ -46,6 +46,13 @@ if [ -x "$hadolint" ]; then
 else
 	echo "  skipped: there is no hadolint: the recipe was not judged"
 fi
+compose=$(command -v check-jsonschema || echo build/tools/compose/bin/check-jsonschema)
+if [ -x "$compose" ]; then
+	holds "compose.yml is what the Compose Specification's schema allows" \
+		"$compose" -q --builtin-schema vendor.compose-spec packaging/container/compose.yml
+else
+	echo "  skipped: there is no check-jsonschema (tests/tools/get_compose_check.sh): compose.yml was not judged"
+fi
 suite=$(sed -n 's/^ARG DEBIAN=\(.*\)-slim$/\1/p' packaging/container/Containerfile)
 if [ ! -e "$kept/base.$suite/etc/debian_version" ]; then
 	rm -rf "$kept/base.$suite"

@@ -238,6 +238,19 @@ class World:
         raise AssertionError(f"never: {what}\n{self.log.read_text()}\n{self.ctl('status', check=False).stdout}")
 
 
+def fields(value, at=""):
+    """every path in a reply; what is a name or a number of its own, not a field, is called NAME"""
+    if isinstance(value, dict):
+        free = at in ("counts", "databases[].replicas[].level_bytes")
+        for k, v in value.items():
+            path = f"{at}.{'NAME' if free else k}".lstrip(".")
+            yield path
+            yield from fields(v, path)
+    elif isinstance(value, list):
+        for v in value:
+            yield from fields(v, at + "[]")
+
+
 def image(path):
     """the database as an ordinary reader sees it, page by page"""
     con = sqlite3.connect(f"file:{urllib.parse.quote(os.fsencode(path))}?mode=ro", uri=True)

@@ -4,11 +4,12 @@ import json
 import os
 import pathlib
 import pwd
+import re
 import tempfile
 
 import pytest
 
-from conftest import KEY_ID, SECRET, S3Fault, World, make_db, section
+from conftest import KEY_ID, ROOT, SECRET, S3Fault, World, fields, make_db, section
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -206,6 +207,70 @@ def test_a_unit_without_a_network(svc, s3, line, step, word):
     only(failed, step, word)
     svc.world.configure(svc.world.file_target())
     assert not svc.check(line)[0]
+
+
+@pytest.mark.parametrize("lines, denied", [
+    ("IPAddressDeny=any\nIPAddressAllow=192.0.2.0/24 2001:db8::/32", "IPAddressDeny=any"),
+    ("IPAddressDeny=10.0.0.0/8 127.0.0.0/25", "IPAddressDeny=10.0.0.0/8 127.0.0.0/25"),
+    ("IPAddressDeny=localhost", "IPAddressDeny=localhost"),
+    ("IPAddressDeny=127.0.0.1", "IPAddressDeny=127.0.0.1"),
+    ("IPAddressDeny=any\nIPAddressAllow=localhost", None),
+    ("IPAddressDeny=any\nIPAddressAllow=192.0.2.1 127.0.0.1", None),
+    ("IPAddressDeny=any\nIPAddressAllow=127.0.0.0/29", None),
+    ("IPAddressDeny=any\nIPAddressAllow=any\nIPAddressAllow=", "IPAddressDeny=any"),
+    ("IPAddressDeny=127.0.0.8/29 10.0.0.0/8 ::/0 link-local multicast", None),
+    ("IPAddressDeny=any\nIPAddressDeny=", None),
+])
+def test_addresses_that_the_unit_lets_through_or_not(svc, s3, lines, denied):
+    svc.world.configure(s3.target(), svc.world.db("a", svc.path / "data" / "a.db", target="s3"))
+    failed, _ = svc.check("Type=notify", dropin={"net.conf": lines})
+    if denied:
+        only(failed, "network", "may not talk to 127.0.0.1", denied, "net.conf", "IPAddressAllow=127.0.0.1,")
+    else:
+        assert not failed
+
+
+def test_a_unit_with_a_root_directory_of_its_own(svc):
+    root = svc.path / "root"
+    root.mkdir()
+    program = svc.path / "bin" / "walsupd"
+    program.parent.mkdir()
+    program.touch()
+    unit = f"ExecStart={program} -c {svc.world.ini}"
+    bind = f"BindPaths={svc.world.ini} {program.parent} {svc.path}/state"
+    (svc.path / "state").mkdir()
+    # nothing of it is there, each is named
+    failed, _ = svc.check(unit, dropin={"root.conf": f"RootDirectory={root}"})
+    assert {"root", "--config", "directory"} <= {s["step"] for s in failed}, failed
+    assert f"no {program} in RootDirectory={root}" in failed[0]["message"] and "203/EXEC" in failed[0]["message"]
+    # the database and the target alone are missing
+    failed, _ = svc.check(unit, dropin={"root.conf": f"RootDirectory={root}\n{bind}"})
+    assert [s["step"] for s in failed if s["step"] != "socket"] == ["directory", "directory"], failed
+    assert all(f"(RootDirectory={root})" in s["message"] and "sandbox --install" in s["hint"] for s in failed), failed
+    # brought there, they are seen; and one that is there by itself is not judged, which is said
+    bind += f" {svc.path}/data {svc.path}/backup"
+    failed, out = svc.check(unit, dropin={"root.conf": f"RootDirectory={root}\n{bind}"})
+    assert not [s for s in failed if s["step"] != "socket"], failed
+    assert {"step": "root", "result": "ok", "message": str(root), "hint": ""} in out["service"]["steps"]
+    inner = root / str(svc.world.ini)[1:]
+    inner.parent.mkdir(parents=True)
+    inner.touch()
+    _, out = svc.check(unit, dropin={"root.conf": f"RootDirectory={root}\n{bind.replace(str(svc.world.ini), '')}"})
+    step = next(s for s in out["service"]["steps"] if s["step"] == "root")
+    assert step["result"] == "warning" and str(inner) in step["message"] and f"chroot {root}" in step["hint"], step
+    failed, _ = svc.check(unit, dropin={"root.conf": f"RootDirectory={root}-none"})
+    assert failed[0]["step"] == "root" and "does not exist" in failed[0]["message"]
+    assert not svc.check(unit, dropin={"root.conf": f"RootDirectory={root}\nRootDirectory="})[0]
+
+
+def test_every_field_of_the_json_is_documented_and_the_other_way_round(svc, s3):
+    text = (ROOT / "man" / "walsupctl.1").read_text().partition(".Sh CHECK AS JSON\n")[2].partition("\n.Sh ")[0]
+    said = re.findall(r"^\.It Li (\S+)$", text, re.M)
+    svc.world.configure(s3.target(), svc.world.db("a", svc.path / "data" / "a.db", target="s3"))
+    svc.world.ini.chmod(0o644)  # a finding about the configuration as a whole
+    _, out = svc.check("Type=notify")
+    assert len(said) == len(set(said)) > 20
+    assert set(fields(out)) == set(said)
 
 
 def test_a_readable_secret_is_one_finding_among_others(world, s3):

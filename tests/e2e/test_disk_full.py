@@ -132,7 +132,7 @@ def test_what_a_killed_restore_left_goes_with_the_next_one(replicated):
     for p in (stranger, other):
         p.write_bytes(b"not ours")
     killed = left = 0
-    for inject in ("pwrite64", "fsync", "fchmod", "renameat2"):
+    for inject in ("pwrite64", "fsync", "fchmod", "renameat,renameat2"):
         for when in (1, 2, 3, 5, 8):
             r = strace(w, f"{inject}:signal=KILL:when={when}", out)
             now = set(out.parent.iterdir()) - {stranger, other}
@@ -156,7 +156,7 @@ def test_killed_while_replacing_the_old_or_the_new_is_there(replicated):
     out = w.path / "dir" / "out.db"
     out.parent.mkdir()
     good, seen = restored_sha(w), []
-    for inject in ("pwrite64", "fsync", "fchmod", "unlink", "rename", "renameat2"):
+    for inject in ("pwrite64", "fsync", "fchmod", "unlink", "rename", "renameat,renameat2"):
         for when in (1, 2, 3):
             out.write_bytes(b"the old one")
             old = sha(out)

@@ -120,6 +120,52 @@ def test_a_missing_database_is_restored_before_the_program_starts(world, run, s3
     assert code == 0 and out.startswith("rows 15 ") and "restoring" not in err
 
 
+TENANT = "sh -c 'mkdir -p {0}/t/acme && exec {1} {0}/program.py {0}/t/acme/x.db {2} 0'"
+
+
+@pytest.mark.parametrize("of", ["file", "s3"])
+def test_a_pattern_is_replicated_and_when_all_of_it_is_lost_the_program_is_not_started(world, run, s3, of):
+    """which of them were lost, and which were removed on purpose, nobody knows here"""
+    target = {"file": world.file_target(), "s3": s3.target()}[of]
+    name = {"file": "local", "s3": "s3"}[of]
+    world.configure(target, world.db("t", f"{world.path}/t/*/x.db", target=name), world.db("other", target=name))
+    first = TENANT.format(world.path, sys.executable, 7)
+    code, out, err = ended(run(0, "", command=first))  # nothing there, nothing in the replica: the first start
+    assert code == 0 and out.startswith("rows 0 "), err
+    assert "t: no file matches the pattern, and there is no replica, nothing to do" in err
+    code, out, err = ended(run(0, "", command=first))  # with what is there nothing is done
+    assert code == 0 and out.startswith("rows 7 "), err
+    assert "t: a file matches the pattern, nothing to do" in err
+    shutil.rmtree(world.path / "t")
+    shutil.rmtree(world.state)
+    code, out, err = ended(run(0, "", command=first))
+    assert (code, out) == (66, ""), err
+    assert f"no file matches {world.path}/t/*/x.db, but target {name} has replicas: t/acme/x.db" in err, err
+    assert "hint: restore them, as with walsupctl restore t/acme/x.db" in err, err
+    assert f"[db t]: sh is not started" in err
+    assert not (world.path / "t").exists()
+    (world.path / "t" / "acme").mkdir(parents=True)
+    world.ctl("restore", "t/acme/x.db")
+    code, out, err = ended(run(0, "", command=first))
+    assert code == 0 and out.startswith("rows 14 "), err
+    assert rows_of(world.restore("t/acme/x.db", name)) == 21
+
+
+def test_a_pattern_whose_replicas_lie_beside_those_of_others(world, run, s3):
+    """names without the section: what is not of this pattern is passed over"""
+    world.configure(s3.target(), world.db("a", target="s3"),
+                    section("db t", {"path": f"{world.path}/t/*/x.db", "target": "s3", "name": "{path}"}))
+    assert ended(run(5, "0"))[0] == 0  # a has a replica now, t has none
+    code, out, err = ended(run(5, "0"))
+    assert code == 0 and "t: no file matches the pattern, and there is no replica" in err, err
+
+
+def test_a_pattern_whose_store_does_not_answer(world, run, s3):
+    world.configure(s3.target(endpoint="http://127.0.0.1:1"), world.db("t", f"{world.path}/t/*/x.db", target="s3"))
+    code, out, err = ended(run(1, "0", command="true"))
+    assert code == 69 and "target s3: " in err and "[db t]: true is not started" in err, err
+
+
 def test_when_nobody_knows_whether_there_is_a_replica_the_program_is_not_started(world, run, s3):
     world.configure(s3.target(endpoint="http://127.0.0.1:1"), world.db("a", target="s3"))
     code, out, err = ended(run(1, "0"))

@@ -104,8 +104,8 @@ def test_a_worker_that_hangs_starves_the_watchdog_and_an_idle_daemon_does_not(wo
 
     assert fed(4) >= 2, "an idle daemon"
     assert "silent" not in world.log.read_text()
-    hang = subprocess.Popen(["strace", "-f", "-o", world.path / "hang", "-e", "trace=renameat2",
-                             "-e", "inject=renameat2:delay_enter=60s", "-p", str(world.proc.pid)],
+    hang = subprocess.Popen(["strace", "-f", "-o", world.path / "hang", "-e", "trace=renameat,renameat2",
+                             "-e", "inject=renameat,renameat2:delay_enter=60s", "-p", str(world.proc.pid)],
                             stderr=subprocess.PIPE, text=True)
     try:
         assert "attached" in hang.stderr.readline()

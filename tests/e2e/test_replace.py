@@ -180,8 +180,8 @@ def test_one_that_was_paused_stays_paused(one):
 def in_the_window(world, *args):
     """a restore that is held where it has paused the database and not yet replaced it; strace now and then forgets to"""
     for _ in range(6):
-        p = subprocess.Popen(["strace", "-f", "-o", "/dev/null", "-e", "trace=renameat2", "-e",
-                              "inject=renameat2:delay_enter=4s:when=1+", str(OUT / "walsupctl"), "-c", str(world.ini),
+        p = subprocess.Popen(["strace", "-f", "-o", "/dev/null", "-e", "trace=renameat,renameat2", "-e",
+                              "inject=renameat,renameat2:delay_enter=4s:when=1+", str(OUT / "walsupctl"), "-c", str(world.ini),
                               "restore", "a", "--force", "--no-resume", *args], stdout=subprocess.PIPE,
                              stderr=subprocess.PIPE, text=True, env=world.env)
         world.poll("paused", lambda: p.poll() is not None or world.status("a")["paused"])
@@ -238,7 +238,7 @@ def test_killed_at_each_call_of_the_exchange_no_commit_of_the_old_one_is_lost(on
     new = image(world.restore("a", "local"))
     old = None
     seen = {"old": 0, "new": 0}
-    for call in ("unlink", "rename,renameat2", "fsync", "fdatasync", "pwrite64", "ftruncate", "fcntl", "fchmod"):
+    for call in ("unlink", "rename,renameat,renameat2", "fsync", "fdatasync", "pwrite64", "ftruncate", "fcntl", "fchmod"):
         for when in (1, 2, 3, 4, 6, 9, 14):
             for p in out.parent.iterdir():
                 p.unlink()
@@ -425,7 +425,7 @@ def test_killed_at_each_call_beside_a_leftover_wal(one, apps):
     latest, first = image(world.restore("a", "local")), image(world.restore("a", "local", None, "--txid", "1"))
     seen = []
     for want, more in ((latest, ()), (first, ("--txid", "1"))):
-        for call in ("unlink", "rename,renameat2", "fsync", "fcntl"):
+        for call in ("unlink", "rename,renameat,renameat2", "fsync", "fcntl"):
             for when in (1, 2, 3, 4, 6):
                 for n in beside(path):
                     path.with_name(n).unlink()

@@ -13,20 +13,7 @@ import time
 
 import pytest
 
-from conftest import OUT, ROOT, image, make_db
-
-
-def fields(value, at=""):
-    """every path in a reply; what is a name or a number of its own, not a field, is called NAME"""
-    if isinstance(value, dict):
-        free = at in ("counts", "databases[].replicas[].level_bytes")
-        for k, v in value.items():
-            path = f"{at}.{'NAME' if free else k}".lstrip(".")
-            yield path
-            yield from fields(v, path)
-    elif isinstance(value, list):
-        for v in value:
-            yield from fields(v, at + "[]")
+from conftest import OUT, ROOT, fields, image, make_db
 
 
 def documented():

@@ -289,7 +289,7 @@ def test_restore_is_all_or_nothing_on_kill_9(world):
     world.configure(world.file_target(), world.db("a"))
     world.start()
     world.sync()
-    for syscall in ("pwrite64", "fsync", "renameat2", "rename", "linkat"):
+    for syscall in ("pwrite64", "fsync", "renameat,renameat2", "rename", "linkat"):
         for when in (1, 2, 7, 40):
             out = world.path / f"out-{syscall}-{when}.db"
             r = subprocess.run(["strace", "-f", "-o", "/dev/null", "-e", f"trace={syscall}", "-e",

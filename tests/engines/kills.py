@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 
-CALLS = ("openat", "close", "pwrite64", "write", "fsync", "fdatasync", "rename", "renameat2", "unlink", "mkdir",
+CALLS = ("openat", "close", "pwrite64", "write", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "mkdir",
          "ftruncate", "fcntl", "fallocate", "pread64", "read", "mmap", "munmap", "newfstatat", "getdents64")
 MARK = "/walsup-scripted-begins"
 

@@ -278,6 +278,35 @@ dropin 'PrivateNetwork=yes'
 case_of "a unit without a network" "PrivateNetwork=yes, so no server can be reached"
 
 fresh ''
+cp /run/tls.pem /etc/walsup/ca.pem
+to_s3 'ca-file = /etc/walsup/ca.pem
+access-key-id = AKIA
+secret-access-key = sesame'
+dropin 'IPAddressDeny=any
+IPAddressAllow=192.0.2.0/24'
+holds "addresses that the unit keeps away: check names it" named "may not talk to 127.0.0.1 (IPAddressDeny=any" "IPAddressAllow=127.0.0.1,"
+if grep -qs 'IPAddressDeny.*not support\|BPF.*not support' /run/given/console; then
+	echo "  (this kernel or namespace filters no addresses: what the service finds was not tried)"
+else
+	holds "addresses that the unit keeps away: the service fails" fails
+fi
+dropin 'IPAddressDeny=any
+IPAddressAllow=127.0.0.1'
+holds "with the address, both are content" fine_again
+holds "so is the service" works
+
+fresh ''
+mkdir -p /srv/root/usr /srv/root/etc /srv/root/tmp /srv/root/run /srv/root/var/lib /srv/root/dev /srv/root/proc /srv/root/sys
+for d in bin sbin lib lib64; do ln -sfn usr/$d /srv/root/$d; done
+dropin 'RootDirectory=/srv/root
+BindReadOnlyPaths=/etc'
+case_of "a root directory without the program" "there is no /usr/bin/walsupd in RootDirectory=/srv/root" "203/EXEC"
+dropin 'RootDirectory=/srv/root
+BindReadOnlyPaths=/usr /etc'
+case_of "a root directory without the database" "does not see /srv/app/app.db (RootDirectory=/srv/root)"
+mended "a root directory without the database"
+
+fresh ''
 printf '[walsup]\nmetrics-listen = 127.0.0.1:80\n' >>/etc/walsup.ini
 holds "metrics at a port of root's: check names it" named "a port below 1024 needs a capability"
 systemctl start walsupd

@@ -53,7 +53,7 @@ holds "and all that is needed" quietly walsupctl sync --wait
 
 sleep 4
 holds "an idle daemon is not restarted" test "$(prop NRestarts)" = 0
-strace -f -o /dev/null -e trace=renameat2 -e inject=renameat2:delay_enter=60s -p "$(prop MainPID)" 2>/run/strace &
+strace -f -o /dev/null -e trace=renameat,renameat2 -e inject=renameat,renameat2:delay_enter=60s -p "$(prop MainPID)" 2>/run/strace &
 strace=$!
 until_true 5 grep -qs attached /run/strace
 sql "insert into t values('hung')"

@@ -63,14 +63,14 @@ static inline void cut(struct fix *f, size_t object, struct buf *b)
 {
     (void)f;
     (void)object;
-    b->len = util_random_below(b->len);
+    b->len = (size_t)util_random_below(b->len);
 }
 
 /* the content of another object, whole */
 static inline void swap(struct fix *f, size_t i, struct buf *b)
 {
     struct err e = {0};
-    size_t other = util_random_below(ARRAY_LEN(every_object) - 1);
+    size_t other = (size_t)util_random_below(ARRAY_LEN(every_object) - 1);
     other += other >= i;
     cleanup_free char *path =
         object(f, every_object[other].level, every_object[other].min, every_object[other].max);

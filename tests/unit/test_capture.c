@@ -1,5 +1,6 @@
 /* Captures of a real database, put together again and compared page by page with what a reader sees. */
 #include "tests/unit/db_harness.h"
+#include "tests/unit/quick.h"
 
 #include "daemon/capture.h"
 #include "common/format/wal.h"
@@ -249,12 +250,12 @@ static void append_growth(struct cap *c, uint32_t pages)
     struct wal_scan w;
     struct wal_frame f;
     wal_scan_init(&w, &h);
-    uint8_t *frame = util_zalloc(wal_frame_size(ps));
+    uint8_t *frame = util_zalloc((size_t)wal_frame_size(ps));
     for (uint64_t off = WAL_HEADER_SIZE; off + wal_frame_size(ps) <= b.len; off += wal_frame_size(ps)) {
         if (!wal_scan_frame(&w, b.p + off, &f))
             break;
         if (f.pgno == 1)
-            memcpy(frame, b.p + off, wal_frame_size(ps));
+            memcpy(frame, b.p + off, (size_t)wal_frame_size(ps));
     }
     assert_true(w.valid == w.committed && be32_get(frame) == 1);
     be32_put(frame + 4, pages);
@@ -265,7 +266,7 @@ static void append_growth(struct cap *c, uint32_t pages)
     be32_put(frame + 16, sum[0]);
     be32_put(frame + 20, sum[1]);
     int fd = open(wal, O_RDWR);
-    assert_int_equal(pwrite(fd, frame, wal_frame_size(ps), (off_t)wal_frame_off(ps, w.valid + 1)),
+    assert_int_equal(pwrite(fd, frame, (size_t)wal_frame_size(ps), (off_t)wal_frame_off(ps, w.valid + 1)),
                      wal_frame_size(ps));
     (void)close(fd);
     free(frame);
@@ -471,7 +472,7 @@ static void the_lock_page_is_left_out(void **state)
     for (uint32_t p = lock - 2; p <= c.sh.pages; p++)
         assert_true(p == lock || c.sh.page[p]);
     /* and in a full capture, which the encoder would refuse with the page in it */
-    if (!getenv("ASAN_OPTIONS") && !(getenv("WALSUP_QUICK") && *getenv("WALSUP_QUICK"))) {
+    if (!getenv("ASAN_OPTIONS") && !quick("a full capture of 1 GiB")) {
         struct err e = {0};
         cleanup_free char *path = name(&c);
         struct capture_opts o = {.path = path, .min_txid = 1, .max_txid = 3, .lineage = 77};

@@ -58,7 +58,7 @@ static void long_inputs_agree(void **state)
     assert_non_null(b);
     util_random(b, max);
     for (int i = 0; i < 200; i++) {
-        size_t off = util_random_below(max), n = util_random_below(max - off);
+        size_t off = (size_t)util_random_below(max), n = (size_t)util_random_below(max - off);
         assert_int_equal(crc64(7, b + off, n), crc64_portable(7, b + off, n));
     }
     free(b);

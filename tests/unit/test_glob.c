@@ -207,7 +207,7 @@ static void random_paths_go_there_and_back(void **state)
     (void)state;
     for (int round = 0; round < 20000; round++) {
         char rel[600];
-        size_t n = 1 + util_random_below(sizeof rel - 2);
+        size_t n = 1 + (size_t)util_random_below(sizeof rel - 2);
         util_random(rel, n);
         for (size_t i = 0; i < n; i++) {
             static const char often[] = "./%a0ltx";
@@ -302,7 +302,7 @@ static void a_map_against_an_array(void **state)
     for (uint32_t i = 0; i < ARRAY_LEN(key); i++)
         key[i] = i;
     for (int round = 0; round < 200000; round++) {
-        size_t i = util_random_below(ARRAY_LEN(key));
+        size_t i = (size_t)util_random_below(ARRAY_LEN(key));
         if (in[i]) {
             assert_ptr_equal(map_get(&m, &key[i], sizeof *key), &key[i]);
             if (util_random_below(2)) {

@@ -10,6 +10,7 @@
 #include "common/base/fsx.h"
 #include "common/format/crc64.h"
 #include "common/format/ltx.h"
+#include "tests/unit/quick.h"
 
 #define VECTORS "tests/vectors/"
 
@@ -91,11 +92,11 @@ static void expect_pages(const struct buf *b, const uint32_t *pgno, size_t n)
                          0);
         assert_int_equal(x.pgno, pgno[i]);
         assert_int_equal(
-            ltx_page_decode(b->p + x.off, x.size, d.h.page_size, &got, page, &e), 0);
+            ltx_page_decode(b->p + x.off, (size_t)x.size, d.h.page_size, &got, page, &e), 0);
         assert_int_equal(got, pgno[i]);
         assert_memory_equal(page, want, d.h.page_size);
         assert_int_not_equal(
-            ltx_page_decode(b->p + x.off, x.size + 1, d.h.page_size, &got, page, &e), 0);
+            ltx_page_decode(b->p + x.off, (size_t)x.size + 1, d.h.page_size, &got, page, &e), 0);
     }
     uint32_t got;
     assert_int_equal(ltx_decoder_next(&d, &got, page, &e), 1);
@@ -390,7 +391,7 @@ static void liblz4_agrees_about_frames(void **state)
         assert_int_equal(ltx_decoder_open(&d, b.p, b.len, &e), 0);
         assert_int_equal(LZ4F_createDecompressionContext(&dctx, LZ4F_VERSION), 0);
         for (size_t pos = d.index_off; ltx_index_next(b.p, d.index_end, &pos, &x, &e) == 0;) {
-            size_t n_out = ps, n_in = x.size - 6;
+            size_t n_out = ps, n_in = (size_t)x.size - 6;
             assert_int_equal(LZ4F_decompress(dctx, page, &n_out, b.p + x.off + 6, &n_in, NULL), 0);
             assert_int_equal(n_out, ps);
             assert_int_equal(n_in, x.size - 6);
@@ -427,7 +428,8 @@ static void a_snapshot_across_the_lock_page(void **state)
     const uint32_t ps = 65536, lock = ltx_lock_pgno(ps);
     uint8_t *page = calloc(1, ps);
     /* ends before, at and behind the lock page */
-    for (uint32_t commit = lock - 1; commit <= lock + 2; commit++) {
+    uint32_t from = quick("3 of 4 snapshots of 1 GiB") ? lock + 2 : lock - 1;
+    for (uint32_t commit = from; commit <= lock + 2; commit++) {
         cleanup_buf struct buf b = BUF_INIT;
         struct ltx_header h = header(ps, commit, 1, 1);
         struct err e = {0};
@@ -774,7 +776,7 @@ static void single_bytes_changed(void **state)
         struct ltx_header h = header(512, 5, 1, 1);
         if (!f->len)
             encode(f, &h, round & 1 ? LTX_FRAME : LTX_BLOCK, pgno, 5, 0);
-        size_t at = util_random_below(f->len);
+        size_t at = (size_t)util_random_below(f->len);
         uint8_t was = f->p[at];
         f->p[at] = (uint8_t)(was ^ (1 + util_random_below(255)));
         struct err e = {0};

@@ -143,7 +143,7 @@ static void random_replicas_against_brute_force(void **state)
     unsigned found = 0, refused = 0;
     for (int round = 0; round < 200000; round++) {
         struct plan_file f[8];
-        size_t n = 1 + util_random_below(8);
+        size_t n = 1 + (size_t)util_random_below(8);
         uint64_t newest = 0;
         for (size_t i = 0; i < n; i++) {
             uint64_t min = 1 + util_random_below(util_random_below(2) ? 4 : 10);

@@ -228,7 +228,7 @@ static void bad_get(struct store *s, struct store_req *req, const char *key, uin
         bad.fails--;
         assert_int_equal(fsx_read(path, 64u << 20, &b, &e), 0);
         assert_int_equal(off + len, b.len);
-        assert_int_equal(sink(arg, b.p + off, len / 2, &e), 0);
+        assert_int_equal(sink(arg, b.p + off, (size_t)(len / 2), &e), 0);
         (void)err_set(&req->err, bad.code, "%s: something happened", key);
         store_finish_later(req);
         return;

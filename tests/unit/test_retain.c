@@ -107,7 +107,7 @@ static void whatever_the_clock_does_nothing_goes_too_early(void **state)
             w[i] = (struct retain_whole){100 * (i + 1), x ? t : t + (random() % 2 ? random() % (40 * DAY) : 1000 * (int64_t)DAY)};
         }
         struct retain_verdict v = retain_judge(w, 40, t, (uint64_t)window);
-        size_t at = v.anchor / 100;
+        size_t at = (size_t)(v.anchor / 100);
         gone += at > 1;
         if (at && true_ms[at - 1] + window > t)
             fail_msg("round %u: the anchor is %lld ms too young", round, (long long)(true_ms[at - 1] + window - t));

@@ -62,7 +62,7 @@ static void every_page_size_and_byte_order(void **state)
             struct wal_header h;
             struct wal_scan w;
             struct wal_frame f;
-            uint8_t *p = malloc(wal_frame_size(ps));
+            uint8_t *p = malloc((size_t)wal_frame_size(ps));
             assert_non_null(p);
             make_header(head, big, ps);
             assert_int_equal(wal_header_parse(head, &h, &e), 0);
@@ -212,7 +212,7 @@ static struct wal_scan scan_file(const char *path)
     assert_int_equal(wal_header_parse(b.p, &h, &e), 0);
     wal_scan_init(&w, &h);
     for (size_t at = WAL_HEADER_SIZE; at + wal_frame_size(h.page_size) <= b.len;
-         at += wal_frame_size(h.page_size))
+         at += (size_t)wal_frame_size(h.page_size))
         if (!wal_scan_frame(&w, b.p + at, &f))
             break;
     return w;
