@@ -89,6 +89,7 @@ void discover_look(struct discover *d, uint64_t ms, uint64_t interval_ms)
         size_t n = ms >= interval_ms ? t->nodes.n : (size_t)(t->nodes.n * ms / interval_ms) + 1;
         for (size_t i = 0; i < MIN(n, t->nodes.n); i++) {
             t->cursor = t->cursor ? t->cursor : t->all;
+            d->count.looked++;
             look_at(t->cursor);
             t->cursor = t->cursor->next_all;
         }

@@ -521,6 +521,7 @@ struct history *history_wake(struct database *db)
     for (size_t i = 0; i < db->n_up; i++)
         keeper_init(&h->keeper[i], h, db->up[i]);
     db->history = h;
+    active_add(db->active, db);
     inventory_due_set(h->shared->inventory, db->name, clk_real_ms()); /* should this process be killed */
     return h;
 }

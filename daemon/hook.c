@@ -14,13 +14,11 @@
 #include "daemon/status.h"
 
 #define HOOK_MAGIC 0x400c1000u
-#define LOOK_AT_ONCE 512u
 
 struct hook {
     unsigned magic;
     struct manager *m;
     struct manager_db *first, **last; /* waiting */
-    size_t at;                        /* of the next tick */
     pid_t pid;                        /* 0: none runs */
     int pidfd;
     uv_poll_t poll;
@@ -247,9 +245,9 @@ static void go_on(struct hook *h)
 
 void hook_look(struct hook *h, struct manager_db *e)
 {
-    enum db_state s = status_state(e->db);
     if (!h->m->conf->on_state_change || h->closed || h->m->stopping)
         return;
+    enum db_state s = status_state(e->db);
     /* what begins is no news for the first seconds, and asleep or awake never is */
     if (db_state_row(s)->severity == SEVERITY_PENDING && status_health(e->db) == STATUS_HEALTHY)
         return;
@@ -271,13 +269,9 @@ void hook_forget(struct hook *h, struct manager_db *e)
         unlink_from(h, e);
 }
 
-void hook_tick(struct hook *h)
+bool hook_at_rest(const struct manager_db *e)
 {
-    size_t n = h->m->conf->on_state_change ? MIN(h->m->n_dbs, (size_t)LOOK_AT_ONCE) : 0;
-    for (; n; n--) {
-        h->at = h->at < h->m->n_dbs ? h->at : 0;
-        hook_look(h, h->m->db[h->at++]->owner);
-    }
+    return !strcmp(told(e), "replicating") && !e->hook.from;
 }
 
 /* ---- begin and end ---------------------------------------------------------------------------------- */

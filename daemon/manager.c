@@ -9,17 +9,11 @@
 #include "daemon/metrics.h"
 #include "daemon/once.h"
 #include "daemon/patterns.h"
-#include "daemon/status.h"
 
 #define TICK_MS 1000
-/* A job that is silent for so long starves the watchdog: in a call of which it was said that it takes
- * time, or before a worker has taken it; any other after a third of the watchdog's own limit. */
-#define PARKED_LIMIT_MS 300000
-#define SILENT_LIMIT_MS 10000 /* without a watchdog: nor is more time asked for */
 #define EXTEND_MS 20000 /* asked for again and again while something moves */
 #define EXTEND_EVERY_MS 1000
 #define TRIM_TICKS 30 /* after histories were looked at while everybody slept */
-#define AT_ONCE 512           /* databases that a tick may look at, on the average */
 #define SCAN_MS 5000          /* what has no watch is looked at so often */
 
 static void on_sighup(uv_signal_t *s, int signum)
@@ -40,35 +34,6 @@ static void on_sighup(uv_signal_t *s, int signum)
 }
 
 /* ---- clocks ------------------------------------------------------------------------------------ */
-
-static bool silent(const struct manager *m, const struct database *db, uint64_t *ret_ms)
-{
-    uint64_t half = notify_watchdog_ms(m->notify), limit = half ? half * 2 / 3 : SILENT_LIMIT_MS;
-    struct beat *beat[DATABASE_BEATS];
-    for (size_t n = database_beats(db, beat); n > 0; n--) {
-        enum beat_state state;
-        *ret_ms = beat_still_ms(beat[n - 1], clk_mono_ms(), &state);
-        if (*ret_ms > (state == BEAT_WORKS ? limit : (uint64_t)PARKED_LIMIT_MS))
-            return true;
-    }
-    return false;
-}
-
-static bool progress(const struct manager *m)
-{
-    uint64_t ms;
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        if (!silent(m, m->db[i], &ms))
-            continue;
-        if (!m->stuck)
-            log_about(LOG_STUCK, m->db[i]->name, NULL, NULL);
-        if (!m->stuck)
-            log_line(LOG_ERROR, "%s: its worker has been silent for %llu s: the watchdog is not fed until it goes on",
-                     m->db[i]->name, (unsigned long long)(ms / 1000));
-        return false;
-    }
-    return true;
-}
 
 /* Starting and stopping may take longer than the unit's limits, but not without progress. */
 static void ask_for_time(struct manager *m)
@@ -96,16 +61,9 @@ static void on_tick(uv_timer_t *t)
 {
     struct manager *m = t->data;
     manager_db_tick(m);
-    hook_tick(m->hook);
     give_back(m);
-    if (m->ticks++ % (1 + m->n_dbs / AT_ONCE) == 0) {
-        char line[200];
-        m->stuck = !progress(m);
-        if (m->ready && !m->stopping) {
-            status_line(m, line, sizeof line);
-            notify_status(m->notify, "%s", line);
-        }
-    }
+    m->ticks++;
+    manager_look(m);
     if (!m->stuck)
         notify_alive(m->notify);
     ask_for_time(m);
@@ -329,6 +287,7 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
     m->loop = loop;
     m->conf_path = util_strdup(conf_path);
     m->started_ms = clk_real_ms();
+    manager_look_init(m);
     int r = scan_new(loop, &m->scanner, e); /* before anything is opened */
     if (r == 0)
         r = watch_new(loop, m->scanner, &m->watch, e);
@@ -376,6 +335,7 @@ int manager_free(struct manager *m)
     map_free(&m->by_id);
     manager_forget_due(m);
     patterns_forget(m);
+    active_done(&m->active);
     free(m->db);
     (void)conf_free(m->conf);
     (void)berths_free(m->berths);

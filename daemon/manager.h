@@ -50,6 +50,21 @@ struct manager_db {
     struct manager_db *next; /* of m->leaving, or m->waiting */
 };
 
+/* How the databases are, as the status line tells it; zero: none was looked at. */
+struct status_tally {
+    unsigned failed, degraded;
+    uint64_t worst_ms; /* lag */
+};
+
+/* Where the look at the active databases is (manager_look.c). */
+struct manager_look {
+    size_t at;       /* in active.db */
+    struct status_tally tally; /* of those before */
+    bool stuck;
+    uint64_t rounds, visits, checks; /* since the start */
+    enum { LOOK_ACTIVE, LOOK_CHECK, LOOK_WALK } how;
+};
+
 struct manager {
     uv_loop_t *loop;
     char *conf_path;
@@ -61,11 +76,12 @@ struct manager {
     struct map by_name, by_path; /* of db */
     struct map by_id;            /* struct manager_db */
     struct manager_db *leaving, *waiting;
-    size_t n_refused;
     size_t not_ready; /* of db, what READY waits for */
     bool settled;     /* the patterns have found what there was at start */
-    struct map had;      /* sections whose patterns had databases (patterns.c) */
+    struct map had;      /* sections whose patterns have or had databases (patterns.c) */
     struct map overlaps; /* pairs of sections whose patterns match the same, as said */
+    struct active active;        /* of db, what is looked at every second */
+    struct manager_look look;
     unsigned ticks;
     bool stuck;
     struct scan *scanner;
@@ -142,8 +158,17 @@ bool manager_refigure(struct manager_db *e, const struct conf *conf, const struc
                       struct manager_target *const *target);
 /** manager_maybe_ready(m): tell systemd once everything is there or its trouble known. */
 void manager_maybe_ready(struct manager *m);
-/** manager_db_tick(m): files that are gone, second names. Every second or so. */
+/** manager_db_tick(m): files that are gone. Every second or so. */
 void manager_db_tick(struct manager *m);
+/** manager_begin_refused(e): e has a second name of another one's file: is that still so? */
+void manager_begin_refused(struct manager_db *e);
+/* manager_look.c */
+/** manager_look(m): every second: at some of the databases that are not at rest; when it has seen all of them it knows
+ * whether the jobs make progress, and what systemd is told. manager_look_line(m, buf, n): that line, now.
+ * manager_look_init(m): WALSUP_TEST_LOOK is how the tests want it. */
+void manager_look(struct manager *m);
+void manager_look_line(struct manager *m, char *buf, size_t n);
+void manager_look_init(struct manager *m);
 /** manager_begin_waiting(m): begin what waited for others to be closed. */
 void manager_begin_waiting(struct manager *m);
 /** manager_learn_due(m), manager_forget_due(m): m->due. */

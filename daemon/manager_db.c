@@ -29,7 +29,7 @@ void manager_maybe_ready(struct manager *m)
         return;
     m->ready = true;
     char line[200];
-    status_line(m, line, sizeof line);
+    manager_look_line(m, line, sizeof line);
     notify_status(m->notify, "%s", line);
     notify_ready(m->notify);
     log_about(LOG_READY, NULL, NULL, NULL);
@@ -214,10 +214,8 @@ static void refuse(struct manager_db *e, const struct manager_db *other)
     if (!db->err)
         db->err = util_zalloc(sizeof *db->err);
     second_name(db->err, db->path, other);
-    if (!e->refused) {
+    if (!e->refused)
         log_err(LOG_WARN, db->err, "%s: not replicated", db->name);
-        e->m->n_refused++;
-    }
     e->refused = true;
     db->attached_once = true;
     if (!db->retry.failures)
@@ -239,7 +237,6 @@ static void begin(struct manager_db *e)
         return;
     }
     if (e->refused) {
-        m->n_refused--;
         e->refused = false;
         retry_ok(&e->db->retry);
         free(TAKE_PTR(e->db->err));
@@ -307,6 +304,15 @@ static bool hush(struct database *db, bool on)
     return watch_hush(e->m->watch, db, on);
 }
 
+static void set_file(struct manager_db *e, struct discover_file *f)
+{
+    if (f)
+        patterns_found(e->m, e->conf->name);
+    if (e->file)
+        patterns_gone(e->m, e->conf->name);
+    e->file = f;
+}
+
 struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const char *path,
                                struct discover_file *file)
 {
@@ -322,13 +328,15 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
     struct manager_db *e = util_zalloc(sizeof *e);
     e->m = m;
     e->conf = c;
-    e->file = file;
     if (file) {
+        set_file(e, file);
         e->id.dev = file->dev;
         e->id.ino = file->ino;
     }
     struct database_conf dc = database_conf_of(m->conf, c);
     e->db = database_new(m->loop, name, &sc, &dc, r, c->n_replicas);
+    e->db->active = &m->active;
+    active_add(&m->active, e->db);
     e->db->berths = m->berths;
     e->db->shared = m->history;
     e->db->owner = e;
@@ -343,6 +351,7 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
     m->db[m->n_dbs++] = e->db;
     map_put_str(&m->by_name, e->db->name, e->db);
     recall_due(m, e->db);
+    drill_know(m->drill, e->db);
     if (!map_get_str(&m->by_path, path))
         map_put_str(&m->by_path, e->db->path, e->db);
     e->counted = !m->ready;
@@ -379,11 +388,11 @@ void manager_retire(struct manager *m, struct manager_db *e)
     struct database *db = e->db;
     uncount(e);
     hook_forget(m->hook, e);
-    m->n_refused -= e->refused;
     unlink_from(&m->leaving, e);
     unlink_from(&m->waiting, e);
     if (e->file)
         e->file->user = NULL;
+    set_file(e, NULL);
     if (map_get_str(&m->by_name, db->name) == db)
         (void)map_remove_str(&m->by_name, db->name);
     if (map_get_str(&m->by_path, db->path) == db)
@@ -393,6 +402,9 @@ void manager_retire(struct manager *m, struct manager_db *e)
     m->db[e->at] = m->db[--m->n_dbs];
     ((struct manager_db *)m->db[e->at]->owner)->at = e->at;
     m->retired++;
+    drill_forget(m->drill, db);
+    active_forget(&m->active, db);
+    db->active = NULL;
     watch_remove(m->watch, db);
     database_close(db, on_closed, e);
 }
@@ -445,7 +457,7 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
             return DISCOVER_LATER;
         unlink_from(&m->leaving, e);
         e->leaving = false;
-        e->file = f;
+        set_file(e, f);
         f->user = e;
         database_event(db, DATABASE_NAME);
         log_line(e->told ? LOG_NOTICE : LOG_DEBUG, "%s: %s is back", db->name, db->path);
@@ -477,7 +489,6 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
     if (!e)
         return DISCOVER_LATER;
     f->user = e;
-    patterns_found(m, c->name);
     log_line(m->settled ? LOG_NOTICE : LOG_DEBUG, "%s: found at %s", e->db->name, f->path);
     return DISCOVER_TAKEN;
 }
@@ -486,7 +497,7 @@ static void on_gone(void *owner, struct discover_file *f)
 {
     struct manager *m = owner;
     struct manager_db *e = f->user;
-    e->file = NULL;
+    set_file(e, NULL);
     f->user = NULL;
     e->gone_ms = clk_mono_ms();
     e->leaving = true;
@@ -538,13 +549,12 @@ void manager_db_tick(struct manager *m)
         next = e->next;
         (void)leave(m, e);
     }
-    if (!m->n_refused || m->closing)
-        return;
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        struct manager_db *e = m->db[i]->owner;
-        if (e->refused)
-            begin(e);
-    }
+}
+
+void manager_begin_refused(struct manager_db *e)
+{
+    if (e->refused && !e->m->closing)
+        begin(e);
 }
 
 /* begin what had to wait for others to be closed */

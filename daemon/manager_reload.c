@@ -182,6 +182,7 @@ static void apply(struct manager *m, struct conf *conf, struct manager_target **
         (void)manager_add(m, c, c->path, NULL);
     }
     map_free(&replaced);
+    drill_reconf(m->drill);
     discover_set(m->discover, conf);
     (void)conf_free(old);
     if (!m->retired)

@@ -90,7 +90,10 @@ static bool on_pairs(struct scan_job *j)
             watch_again(w, en->dir);
         en->mark = p->db;
         en->wal_mark = p->wal;
-        en->db->looked_ms = !wal && !file ? clk_mono_ms() : en->db->looked_ms;
+        if (!wal && !file) {
+            en->db->looked_ms = clk_mono_ms();
+            active_proven(en->db->active, en->db);
+        }
         if (wal)
             database_event(en->db, DATABASE_WAL);
         else if (file)
@@ -128,6 +131,7 @@ static void look_at_some(struct watch *w, size_t n)
         w->cursor = w->cursor ? w->cursor : w->entry;
         if (!w->cursor)
             break;
+        w->count.looked++;
         add_pair(w, &j, w->cursor);
         w->cursor = w->cursor->next_all;
     }

@@ -55,6 +55,7 @@ struct watch_counters {
     uint64_t events, overflows;
     uint64_t directories, unwatched; /* unwatched: those without a watch, for whatever reason */
     uint64_t scanned;                /* those without a watch because there are no more to be had */
+    uint64_t looked;                 /* databases at which the safety scan has looked */
 };
 const struct watch_counters *watch_counters(const struct watch *w);
 

@@ -5,7 +5,7 @@
 #   make check-all   installs what the tests need, then everything; .ci/run calls this
 
 .PHONY: demo check check-all build stress e2e e2e-smoke analyze analyze-gcc analyze-tidy \
-	analyze-cppcheck asan tsan valgrind check-layers check-hardening
+	analyze-cppcheck asan tsan valgrind check-layers check-hardening rest
 
 help:
 	@sed -n 's/^#: //p' tests/check.mk
@@ -38,6 +38,7 @@ help:
 #:   model           a model of the WAL and of the rules, every order of events (spin)
 #:   races           SQLite's WAL-reset bug, locks that vanish
 #:   history         ten virtual days of merging, snapshots, retention, against a ledger
+#:   rest            sleeping databases cost the loop nothing, counted; REST_MANY=1000
 #:   e2e             end-to-end tests; E2E='-k name' for some
 #: more
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
@@ -68,7 +69,7 @@ help:
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
 CHECK_GATES := build check-hardening check-layers check-docs check-units systemd unit corpus stress \
-	explorer habits failnth kills model races history histories e2e
+	explorer habits failnth kills model races history histories rest e2e
 ALL_GATES   := $(CHECK_GATES) sandboxed package analyze asan
 JOBS        ?= $(shell nproc)
 PYTHON      ?= /usr/bin/python3
@@ -107,6 +108,10 @@ stress: $(OUT)/helpers/guard_stress
 	if $(OUT)/helpers/guard_stress $(STRESS_SECONDS) unsafe; then \
 		echo "stress: the control did not fail"; exit 1; fi; \
 	echo "stress: 3 modes and the control"
+
+# Sleeping databases cost the loop nothing, by counting; REST_MANY=5000 for more of them.
+rest: programs
+	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) $(PYTHON) tests/rest.py
 
 e2e: programs helpers
 	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) $(PYTHON) -m pytest -q -rs -p no:cacheprovider \

@@ -179,7 +179,7 @@ class World:
         self.notify = Notify(self.path / f"notify{self.starts}.sock")
         if deaf:
             self.notify.fill()
-        full = {**self.env, "NOTIFY_SOCKET": str(self.notify.path), **env}
+        full = {"WALSUP_TEST_LOOK": "check", **self.env, "NOTIFY_SOCKET": str(self.notify.path), **env}
         log = open(self.log, "ab")
         self.proc = subprocess.Popen([*wrap, str(OUT / "walsupd"), "-c", str(self.ini)], env=full,
                                      stderr=log, stdout=log)
