@@ -5,6 +5,7 @@
 
 #include "common/base/beat.h"
 #include "common/store/retry.h"
+#include "common/store/work.h"
 #include "daemon/active.h"
 #include "daemon/berths.h"
 #include "daemon/drill.h"
@@ -59,7 +60,7 @@ struct database_conf {
 /* A job under way. */
 struct database_run {
     struct database *db;
-    uv_work_t work;
+    struct work work;
     struct source_job job;
     struct source_result result;
     uint64_t started_ms;

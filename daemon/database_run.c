@@ -5,6 +5,7 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
+#include "daemon/walls.h"
 
 #define NUMBER_WAIT_MS 3000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000
@@ -48,11 +49,11 @@ void database_start_job(struct database *db, const struct source_job *job)
     active_add(db->active, db);
     db->run = util_zalloc(sizeof *db->run + (job->load ? db->n_up * sizeof db->run->acked[0] : 0));
     db->run->db = db;
-    db->run->work.data = db->run;
+    db->run->work.uv.data = db->run;
     db->run->job = *job;
     db->run->started_ms = clk_mono_ms();
     source_reconf(db->source, &db->source_conf);
-    (void)uv_queue_work(db->loop, &db->run->work, work_run, work_done);
+    work_queue(db->loop, &db->run->work, wall_of_mount(db->path), work_run, work_done);
 }
 
 static void set_state(struct database *db, enum source_state state)

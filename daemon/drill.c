@@ -10,7 +10,9 @@
 #include "common/base/fsx.h"
 #include "common/base/log.h"
 #include "common/format/crc64.h"
+#include "common/store/work.h"
 #include "daemon/manager.h"
+#include "daemon/walls.h"
 
 #define DRILL_MAGIC 0xd5111000u
 #define TICK_MS 5000u
@@ -35,7 +37,7 @@ struct drill {
     struct agenda *turns;  /* by the real time at which somebody is to be looked at; NULL: closed */
     int64_t looked_ms;     /* real time of the last look */
     uint64_t least_ms;     /* the shortest interval; UINT64_MAX: nobody has one */
-    uv_work_t work;
+    struct work work;
     struct paper paper[READ_AT_ONCE];
     size_t n_papers;
     bool working, writing;
@@ -140,8 +142,8 @@ static void start_papers(struct drill *d, bool writing)
 {
     d->working = true;
     d->writing = writing;
-    d->work.data = d;
-    (void)uv_queue_work(d->m->loop, &d->work, on_paper_work, on_paper_done);
+    d->work.uv.data = d;
+    work_queue(d->m->loop, &d->work, WALL_OWN, on_paper_work, on_paper_done);
 }
 
 /* ---- what came of it --------------------------------------------------------------------------- */

@@ -6,6 +6,7 @@
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "daemon/ctlserver.h"
+#include "daemon/ending.h"
 #include "daemon/metrics.h"
 #include "daemon/once.h"
 #include "daemon/patterns.h"
@@ -86,6 +87,7 @@ static void on_scan(uv_timer_t *t)
 
 static void step_closed(struct manager *m)
 {
+    ending_moved();
     if (--m->open)
         return;
     uv_stop(m->loop);
@@ -152,6 +154,7 @@ static void begin_close(struct manager *m)
     if (m->closing)
         return;
     m->closing = true;
+    ending_begin(m->exit_status);
     m->retired++;
     while (m->n_dbs)
         manager_retire(m, m->db[m->n_dbs - 1]->owner);
@@ -160,6 +163,7 @@ static void begin_close(struct manager *m)
 
 void manager_retired(struct manager *m)
 {
+    ending_moved();
     if (--m->retired)
         return;
     if (m->closing) {

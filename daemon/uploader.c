@@ -8,6 +8,7 @@
 #include "common/store/layout.h"
 #include "daemon/database.h"
 #include "daemon/fence_probe.h"
+#include "daemon/walls.h"
 
 #define TXID_MAX (1ull << 62)
 #define UPLOADER_MAGIC 0x0b10ade7u
@@ -399,8 +400,8 @@ void uploader_note(struct uploader *u)
     u->noting = true;
     u->noting_txid = u->acked;
     u->noting_lineage = uploader_place(u, u->db->seen.lineage);
-    u->note.data = u;
-    (void)uv_queue_work(u->db->loop, &u->note, note_work, note_done);
+    u->note.uv.data = u;
+    work_queue(u->db->loop, &u->note, WALL_OWN, note_work, note_done);
 }
 
 /* ---- outcome ----------------------------------------------------------------------------------- */
