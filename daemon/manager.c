@@ -103,6 +103,12 @@ static void on_handle_closed(uv_handle_t *h)
     step_closed(h->data);
 }
 
+void manager_asked(struct manager *m)
+{
+    if (m->asks_awaited && !m->asks)
+        step_closed(m);
+}
+
 static void on_part_closed(void *arg)
 {
     step_closed(arg);
@@ -114,7 +120,8 @@ static void close_rest(struct manager *m)
     uv_handle_t *const handle[] = {
         (uv_handle_t *)&m->scan,    (uv_handle_t *)&m->tick,   (uv_handle_t *)&m->deadline,
         (uv_handle_t *)&m->sigterm, (uv_handle_t *)&m->sigint, (uv_handle_t *)&m->sighup};
-    m->open = 1;
+    m->open = 1 + (m->asks != 0);
+    m->asks_awaited = m->asks != 0;
     manager_close_old(m);
     for (size_t i = 0; i < m->n_targets; i++) {
         m->open++;

@@ -42,6 +42,10 @@ struct manager_db {
     bool begun;      /* watched and running; else it waits for another one to be closed, or is a second
                         name of another one's file */
     bool refused;    /* the latter */
+    bool refusal_told;
+    uint64_t asked_ms; /* where it is was asked then, and not answered yet; 0: no */
+    bool asking_id;
+    uint64_t sure_ms;  /* it had the file of its id then */
     bool counted;    /* READY waits for it */
     bool leaving;    /* its file, found by a pattern, is gone */
     bool told;       /* that */
@@ -108,6 +112,8 @@ struct manager {
     int exit_status;
     unsigned open; /* things that closing waits for */
     size_t retired; /* databases on their way out */
+    size_t asks;    /* of manager_id.c, under way */
+    bool asks_awaited;
     struct manager_target **old_target; /* stores to close once those are gone */
     size_t n_old;
 };
@@ -160,6 +166,22 @@ bool manager_refigure(struct manager_db *e, const struct conf *conf, const struc
 void manager_maybe_ready(struct manager *m);
 /** manager_db_tick(m): files that are gone. Every second or so. */
 void manager_db_tick(struct manager *m);
+/** manager_uncount(e): READY does not wait for it. manager_look_late(e): nor if its file system does not answer. */
+void manager_uncount(struct manager_db *e);
+void manager_look_late(struct manager_db *e);
+/* manager_id.c */
+/** manager_begin(e): watch it, and when it is known not to be a second name of another one's file, let it run.
+ * manager_identify(e): the file is not the one it was begun with: it came later, or was replaced. */
+void manager_begin(struct manager_db *e);
+void manager_identify(struct manager_db *e);
+/** manager_same_file(m, id, self, ret_sure): the other database that has the file, as far as is known; not sure: it is
+ * asked, and then self is begun or identified again, or what patterns have found is offered again. self may be NULL.
+ * manager_is_second_name(m, f): the same for what a pattern found; says so. */
+const struct manager_db *manager_same_file(struct manager *m, const struct manager_file_id *id, const struct manager_db *self,
+                                           bool *ret_sure);
+bool manager_is_second_name(struct manager *m, struct discover_file *f);
+/** manager_asked(m): one of its questions was answered (manager.c). */
+void manager_asked(struct manager *m);
 /** manager_begin_refused(e): e has a second name of another one's file: is that still so? */
 void manager_begin_refused(struct manager_db *e);
 /* manager_look.c */

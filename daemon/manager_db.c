@@ -2,8 +2,6 @@
  * file each. */
 #include "daemon/manager.h"
 
-#include <sys/stat.h>
-
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "common/format/name.h"
@@ -13,6 +11,7 @@
 
 #define OVERDUE_MS 60000
 #define FAR_MS (366ull * 24 * 3600 * 1000)
+#define LATE_MS 5000 /* a file system that answers does it sooner */
 #define GONE_MS 1500 /* a file that is away for so long was not just replaced */
 
 struct database *manager_find(const struct manager *m, const char *name_or_path)
@@ -38,7 +37,7 @@ void manager_maybe_ready(struct manager *m)
         once_ready(m->once);
 }
 
-static void uncount(struct manager_db *e)
+void manager_uncount(struct manager_db *e)
 {
     if (!e->counted)
         return;
@@ -146,107 +145,19 @@ bool manager_refigure(struct manager_db *e, const struct conf *conf, const struc
     return true;
 }
 
-/* ---- one file, one database -------------------------------------------------------------------- */
-
-/* The database that already has the file, if it really still is that file. */
-static const struct manager_db *same_file(struct manager *m, const struct manager_file_id *id)
-{
-    struct manager_db *other = map_get(&m->by_id, id, sizeof *id);
-    struct stat st;
-    if (!other)
-        return NULL;
-    if (stat(other->db->path, &st) == 0 && st.st_dev == id->dev && st.st_ino == id->ino)
-        return other;
-    (void)map_remove(&m->by_id, id, sizeof *id); /* that one was replaced or is gone */
-    other->id.dev = other->id.ino = 0;
-    return NULL;
-}
-
-/* Two names for one file, by links: there would be two replicas of one database, and its -wal lies
- * beside one of the names only. */
-static void second_name(struct err *e, const char *path, const struct manager_db *other)
-{
-    err_set(e, ERR_EXISTS, "%s is the same file as %s, which is replicated as %s", path,
-            other->db->path, other->db->name);
-    err_hint(e, "remove one of the two, or the link");
-}
-
-/* The file is not the one it was begun with: it came later, or was replaced. */
-static void identify(struct manager_db *e)
-{
-    struct manager *m = e->m;
-    struct stat st;
-    e->lineage = e->db->seen.lineage;
-    if (stat(e->db->path, &st) < 0)
-        return;
-    const struct manager_file_id id = {st.st_dev, st.st_ino};
-    const struct manager_db *other = same_file(m, &id);
-    if (map_get(&m->by_id, &e->id, sizeof e->id) == e)
-        (void)map_remove(&m->by_id, &e->id, sizeof e->id);
-    e->id = id;
-    if (!other || other == e) {
-        map_put(&m->by_id, &e->id, sizeof e->id, e);
-        return;
-    }
-    struct err err; /* too late to refuse it */
-    second_name(&err, e->db->path, other);
-    log_err(LOG_WARN, &err, "%s", e->db->name);
-}
-
 static void on_changed(struct database *db, void *owner)
 {
     struct manager_db *e = owner;
     if (e->begun && db->seen.lineage != e->lineage)
-        identify(e);
+        manager_identify(e);
     hook_look(e->m->hook, e);
     if (!e->counted || !db->attached_once)
         return;
     for (size_t r = 0; r < db->n_up; r++)
         if (!db->up[r]->known && !db->up[r]->retry.failures)
             return; /* every target has answered, or is reported */
-    uncount(e);
+    manager_uncount(e);
     manager_maybe_ready(e->m);
-}
-
-static void refuse(struct manager_db *e, const struct manager_db *other)
-{
-    struct database *db = e->db;
-    if (!db->err)
-        db->err = util_zalloc(sizeof *db->err);
-    second_name(db->err, db->path, other);
-    if (!e->refused)
-        log_err(LOG_WARN, db->err, "%s: not replicated", db->name);
-    e->refused = true;
-    db->attached_once = true;
-    if (!db->retry.failures)
-        (void)retry_failed(&db->retry, ERR_EXISTS);
-    uncount(e);
-}
-
-static void begin(struct manager_db *e)
-{
-    struct manager *m = e->m;
-    struct stat st;
-    if (!e->file && stat(e->db->path, &st) == 0) {
-        e->id.dev = st.st_dev;
-        e->id.ino = st.st_ino;
-    }
-    const struct manager_db *other = e->id.ino ? same_file(m, &e->id) : NULL;
-    if (other && other != e) {
-        refuse(e, other);
-        return;
-    }
-    if (e->refused) {
-        e->refused = false;
-        retry_ok(&e->db->retry);
-        free(TAKE_PTR(e->db->err));
-        e->db->attached_once = false;
-    }
-    if (e->id.ino)
-        map_put(&m->by_id, &e->id, sizeof e->id, e);
-    e->begun = true;
-    watch_add(m->watch, e->db, e->file ? e->file->mark : NULL);
-    database_start(e->db);
 }
 
 /* ---- what is due --------------------------------------------------------------------------------- */
@@ -360,7 +271,7 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
         e->next = m->waiting;
         m->waiting = e;
     } else {
-        begin(e);
+        manager_begin(e);
     }
     return e;
 }
@@ -386,7 +297,7 @@ static void on_closed(struct database *db, void *arg)
 void manager_retire(struct manager *m, struct manager_db *e)
 {
     struct database *db = e->db;
-    uncount(e);
+    manager_uncount(e);
     hook_forget(m->hook, e);
     unlink_from(&m->leaving, e);
     unlink_from(&m->waiting, e);
@@ -423,20 +334,6 @@ static void overlap(struct manager *m, const char *first, const char *second, co
              first, second, path, first);
     char *key = TAKE_PTR(pair);
     map_put_str(&m->overlaps, key, key);
-}
-
-static bool is_second_name(struct manager *m, struct discover_file *f)
-{
-    const struct manager_file_id id = {f->dev, f->ino};
-    const struct manager_db *other = same_file(m, &id);
-    struct err e;
-    if (!other)
-        return false;
-    second_name(&e, f->path, other);
-    if (!f->told)
-        log_err(LOG_WARN, &e, "[db %s]: not replicated", f->section);
-    f->told = true;
-    return true;
 }
 
 static enum discover_answer on_found(void *owner, struct discover_file *f)
@@ -476,7 +373,7 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
         f->told = true;
         return DISCOVER_FOREIGN;
     }
-    if (is_second_name(m, f))
+    if (manager_is_second_name(m, f))
         return DISCOVER_LATER;
     const struct database *same = map_get_str(&m->by_name, name);
     if (same) {
@@ -551,10 +448,13 @@ void manager_db_tick(struct manager *m)
     }
 }
 
-void manager_begin_refused(struct manager_db *e)
+void manager_look_late(struct manager_db *e)
 {
-    if (e->refused && !e->m->closing)
-        begin(e);
+    if (!e->counted || !e->asked_ms || clk_mono_ms() < e->asked_ms + LATE_MS)
+        return;
+    log_line(LOG_WARN, "%s: the file system of %s does not answer: replicated when it does", e->db->name, e->db->path);
+    manager_uncount(e);
+    manager_maybe_ready(e->m);
 }
 
 /* begin what had to wait for others to be closed */
@@ -564,7 +464,7 @@ void manager_begin_waiting(struct manager *m)
     m->waiting = NULL;
     while (e) {
         struct manager_db *next = e->next;
-        begin(e);
+        manager_begin(e);
         e = next;
     }
 }

@@ -51,6 +51,7 @@ static void look_at(struct manager *m, struct database *db)
     struct manager_db *e = db->owner;
     m->look.visits++;
     manager_begin_refused(e);
+    manager_look_late(e);
     hook_look(m->hook, e);
     look_for_silence(m, db);
     status_tally_add(&m->look.tally, db);

@@ -269,9 +269,10 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
         (void)snprintf(buf, STATUS_DETAIL, "its files were compared with what was captured %s ago, and not since",
                        util_duration(dur, unproven_ms(db, now)));
         return buf;
+    case DB_STARTING:
+        return e->asked_ms && now > e->asked_ms + PENDING_MS ? "the file system of its directory does not answer" : "";
     case DB_REPLICATING:
     case DB_IDLE:
-    case DB_STARTING:
     case DB_COPYING:
     case DB_LOCKED:
     case DB_UNSEEN:
