@@ -89,7 +89,8 @@ CTL_A    := $(OUT)/libctl.a
 PROGRAMS := $(OUT)/walsupd $(OUT)/walsupctl
 S3FAULT_C := $(sort $(wildcard tests/s3fault/*.c))
 UNIT     := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(UNIT_C))
-HELPERS  := $(patsubst tests/helpers/%.c,$(OUT)/helpers/%,$(HELPER_C)) $(OUT)/helpers/s3fault
+HELPERS  := $(patsubst tests/helpers/%.c,$(OUT)/helpers/%,$(HELPER_C)) $(OUT)/helpers/s3fault \
+	$(if $(filter release debug,$(FLAVOUR)),$(OUT)/helpers/loop_guard.so)
 
 .PHONY: all help programs helpers clean libraries
 all: programs
@@ -136,6 +137,10 @@ $(OUT)/helpers/s3fault: $(call obj,$(S3FAULT_C)) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(call link,$^,$@)
+$(OUT)/helpers/loop_guard.so: tests/loop_guard.c Makefile
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -Wall -O1 -g -fPIC -shared $< -o $@ -ldl
 $(OUT)/helpers/%: $(OUT)/tests/helpers/%.o $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)

@@ -9,6 +9,8 @@
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "common/format/proto.h"
+#include "common/store/work.h"
+#include "daemon/walls.h"
 
 #define MAX_CLIENTS 64
 #define MAX_CLIENTS_OTHERS 48    /* so that root and the daemon's user always get in */
@@ -76,8 +78,7 @@ static void maybe_closed(struct ctlserver *c)
 void ctl_file(struct client *cl, char *path)
 {
     if (cl->file)
-        (void)unlink(cl->file);
-    free(cl->file);
+        work_unlink(cl->server->m->loop, WALL_OWN, cl->file);
     cl->file = path;
 }
 

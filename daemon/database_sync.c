@@ -3,6 +3,7 @@
 #include <inttypes.h>
 
 #include "common/base/clk.h"
+#include "daemon/walls.h"
 
 #define DOUBT_MS 1000 /* doubt that lasts so long is no coincidence */
 
@@ -204,10 +205,8 @@ void database_sync_arm(struct database *db, const struct source_result *r)
         }
         w = next;
     }
-    if (r->map_copy && !copy_given) { /* nobody is left who asked for it */
-        cleanup_free char *path = source_copy_path(db->dir, r->map_copy);
-        (void)unlink(path);
-    }
+    if (r->map_copy && !copy_given) /* nobody is left who asked for it */
+        work_unlink(db->loop, WALL_OWN, source_copy_path(db->dir, r->map_copy));
     for (w = db->waiting; w; w = w->next)
         for (size_t i = 0; w->armed && w->wait && i < db->n_up; i++) {
             db->up[i]->flush = true;

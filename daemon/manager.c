@@ -17,21 +17,23 @@
 #define TRIM_TICKS 30 /* after histories were looked at while everybody slept */
 #define SCAN_MS 5000          /* what has no watch is looked at so often */
 
+static void on_reloaded(void *arg, int r, struct manager_diff *d, struct buf *errors, const struct err *e)
+{
+    (void)arg;
+    (void)d;
+    if (r == 0)
+        return;
+    log_about(LOG_RELOAD_REFUSED, NULL, NULL, NULL);
+    log_err(LOG_ERROR, e, "reload refused, the old configuration stays");
+    cleanup_free char *text = util_strdup(buf_str(errors));
+    for (char *save = NULL, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+        log_line(LOG_ERROR, "%s", line);
+}
+
 static void on_sighup(uv_signal_t *s, int signum)
 {
     (void)signum;
-    struct manager *m = s->data;
-    struct manager_diff diff;
-    cleanup_buf struct buf errors = BUF_INIT;
-    struct err e;
-    if (manager_reload(m, &diff, &errors, &e) < 0) {
-        log_about(LOG_RELOAD_REFUSED, NULL, NULL, NULL);
-        log_err(LOG_ERROR, &e, "reload refused, the old configuration stays");
-        for (char *save = NULL, *line = strtok_r((char *)(uintptr_t)buf_str(&errors), "\n", &save);
-             line; line = strtok_r(NULL, "\n", &save))
-            log_line(LOG_ERROR, "%s", line);
-    }
-    manager_diff_done(&diff);
+    manager_reload(s->data, on_reloaded, NULL);
 }
 
 /* ---- clocks ------------------------------------------------------------------------------------ */

@@ -112,7 +112,8 @@ struct manager {
     int exit_status;
     unsigned open; /* things that closing waits for */
     size_t retired; /* databases on their way out */
-    size_t asks;    /* of manager_id.c, under way */
+    struct reload *reload; /* the first one is under way */
+    size_t asks;    /* questions to a disk under way (manager_id.c, manager_reload.c) */
     bool asks_awaited;
     struct manager_target **old_target; /* stores to close once those are gone */
     size_t n_old;
@@ -125,15 +126,15 @@ struct manager_diff {
     size_t n_changes;
     struct buf restart; /* a line for each thing that needs one */
 };
-void manager_diff_done(struct manager_diff *d);
 
 /** manager_new(loop, conf_path, conf, ret, e): takes conf over on success. */
 int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struct manager **ret,
                 struct err *e);
-/** manager_reload(m, ret, errors, e): read the configuration again. Wrong: nothing changes, `errors` holds
- * every problem. Right: databases are added, dropped and changed without touching the others. */
-int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *errors,
-                   struct err *e);
+/** manager_reload(m, done, arg): read the configuration again, on a worker, one call after the other; then done(), in which
+ * d, errors and e are good. Wrong (r < 0): nothing changed, `errors` holds every problem. Right: databases are added,
+ * dropped and changed without touching the others. */
+typedef void (*manager_reload_fn)(void *arg, int r, struct manager_diff *d, struct buf *errors, const struct err *e);
+void manager_reload(struct manager *m, manager_reload_fn done, void *arg);
 /** manager_stop(m): flush what can be flushed within shutdown-timeout, then end the loop. A second call
  * skips the flushing. */
 void manager_stop(struct manager *m);

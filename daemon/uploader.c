@@ -425,7 +425,7 @@ void uploader_failed(struct uploader *u, const struct uploader_flight *f)
         log_err(LOG_WARN, e, "%s -> %s: not uploaded, next try in %s", u->db->name, u->target,
                 util_duration(dur, wait));
     }
-    if (e->code == ERR_NOTFOUND && f->path && access(f->path, F_OK) < 0) {
+    if (e->body_gone && f->path) {
         /* the spool file itself is gone: nothing but a new base helps */
         u->gone = MAX(u->gone, f->what == FLIGHT_BASE ? 0 : f->sending.txid);
         u->snapshot.txid = 0;

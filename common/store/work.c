@@ -1,5 +1,7 @@
 #include "common/store/work.h"
 
+#include <unistd.h>
+
 #include "common/base/clk.h"
 #include "common/base/map.h"
 
@@ -194,6 +196,33 @@ void work_cancel(struct work *w)
     w->wall = NULL;
     wall_place(x);
     (void)uv_queue_work(all.timer.loop, &w->uv, on_run, on_done);
+}
+
+struct removal {
+    struct work work;
+    char *path;
+};
+
+static void unlink_work(uv_work_t *w)
+{
+    const struct removal *x = w->data;
+    (void)unlink(x->path);
+}
+
+static void unlink_done(uv_work_t *w, int status)
+{
+    struct removal *x = w->data;
+    (void)status;
+    free(x->path);
+    free(x);
+}
+
+void work_unlink(uv_loop_t *loop, uint64_t wall, char *path)
+{
+    struct removal *x = util_zalloc(sizeof *x);
+    x->path = path;
+    x->work.uv.data = x;
+    work_queue(loop, &x->work, wall, unlink_work, unlink_done);
 }
 
 unsigned work_under_way(void)

@@ -32,6 +32,8 @@ void work_setup(uv_loop_t *loop, unsigned at_once);
 void work_queue(uv_loop_t *loop, struct work *w, uint64_t wall, uv_work_cb run, uv_after_work_cb done);
 /** work_cancel(w): as uv_cancel(): if it has not begun, done() comes soon, with UV_ECANCELED. */
 void work_cancel(struct work *w);
+/** work_unlink(loop, wall, path): the file is removed, later. Takes path over. */
+void work_unlink(uv_loop_t *loop, uint64_t wall, char *path);
 /** work_under_way(): pieces of work that were begun and are not done. */
 unsigned work_under_way(void);
 /** work_close(): after the last done(). */
