@@ -340,6 +340,7 @@ int manager_free(struct manager *m)
 {
     int status = m->exit_status;
     size_t at = 0;
+    ctlserver_ended();
     for (void *pair; (pair = map_next(&m->overlaps, &at));)
         free(pair);
     map_free(&m->overlaps);

@@ -44,6 +44,9 @@ struct manager_db {
     bool refused;    /* the latter */
     bool refusal_told;
     uint64_t asked_ms; /* where it is was asked then, and not answered yet; 0: no */
+    bool answered;     /* and now it is */
+    bool in_order;     /* in m->asked */
+    struct manager_db *asked_prev, *asked_next;
     bool asking_id;
     uint64_t sure_ms;  /* it had the file of its id then */
     bool counted;    /* READY waits for it */
@@ -112,6 +115,7 @@ struct manager {
     int exit_status;
     unsigned open; /* things that closing waits for */
     size_t retired; /* databases on their way out */
+    struct manager_db *asked, *asked_last; /* in the order of the configuration, not decided yet */
     struct reload *reload; /* the first one is under way */
     size_t asks;    /* questions to a disk under way (manager_id.c, manager_reload.c) */
     bool asks_awaited;
@@ -174,6 +178,9 @@ void manager_look_late(struct manager_db *e);
 /** manager_begin(e): watch it, and when it is known not to be a second name of another one's file, let it run.
  * manager_identify(e): the file is not the one it was begun with: it came later, or was replaced. */
 void manager_begin(struct manager_db *e);
+/** manager_decide(m): those whose turn it is. Called every second as well. manager_decide_not(e): it goes away. */
+void manager_decide(struct manager *m);
+void manager_decide_not(struct manager_db *e);
 void manager_identify(struct manager_db *e);
 /** manager_same_file(m, id, self, ret_sure): the other database that has the file, as far as is known; not sure: it is
  * asked, and then self is begun or identified again, or what patterns have found is offered again. self may be NULL.

@@ -301,6 +301,7 @@ void manager_retire(struct manager *m, struct manager_db *e)
     hook_forget(m->hook, e);
     unlink_from(&m->leaving, e);
     unlink_from(&m->waiting, e);
+    manager_decide_not(e);
     if (e->file)
         e->file->user = NULL;
     set_file(e, NULL);
@@ -361,6 +362,8 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
         e->told = false;
         return DISCOVER_TAKEN;
     }
+    if (m->asked) /* a section of its own comes first */
+        return DISCOVER_LATER;
     if (m->retired) /* maybe the one with this name; that must have let go of its spool first */
         return DISCOVER_LATER;
     cleanup_free char *name = conf_name_of(c, f->path);

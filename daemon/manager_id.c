@@ -9,6 +9,7 @@
 #include "common/store/work.h"
 #include "daemon/walls.h"
 
+#define ORDER_MS 1000
 #define SURE_MS 2000 /* the answer is good for those who waited for it */
 
 struct id_ask {
@@ -177,29 +178,75 @@ static void let_run(struct manager_db *e)
     database_start(e->db);
 }
 
-static void on_watched(struct database *db, const struct watch_found *found)
+/* It is watched, and its file is known. */
+static void decide(struct manager_db *e)
 {
-    struct manager_db *e = db->owner;
     struct manager *m = e->m;
     bool sure;
     e->asked_ms = 0;
-    if (!e->file)
-        e->id = (struct manager_file_id){found->dev, found->ino};
+    e->answered = false;
     const struct manager_db *other = manager_same_file(m, &e->id, e, &sure);
     if (!other) {
         let_run(e);
         return;
     }
-    watch_remove(m->watch, db);
+    watch_remove(m->watch, e->db);
     refuse(e, other, sure);
+}
+
+/* Of two names for one file the first one in the configuration is meant: they are decided in its order, as long as their
+ * file systems answer. */
+void manager_decide(struct manager *m)
+{
+    struct manager_db *e;
+    bool waited = m->asked != NULL;
+    while ((e = m->asked) && (e->answered || clk_mono_ms() >= e->asked_ms + ORDER_MS)) {
+        manager_decide_not(e);
+        if (e->answered)
+            decide(e);
+    }
+    if (waited && !m->asked && !m->closing)
+        discover_offer(m->discover);
+}
+
+void manager_decide_not(struct manager_db *e)
+{
+    struct manager *m = e->m;
+    if (!e->in_order)
+        return;
+    *(e->asked_prev ? &e->asked_prev->asked_next : &m->asked) = e->asked_next;
+    *(e->asked_next ? &e->asked_next->asked_prev : &m->asked_last) = e->asked_prev;
+    e->asked_prev = e->asked_next = NULL;
+    e->in_order = false;
+}
+
+static void on_watched(struct database *db, const struct watch_found *found)
+{
+    struct manager_db *e = db->owner;
+    if (!e->file)
+        e->id = (struct manager_file_id){found->dev, found->ino};
+    e->answered = true;
+    if (e->in_order)
+        manager_decide(e->m);
+    else
+        decide(e);
 }
 
 void manager_begin(struct manager_db *e)
 {
+    struct manager *m = e->m;
     if (e->asked_ms)
         return;
     e->asked_ms = clk_mono_ms();
-    watch_add(e->m->watch, e->db, e->file ? e->file->mark : NULL, on_watched);
+    if (!e->file) {
+        e->in_order = true;
+        e->asked_prev = m->asked_last;
+        *(e->asked_prev ? &e->asked_prev->asked_next : &m->asked) = e;
+        m->asked_last = e;
+    } else if (!map_get(&m->by_id, &e->id, sizeof e->id)) {
+        map_put(&m->by_id, &e->id, sizeof e->id, e); /* whoever is found next knows */
+    }
+    watch_add(m->watch, e->db, e->file ? e->file->mark : NULL, on_watched);
 }
 
 void manager_begin_refused(struct manager_db *e)

@@ -105,6 +105,7 @@ void manager_look(struct manager *m)
 {
     struct manager_look *l = &m->look;
     active_unproven(&m->active, AT_ONCE);
+    manager_decide(m);
     for (unsigned n = 0; n < AT_ONCE && l->at < m->active.n; n++) {
         struct database *db = m->active.db[l->at];
         look_at(m, db);
