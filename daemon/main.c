@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <malloc.h>
+#include <openssl/crypto.h>
 #include <signal.h>
 #include <sqlite3.h>
 #include <sys/file.h>
@@ -78,6 +79,7 @@ static void set_limits(void)
     (void)prctl(PR_SET_DUMPABLE, 0);
     (void)signal(SIGPIPE, SIG_IGN);
     cred_take_environment();
+    (void)OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL); /* it reads files, and would when the loop first needs it */
 }
 
 /* Two daemons on one state directory would give out the same TXIDs. */
