@@ -61,7 +61,7 @@ static void set_state(struct database *db, enum source_state state)
     if (db->state == state && db->attached_once)
         return;
     static const char *const say[] = {[SOURCE_LOADED] = "could not be attached",
-                                      [SOURCE_WAITING] = "waits for the file to appear (walsupctl check says whether the service sees it)",
+                                      [SOURCE_WAITING] = "waits for a database to appear there (walsupctl check says whether the service sees it)",
                                       [SOURCE_NOT_WAL] = ("is not in WAL mode: not replicated "
                                                           "(PRAGMA journal_mode=WAL changes that)"),
                                       [SOURCE_BUSY] = "is locked by an application",

@@ -77,7 +77,10 @@ static bool sync_hopeless(const struct database *db, struct err *e)
     }
     switch (db->state) {
     case SOURCE_WAITING:
-        err_set(e, ERR_NOTFOUND, "%s: there is no database at %s yet", db->name, db->path);
+        if (db->away)
+            err_set(e, ERR_NOTFOUND, "%s: %s", db->name, db->away);
+        else
+            err_set(e, ERR_NOTFOUND, "%s: there is no database at %s yet", db->name, db->path);
         return true;
     case SOURCE_NOT_WAL:
         err_set(e, ERR_UNSUPPORTED, "%s: %s is not in WAL mode and not replicated", db->name,

@@ -211,8 +211,13 @@ static int check_header(struct session *s, struct err *e)
         return err_set(e, ERR_INTERNAL, "no file handle for %s", s->path);
     sqlite3_int64 size = 0;
     int rc = f->pMethods->xFileSize(f, &size);
-    if (rc == SQLITE_OK && size < (sqlite3_int64)sizeof h)
+    if (rc == SQLITE_OK && size < (sqlite3_int64)sizeof h) {
+        if (size)
+            err_set(e, ERR_CORRUPT, "%s is %lld bytes long, which is too short for a database", s->path, (long long)size);
+        else
+            err_set(e, ERR_NOTFOUND, "%s is empty: no application has made a database of it yet", s->path);
         return SESSION_EMPTY;
+    }
     if (rc == SQLITE_OK)
         rc = f->pMethods->xRead(f, h, sizeof h, 0);
     if (rc != SQLITE_OK)
@@ -246,6 +251,12 @@ static int first_guard(struct session *s, struct err *e)
         if (clk_mono_ms() > end)
             return SESSION_BUSY;
         pause_us(1000);
+    }
+    /* The journal mode was changed after the header was looked at. To ask such a handle for its -shm would create one, which
+     * SQLite would never let go. */
+    if (!session_wal_file(&s->guard[s->held])) {
+        int r = check_header(s, e);
+        return r != 0 ? r : SESSION_BUSY;
     }
     sqlite3_file *f = session_db_file(&s->guard[s->held]);
     volatile void *p = NULL;

@@ -38,7 +38,8 @@ struct session_index {
 
 /** session_open(path, ret, e): attach: open the first connection and take the first guard. Creates -wal and
  * -shm if SQLite needs them (owned by the database's owner). MISSING, EMPTY, NOT_WAL and BUSY are
- * outcomes; with BUSY e says who has it, as far as that is known. path is absolute. */
+ * outcomes; with BUSY e says who has it, as far as that is known, with EMPTY what is there instead of a database.
+ * path is absolute. */
 int session_open(const char *path, struct session **ret, struct err *e);
 /** session_close(s): detach, the guard last, changing nothing: no checkpoint, side files stay. NULL is
  * fine. Returns NULL. */
@@ -72,6 +73,11 @@ enum session_leave {
  * protects the WAL if the outcome is positive: BUSY: somebody else has it, or something changed since x was read, or
  * the -wal holds commits that the wal-index does not show; nothing was done. */
 int session_leave_begin(struct session *s, enum session_leave how, const struct session_index *x, struct err *e);
+/** session_disown(s): before session_close(), if the database has been removed or moved and another -wal, or none, has
+ * the name of ours, but our -shm is still there: as long as we have it open, whoever opens a new database under that name
+ * takes it for his own, and believes what it says of the old one. Marks the wal-index as not valid, under the write lock,
+ * so that he recovers it; harmless to whoever still uses the old one. */
+void session_disown(struct session *s);
 /** session_leave_end(s): remove the side files and close. Returns NULL. */
 struct session *session_leave_end(struct session *s, enum session_leave how);
 

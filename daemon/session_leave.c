@@ -3,6 +3,10 @@
 
 #include "daemon/session_int.h"
 
+#define WAL_INDEX_HEADERS 96 /* bytes: two copies */
+#define DISOWN_TRIES 50
+#define DISOWN_PAUSE_US 1000
+
 static void let_others_in(struct session *s)
 {
     sqlite3_file *f = session_db_file(&s->guard[s->held]);
@@ -88,6 +92,28 @@ void session_sweep(struct session *s)
     (void)unlink(f->wal.path);
     if (os_same(&f->shm) && os_others_have(&f->shm) == 0)
         (void)unlink(f->shm.path);
+}
+
+void session_disown(struct session *s)
+{
+    sqlite3_file *f = session_db_file(&s->guard[s->held]);
+    volatile void *p = NULL;
+    int rc = SQLITE_BUSY;
+    if (os_same(&s->files.db) || !os_same(&s->files.shm) || os_same(&s->files.wal) ||
+        f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p) != SQLITE_OK || !p)
+        return;
+    for (int i = 0; i < DISOWN_TRIES && rc != SQLITE_OK; i++) {
+        if (i)
+            (void)usleep(DISOWN_PAUSE_US);
+        rc = f->pMethods->xShmLock(f, WAL_WRITE_LOCK, 1, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE);
+    }
+    if (rc != SQLITE_OK)
+        return;
+    volatile uint32_t *header = p;
+    for (unsigned i = 0; i < WAL_INDEX_HEADERS / sizeof *header; i++)
+        header[i] = 0;
+    f->pMethods->xShmBarrier(f);
+    (void)f->pMethods->xShmLock(f, WAL_WRITE_LOCK, 1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
 }
 
 struct session *session_leave_end(struct session *s, enum session_leave how)

@@ -257,8 +257,10 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
     err_clear(e);
     r = session_open(s->path, &s->session, e);
     switch (r) {
-    case SESSION_MISSING:
     case SESSION_EMPTY:
+        (void)snprintf(ret->away, sizeof ret->away, "%s", e->msg);
+        /* fall through */
+    case SESSION_MISSING:
         ret->state = SOURCE_WAITING;
         return r;
     case SESSION_NOT_WAL:

@@ -284,6 +284,8 @@ static void let_go_of_moved(struct source *s, struct source_result *ret)
     if (!suspect(s) && (all || session_index(s->session, &x, &e) == 0) &&
         session_leave_begin(s->session, how, &x, &e) == 0)
         s->session = session_leave_end(s->session, how);
+    if (s->session)
+        session_disown(s->session);
     (void)source_publish(s, ret, &e);
     source_forget_out(s);
     source_close_session(s);

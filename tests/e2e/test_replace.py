@@ -440,3 +440,37 @@ def test_killed_at_each_call_beside_a_leftover_wal(one, apps):
                     world.ctl("restore", "a", *more)
                     assert beside(path) == ["a.db"] and image(path) == want, (call, when, more)
     assert True in seen and False in seen
+
+
+def test_a_database_is_removed_but_for_its_shm_and_made_anew_while_walsupd_has_that_open(world, apps):
+    """whoever makes the new one takes the -shm for his own, since somebody has it open; he must not be left with that"""
+    path = world.path / "a.db"
+    make_db(path, rows=30).close()
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    app = apps(path)
+    app.insert(5)
+    world.sync()
+    os.kill(world.proc.pid, signal.SIGSTOP)
+    app.kill()
+    path.unlink()
+    (world.path / "a.db-wal").unlink()
+    assert (world.path / "a.db-shm").exists()
+    con = sqlite3.connect(path, isolation_level=None, timeout=5)
+
+    def wal():
+        try:
+            return con.execute("pragma journal_mode=wal").fetchone() == ("wal",) and bool(con.execute("select count(*) from sqlite_master").fetchone())
+        except sqlite3.Error as e:
+            return print(e)
+
+    assert not wal(), "without walsupd's help it goes well: there is nothing to be mended"
+    os.kill(world.proc.pid, signal.SIGCONT)
+    world.poll("the new database is usable", wal)
+    con.execute("create table t(a integer primary key, b)")
+    con.execute("insert into t(b) values(1)")
+    assert con.execute("pragma integrity_check").fetchone() == ("ok",)
+    world.poll("it is captured", lambda: "was removed" in world.log.read_text())
+    world.sync()
+    assert image(world.restore("a", "local")) == image(path)
+    con.close()

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import OUT, ROOT, make_db
+from conftest import OUT, ROOT, image, make_db
 
 
 def fields(value, at=""):
@@ -240,3 +240,20 @@ def test_the_worst_of_many_come_first_and_the_reply_is_bounded(world):
     assert len(shown) == 50 and all(x.startswith("m") for x in shown[1:])
     assert "The worst are shown; --all shows all." in r.stdout
     assert "1 failed" in r.stdout and "70 waiting" in r.stdout
+
+
+@pytest.mark.parametrize("content,words", [(b"", "is empty: no application has made a database of it yet"),
+                                           (b"hello", "is 5 bytes long, which is too short for a database")])
+def test_what_is_there_is_no_database_yet(world, content, words):
+    path = world.path / "a.db"
+    path.write_bytes(content)
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    world.poll("told", lambda: words in " ".join(world.ctl("status", "a", check=False).stdout.split()))
+    assert world.status("a")["state"] == "waiting"
+    r = world.ctl("sync", "a", check=False)
+    assert r.returncode != 0 and words in " ".join(r.stderr.split())
+    path.unlink()
+    make_db(path).close()
+    world.sync()
+    assert image(world.restore("a", "local")) == image(path)

@@ -154,6 +154,28 @@ static void journal_and_back(void)
     (void)apart_sql(apart_app, 0, "pragma journal_mode=wal");
 }
 
+static bool left_wal;
+
+/* Into a rollback journal, and only after the job back. */
+static void journal_for_long(void)
+{
+    char mode[200];
+    commits(1);
+    apart_ask(apart_app, "pragma journal_mode=delete", mode, sizeof mode);
+    left_wal = !strcmp(mode, "delete");
+    commits(1);
+}
+
+static void journal_back(void)
+{
+    struct stat st;
+    cleanup_free char *wal = beside("-wal"), *shm = beside("-shm");
+    if (left_wal && (stat(wal, &st) == 0 || stat(shm, &st) == 0))
+        world_violation("a -wal or -shm lies beside a database with a rollback journal");
+    (void)apart_sql(apart_app, 0, "pragma journal_mode=wal");
+    commits(1);
+}
+
 static void exclusive(void)
 {
     commits(1);
@@ -184,22 +206,24 @@ static const struct deed {
     const char *name;
     void (*run)(void);
     bool live, emptied, another;
+    void (*after)(void);
 } deeds[] = {
-    {"restart", nothing, false, false, false},
-    {"rm-shm", rm_shm, false, false, false},
-    {"rm-both", rm_both, false, true, false},
-    {"rm-both-cp", rm_both_put_backup, false, true, true},
-    {"rm-both-mv", rm_both_move_backup, false, true, true},
-    {"rm-wal-live", rm_wal, true, false, false},
-    {"swap-shm", swap_shm, false, false, false},
-    {"swap-wal", swap_wal, false, false, false},
-    {"swap-wal-rm-shm", swap_wal_rm_shm, false, false, false},
-    {"swap-all", swap_all, false, false, false},
-    {"swap-db", swap_db, false, true, false},
-    {"cycles", cycles, false, false, false},
-    {"journal", journal_and_back, false, false, false},
-    {"exclusive", exclusive, false, false, false},
-    {"copy-over", copy_over, false, false, true},
+    {"restart", nothing, false, false, false, NULL},
+    {"rm-shm", rm_shm, false, false, false, NULL},
+    {"rm-both", rm_both, false, true, false, NULL},
+    {"rm-both-cp", rm_both_put_backup, false, true, true, NULL},
+    {"rm-both-mv", rm_both_move_backup, false, true, true, NULL},
+    {"rm-wal-live", rm_wal, true, false, false, NULL},
+    {"swap-shm", swap_shm, false, false, false, NULL},
+    {"swap-wal", swap_wal, false, false, false, NULL},
+    {"swap-wal-rm-shm", swap_wal_rm_shm, false, false, false, NULL},
+    {"swap-all", swap_all, false, false, false, NULL},
+    {"swap-db", swap_db, false, true, false, NULL},
+    {"cycles", cycles, false, false, false, NULL},
+    {"journal", journal_and_back, false, false, false, NULL},
+    {"journal-long", journal_for_long, false, false, false, journal_back},
+    {"exclusive", exclusive, false, false, false, NULL},
+    {"copy-over", copy_over, false, false, true, NULL},
 };
 
 static bool empty_wal(void)
@@ -369,6 +393,8 @@ static void look_after(void)
         if (apart_open(apart_app, 0) != APART_DONE)
             world_violation("the application cannot open its database any more");
     }
+    if (now.kind == 'b' && did && deeds[now.deed].after)
+        deeds[now.deed].after();
     world_job(&(struct source_job){.doze = true});
     n_last_closes += world.r.count.last_closes;
     if (world.r.state == SOURCE_ASLEEP && !world.violation[0]) {
