@@ -6,7 +6,8 @@
 #include "common/base/map.h"
 
 #define YOUNG_MS 1000
-#define THREADS_EACH 8 /* walls that may hang, and one that does not */
+#define AHEAD 2 /* begun for each thread that is wanted: none has to wait until the loop gives it its next */
+#define THREADS_EACH 4 /* walls that may hang, and one that does not */
 #define THREADS_MIN 32u
 #define THREADS_MAX 128u
 
@@ -157,8 +158,8 @@ static void serve(void)
 
 void work_setup(uv_loop_t *loop, unsigned at_once)
 {
-    all.at_once = MAX(at_once, 1u);
-    all.threads = MIN(MAX(all.at_once * THREADS_EACH, THREADS_MIN), MAX(THREADS_MAX, all.at_once));
+    all.at_once = MAX(at_once, 1u) * AHEAD;
+    all.threads = MAX(MIN(MAX(all.at_once * THREADS_EACH, THREADS_MIN), THREADS_MAX), all.at_once);
     cleanup_free char *threads = util_printf("%u", all.threads);
     (void)setenv("UV_THREADPOOL_SIZE", threads, 1);
     (void)uv_timer_init(loop, &all.timer);

@@ -1,9 +1,9 @@
 /* work.h - calls that may block, on libuv's threads, with walls between them: a file system that hangs keeps the threads
  * that are in it, and no others. Loop thread only, and one loop.
  *
- * Each piece of work names what it waits for: its wall. At most `at_once` pieces are under way behind one wall, and at
- * most so many that began within the last second behind all of them: whoever takes longer waits for something, and
- * leaves his place to others. The number of threads bounds it all. */
+ * Each piece of work names what it waits for: its wall. At most twice `at_once` pieces are under way behind one wall,
+ * and at most so many that began within the last second behind all of them: whoever takes longer waits for something,
+ * and leaves his place to others. The number of threads bounds it all. */
 #ifndef WALSUP_WORK_H
 #define WALSUP_WORK_H
 

@@ -7,7 +7,7 @@
 
 #include "common/store/work.h"
 
-#define AT_ONCE 2
+#define AT_ONCE 2 /* twice work_setup()'s */
 #define N 12
 
 static uv_loop_t loop;
@@ -133,7 +133,7 @@ static void many_walls_come_and_go(void **state)
 int main(void)
 {
     (void)uv_loop_init(&loop);
-    work_setup(&loop, AT_ONCE);
+    work_setup(&loop, 1);
 #define T(f) cmocka_unit_test_setup(f, setup)
     const struct CMUnitTest tests[] = {
         T(what_hangs_behind_one_wall_keeps_nobody_behind_another),
