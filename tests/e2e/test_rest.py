@@ -51,6 +51,35 @@ def test_what_is_told_of_all_is_what_each_of_them_says(world):
     assert "6 databases" in line and re.search(r"\d failed, [45] degraded|[1-5] failed", line), line
 
 
+def rounds(world, n=3):
+    """databases that were looked at in so many rounds"""
+    before = call(world, limit=0)["looks"]
+    world.poll(f"{n} rounds", lambda: call(world, limit=0)["looks"]["rounds"] >= before["rounds"] + n)
+    return call(world, limit=0)["looks"]["visits"] - before["visits"]
+
+
+def test_what_happens_to_one_that_sleeps_is_seen(world):
+    con = make_db(world.path / "a.db")
+    world.configure(world.file_target(), world.db("a"), idle_timeout="1s", scan_interval="1h", level1_interval="0s")
+    world.start()
+    state = lambda: world.status("a")["state"]
+    for what in ("commit", "pause", "gone"):
+        world.poll("nobody looks at it", lambda: state() == "idle" and rounds(world) == 0, timeout=60)
+        if what == "commit":
+            con.execute("insert into t(b) values(1)")
+            con.commit()
+            world.poll("awake", lambda: state() == "replicating")
+        elif what == "pause":
+            world.ctl("pause", "a")
+            assert rounds(world) >= 3 and state() == "paused"
+            world.ctl("resume", "a")
+        else:
+            con.close()
+            (world.path / "a.db").rename(world.path / "b.db")
+            world.poll("missing", lambda: state() == "missing")
+        assert rounds(world, 2) >= 0 and world.proc.poll() is None
+
+
 def test_the_control_looks_at_what_sleeps(world):
     for i in range(5):
         make_db(world.path / f"d{i}.db").close()
