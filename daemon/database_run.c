@@ -265,7 +265,8 @@ static void take_doubt(struct database *db, const struct source_job *job, const 
 static void take_gone(struct database *db, const struct source_result *r)
 {
     char stamp[40];
-    if (r->state != SOURCE_WAITING || !(r->broken || db->state == SOURCE_ASLEEP))
+    bool was_there = db->state != SOURCE_WAITING && db->state != SOURCE_LOADED;
+    if (r->state != SOURCE_WAITING || !(r->broken || was_there))
         return;
     free(db->gone);
     db->gone = util_printf("%s at %s", r->gone[0] ? r->gone : "was moved away or removed",

@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
@@ -54,6 +55,14 @@ uint64_t position_settled_ms(const struct position *p)
     int64_t now = clk_real_ms();
     uint64_t db = MAX(left_ms(p->mtime_ns, now), left_ms(p->ctime_ns, now));
     return p->wal_ino ? MAX(db, left_ms(p->wal_mtime_ns, now)) : db;
+}
+
+bool position_sealed(const struct position *p)
+{
+    struct timespec now;
+    int64_t last = MAX(p->mtime_ns, p->ctime_ns);
+    return clock_gettime(CLOCK_REALTIME_COARSE, &now) == 0 && last % SECOND_NS &&
+           (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec > last;
 }
 
 bool position_successor(const struct position *p, const struct position *now, uint32_t salt)

@@ -40,6 +40,9 @@ bool position_same_wal(const struct position *p, const struct position *now);
  * another time; 0: it is. The clock of a file system ticks in milliseconds; where no time has a fraction of a
  * second, in up to two seconds. */
 uint64_t position_settled_ms(const struct position *p);
+/** position_sealed(p): whether the file system's clock has ticked since the database file was changed last, so that a
+ * change from now on shows; false as well if its times are whole seconds. Only for file systems of this machine. */
+bool position_sealed(const struct position *p);
 /** position_successor(p, salt): whether a WAL with this first salt can be the next one after the recorded one: SQLite
  * counts it up by one, unless the file was removed in between (`now` has another inode, or a later birth). */
 bool position_successor(const struct position *p, const struct position *now, uint32_t salt);

@@ -87,7 +87,30 @@ void session_conn_close(struct conn *c)
     (void)sqlite3_finalize(c->read);
     (void)sqlite3_finalize(c->rollback);
     (void)sqlite3_close(c->db);
+    free(c->slot);
     *c = (struct conn){.db = NULL};
+}
+
+static int slot_shm_lock(sqlite3_file *f, int offset, int n, int flags)
+{
+    struct slot_shim *shim = (struct slot_shim *)(uintptr_t)f->pMethods;
+    int rc = shim->real->xShmLock(f, offset, n, flags), slot = offset - WAL_READ_LOCK_0;
+    if (rc == SQLITE_OK && slot >= 0 && flags == (SQLITE_SHM_LOCK | SQLITE_SHM_SHARED))
+        shim->slot = slot;
+    else if (slot >= 0 && slot == shim->slot && flags == (SQLITE_SHM_UNLOCK | SQLITE_SHM_SHARED))
+        shim->slot = -1;
+    return rc;
+}
+
+static void slot_watch(struct conn *c)
+{
+    sqlite3_file *f = session_db_file(c);
+    if (!f || !f->pMethods || f->pMethods->iVersion < 2)
+        return;
+    c->slot = util_alloc(sizeof *c->slot);
+    *c->slot = (struct slot_shim){.methods = *f->pMethods, .real = f->pMethods, .slot = -1};
+    c->slot->methods.xShmLock = slot_shm_lock;
+    f->pMethods = &c->slot->methods;
 }
 
 static int conn_settings(const struct session *s, struct conn *c, struct err *e)
@@ -143,6 +166,8 @@ static int conn_prepare(const struct session *s, struct conn *c, struct err *e)
         if (rc != SQLITE_OK)
             return session_sql_err(e, s, c->db, rc, "prepare a statement on");
     }
+    if (c == &s->guard[0] || c == &s->guard[1])
+        slot_watch(c);
     return 0;
 }
 
@@ -510,6 +535,19 @@ void session_guard_switch(struct session *s)
 bool session_alone_guard(const struct session *s)
 {
     return s->aside && !s->guard[!s->held].db;
+}
+
+bool session_guard_lets_restart(const struct session *s)
+{
+    const struct conn *c = &s->guard[s->both ? !s->held : s->held];
+    return c->slot && c->slot->slot == 0;
+}
+
+bool session_guard_behind(const struct session *s, uint32_t n)
+{
+    const struct conn *c = &s->guard[s->held];
+    int slot = c->slot ? c->slot->slot : -1;
+    return slot > 0 && s->shm[WAL_READ_MARKS + slot] < n;
 }
 
 void session_guard_undo(struct session *s)

@@ -98,6 +98,12 @@ int session_guard_again(struct session *s, struct session_index *ret, struct err
 void session_guard_switch(struct session *s);
 /** session_alone_guard(s): session_guard_next() would have to open its connection first, in session_enter(). */
 bool session_alone_guard(const struct session *s);
+/** session_guard_lets_restart(s): whether the newest guard has the read mark of whoever needs nothing of the WAL, so that
+ * the next writer may restart it. One that is begun while somebody's checkpoint copies has another. */
+bool session_guard_lets_restart(const struct session *s);
+/** session_guard_behind(s, n): whether the guard held has the read mark of an earlier frame than n, as it is given one when
+ * somebody else is at work on all of them. Shared memory only. */
+bool session_guard_behind(const struct session *s, uint32_t n);
 /** session_guard_undo(s): end the newer guard again instead. */
 void session_guard_undo(struct session *s);
 

@@ -11,15 +11,25 @@
 
 #define SHM_BLOCK 32768
 
+/* SQLite's methods for the database file of a connection that takes guards: which read mark it has. */
+struct slot_shim {
+    sqlite3_io_methods methods; /* first: the handle points here */
+    const sqlite3_io_methods *real;
+    int slot; /* 0 to 4; -1: none */
+};
+
 /* One connection and the two statements that take and end its guard. */
 struct conn {
     sqlite3 *db;
+    struct slot_shim *slot;
     sqlite3_stmt *begin, *read, *rollback;
     int db_fd, wal_fd; /* SQLite's; -1: not known, because it used a descriptor again that it had */
 };
 
 /* lock bytes of the wal-index: every writer, every checkpoint, readers of the WAL */
-enum { WAL_WRITE_LOCK = 0, WAL_CKPT_LOCK = 1, WAL_READ_LOCK_1 = 4, WAL_READ_LOCKS = 4 };
+enum { WAL_WRITE_LOCK = 0, WAL_CKPT_LOCK = 1, WAL_READ_LOCK_0 = 3, WAL_READ_LOCK_1 = 4, WAL_READ_LOCKS = 4 };
+
+#define WAL_READ_MARKS 25 /* words of the wal-index before them */
 
 /* SQLite's methods for one file, with some of them answered here. */
 struct wal_shim {

@@ -431,6 +431,7 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
     source_record(s);
     if (job->copy_map && r == 0)
         source_map_copy(s, ret);
+    source_seal(s);
     if (!source_foreign_write(s)) /* there was a checkpoint, so that it says nothing any more */
         source_stand_still(s);
     if (r == 0) {

@@ -10,6 +10,8 @@
 #define SMALL_BYTES (16u << 20)
 #define STAY_BYTES (50u << 10) /* a millisecond for so many: comparing takes some twentieth of the time then */
 #define STAY_MAX_MS 600000
+#define SEAL_TRIES 10 /* a tick takes 1 to 10 ms */
+#define SEAL_PAUSE_US 1000
 #define SHUT_OUT_MS 1500 /* that was not a last close */
 
 /* What wrote the file after that close wrote it later than the -wal was removed, and what was written before is captured.
@@ -19,30 +21,60 @@ static bool proven(const struct position *p, int64_t removed_ns)
     return MAX(p->mtime_ns, p->ctime_ns) < removed_ns;
 }
 
-void source_restartable(struct source *s, const struct position *file)
+/* Still as it was when everything was in it, and nothing committed to a WAL that was restarted since? */
+static bool undisturbed(struct source *s)
 {
-    s->pos.restartable = true;
+    struct session_index x;
+    struct position now = {.txid = 0};
+    const struct session_index *was = &s->drained.x;
+    if (!source_look(s, &now) || !position_same_content(&s->drained.file, &now) || session_index(s->session, &x, NULL) < 0)
+        return false;
+    return (x.b == was->b && !memcmp(x.salt, was->salt, sizeof x.salt)) || (!x.n && x.salt[0] == was->salt[0] + 1);
+}
+
+void source_seal(struct source *s)
+{
+    if (!s->session || s->without & (SOURCE_ASIDE | SOURCE_RESTARTS) || !s->pos.valid || !s->pos.restartable || !s->drained.known ||
+        s->drained.sealed)
+        return;
+    for (int i = 0; i < SEAL_TRIES && !position_sealed(&s->drained.file); i++)
+        (void)usleep(SEAL_PAUSE_US);
+    s->drained.sealed = position_sealed(&s->drained.file) && undisturbed(s);
+}
+
+void source_restartable(struct source *s, const struct session_index *x, const struct position *file)
+{
+    s->pos.restartable = session_guard_lets_restart(s->session);
     s->drained.known = file != NULL;
     if (!file)
         return;
+    s->drained.x = *x;
     s->drained.file = *file;
-    s->drained.settled = !position_settled_ms(file);
+    s->drained.sealed = position_sealed(file) && undisturbed(s);
+    if (s->pos.restartable && !s->drained.sealed && session_checkpointer(s->session)) /* a RESTART or TRUNCATE: the next salts may be any */
+        source_seal(s);
+}
+
+/* Whoever has restarted a WAL himself counts; who has not takes salts at random for one that he finds empty. */
+static bool first_of_its_writer(struct source *s)
+{
+    uint8_t h[WAL_HEADER_SIZE];
+    struct wal_header wal;
+    return session_wal_read(s->session, 0, h, sizeof h, NULL) == 0 && wal_header_parse(h, &wal, NULL) == 0 && !wal.sequence;
 }
 
 /* A last close has written into the file, so only the WAL itself can tell: the frames before were not added to, as far as
  * they have not been overwritten, and nobody truncated it. */
 static bool restarted_once(struct source *s, const struct capture_pos *before, const struct session_index *x)
 {
-    uint8_t h[WAL_HEADER_SIZE];
-    struct wal_header wal;
+    uint8_t h[WAL_FRAME_HEADER_SIZE];
     if (!before->frame)
-        return !before->salt[0] && !before->salt[1] && session_wal_read(s->session, 0, h, sizeof h, NULL) == 0 &&
-               wal_header_parse(h, &wal, NULL) == 0 && !wal.sequence;
+        return !before->salt[0] && !before->salt[1] && first_of_its_writer(s);
     uint64_t last = wal_frame_off(x->page_size, before->frame), next = wal_frame_off(x->page_size, before->frame + 1ull);
     if (x->salt[0] != before->salt[0] + 1 || x->n > before->frame ||
-        session_wal_read(s->session, last, h, WAL_FRAME_HEADER_SIZE, NULL) < 0)
+        session_wal_read(s->session, last, h, sizeof h, NULL) < 0)
         return false;
-    return session_wal_read(s->session, next, h, WAL_FRAME_HEADER_SIZE, NULL) < 0 ||
+    return session_wal_read(s->session, next, h, sizeof h, NULL) < 0 ||
            memcmp(wal_frame_parse(h).salt, before->salt, sizeof before->salt) != 0;
 }
 
@@ -55,7 +87,7 @@ bool source_restarted(struct source *s, const struct capture_pos *before, const 
     if (session_folded(s->session, &removed_ns))
         return restarted_once(s, before, x);
     return s->drained.known && source_look(s, &now) && position_same_content(&s->drained.file, &now) &&
-           (s->drained.settled || x->salt[0] == before->salt[0] + 1);
+           (s->drained.sealed || x->salt[0] == before->salt[0] + 1 || (!before->frame && first_of_its_writer(s)));
 }
 
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns)

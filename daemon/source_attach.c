@@ -59,7 +59,7 @@ static int every_page(struct source *s, struct source_result *ret, struct err *e
         return r;
     struct position file = {.txid = 0};
     if (s->pos.restartable) /* nobody else can write into it now */
-        source_restartable(s, source_look(s, &file) ? &file : NULL);
+        source_restartable(s, &x, source_look(s, &file) ? &file : NULL);
     ret->compared = o.old != NULL;
     ret->differ = r == 0 ? f.n_pages : 0;
     s->count.fulls += !o.old;
@@ -132,8 +132,14 @@ int source_start_over(struct source *s, struct source_result *ret, const char *w
     session_exit(s->session);
     source_compared(s, before.file.size);
     s->folded.read_again = disturbed(s, &before);
-    if (r < 0 || !s->folded.read_again)
+    if (r < 0)
         return r;
+    if (!s->folded.read_again) {
+        /* whoever waits for our guard waits for one that was begun before all this */
+        int h = why && s->pos.valid && s->n_out < SOURCE_MAX_FILES ? source_handover(s, e) : 0;
+        ret->more = ret->more || h > 0;
+        return MIN(h, 0);
+    }
     source_forget_out(s);
     s->pos.valid = false;
     if (again)
@@ -205,12 +211,12 @@ static int resume(struct source *s, struct source_result *ret, struct err *e)
         s->pos = p.pos;
         s->pos.restartable = false;
         if (x.n == x.b && !news)
-            source_restartable(s, &now);
+            source_restartable(s, &x, &now);
     } else if (untouched && (s->without & SOURCE_TIMES || position_successor(&p, &now, x.salt[0]))) {
         s->pos = (struct capture_pos){
             .valid = true, .salt = {x.salt[0], x.salt[1]}, .pages = p.pos.pages};
         if (!x.n)
-            source_restartable(s, &now);
+            source_restartable(s, &x, &now);
     }
     s->count.resumed += s->pos.valid;
     return 0;

@@ -52,8 +52,9 @@ struct source {
     } arriving;
     struct { /* when pos became restartable: from then on no checkpoint may write into the file, or another one was the
               * first to restart the WAL */
-        bool known, settled;
+        bool known, sealed; /* sealed: what is written into it from now on shows in its times */
         struct position file;
+        struct session_index x;
     } drained;
     bool changed_under_us; /* by something that is not SQLite, which may not be finished */
     uint64_t slow_until_ms; /* the disk was slow: no barrier before that */
@@ -149,9 +150,11 @@ void source_detach(struct source *s, const struct source_job *job, struct source
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns);
 /** source_stand_aside(s): after an attach, and before each job. */
 void source_stand_aside(struct source *s);
-/** source_restartable(s, file): everything is captured and copied, the next writer may restart the WAL. `file`: looked at
- * before that was seen; NULL: not known. */
-void source_restartable(struct source *s, const struct position *file);
+/** source_restartable(s, x, file): everything is captured and copied, the next writer may restart the WAL, which is as x
+ * says. `file`: looked at before that was seen; NULL: not known. If somebody's checkpoint waits for that, a moment passes
+ * until file->sealed would be true; source_seal(s): the same at the end of a job, when nobody waits. */
+void source_restartable(struct source *s, const struct session_index *x, const struct position *file);
+void source_seal(struct source *s);
 /** source_restarted(s, before, x): the WAL was restarted since source_restartable(), when it stood at `before`: whether what
  * it holds now, x, is all that was committed since. Whoever has the file for himself (locking_mode=EXCLUSIVE) restarts it
  * again and again, and our guard means nothing to him. */

@@ -4,6 +4,7 @@
 #define EAGER_BYTES (16u << 20)
 #define BARRIER_WAIT_MS 100
 #define CYCLE_TRIES 2
+#define HANDOVER_TRIES 5
 #define LET_GO_FACTOR 2
 #define SLOW_SYNC_US 700000 /* a disk so slow is no place to make others wait */
 #define SLOW_MS 10000
@@ -22,7 +23,7 @@ bool source_guard_is_old(struct source *s)
         return false;
     if (session_peek(s->session, &x) < 0)
         return false;
-    bool moved = x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
+    bool moved = session_guard_behind(s->session, x.n) || x.n != s->guard_at.n || memcmp(x.salt, s->guard_at.salt, sizeof x.salt) != 0;
     return moved || (x.n == x.b && !(s->pos.restartable && capture_same_wal(&s->pos, &x)));
 }
 
@@ -107,6 +108,19 @@ int source_capture_all(struct source *s, struct err *e)
 
 /* ---- guards and checkpoints (the rules W1 to W6 of DESIGN.md) ---------------------------------- */
 
+/* To the beginning of a WAL that was restarted, while the guard in slot 0 still keeps everybody from copying any of it: the
+ * next guard does not, and then the file has changed. */
+static bool follow_restart(struct source *s, const struct session_index *x)
+{
+    if (!s->pos.valid || !s->pos.restartable || capture_same_wal(&s->pos, x))
+        return true;
+    if (!source_restarted(s, &s->pos, x))
+        return false;
+    s->pos = (struct capture_pos){.valid = true, .salt = {x->salt[0], x->salt[1]}, .pages = s->pos.pages, .restartable = !x->n};
+    s->drained.x = *x;
+    return true;
+}
+
 /* Take a new guard, then drop the old one. When N = B the new guard may have landed in slot 0, where
  * it does not stop the next writer from restarting the WAL: then everything must be captured before
  * the old guard goes. When N > B no restart is possible under either kind of guard, and frames that
@@ -116,8 +130,9 @@ int source_handover(struct source *s, struct err *e)
 {
     struct session_index x, before; /* the guard sees at least what was there before it */
     struct position file = {.txid = 0};
-    int r = session_index(s->session, &before, e);
-    bool looked = r == 0 && source_look(s, &file);
+    int tries = 0, r = session_index(s->session, &before, e);
+    struct session_index seen = before; /* when the file was looked at */
+    bool looked = r == 0 && source_look(s, &file), again = false;
     if (r == 0)
         r = session_guard_next(s->session, e);
     if (r == SESSION_BUSY)
@@ -128,6 +143,10 @@ int source_handover(struct source *s, struct err *e)
         r = session_index(s->session, &x, e);
         if (r < 0)
             break;
+        if (!follow_restart(s, &x)) {
+            r = CAPTURE_BROKEN;
+            break;
+        }
         bool same = s->pos.valid && capture_same_wal(&s->pos, &x);
         if (x.n != x.b) {
             if (same && capture_behind(&s->pos, &x))
@@ -135,18 +154,23 @@ int source_handover(struct source *s, struct err *e)
             break;
         }
         if (same && !capture_behind(&s->pos, &x)) {
-            bool still = before.b == x.b && !memcmp(before.salt, x.salt, sizeof x.salt);
-            source_restartable(s, looked && still ? &file : NULL);
-            break;
-        }
-        if (!same && !x.n && s->pos.valid && s->pos.restartable) {
-            /* restarted by a transaction that was rolled back: an empty WAL with new salts */
-            r = source_restarted(s, &s->pos, &x) ? 0 : CAPTURE_BROKEN;
-            s->pos = (struct capture_pos){.valid = true,
-                                          .salt = {x.salt[0], x.salt[1]},
-                                          .pages = s->pos.pages,
-                                          .restartable = true};
-            break;
+            bool still = seen.b == x.b && !memcmp(seen.salt, x.salt, sizeof x.salt);
+            if (!still && !again) { /* a checkpoint was under way */
+                again = true;
+                seen = x;
+                looked = source_look(s, &file);
+                continue;
+            }
+            source_restartable(s, &x, looked && still ? &file : NULL);
+            if (s->pos.restartable || tries++ >= HANDOVER_TRIES)
+                break;
+            session_guard_undo(s->session); /* begun while somebody's checkpoint was about to be over */
+            r = session_guard_next(s->session, e);
+            if (r == SESSION_BUSY)
+                return 0;
+            if (r < 0)
+                return r;
+            continue;
         }
         r = source_capture_one(s, NULL, e);
         if (r != 0)
@@ -249,14 +273,17 @@ static int hold_everybody_now(struct source *s, unsigned timeout_ms, struct err 
     r = source_capture_all(s, e);
     if (r == 0)
         r = passive(s, &all, e);
+    bool drained = false, looked = false;
     if (r == 0 && session_index(s->session, &x, e) == 0) {
         s->guard_at = x;
-        if (all && x.n == x.b && capture_same_wal(&s->pos, &x) && !capture_behind(&s->pos, &x))
-            source_restartable(s, source_look(s, &file) ? &file : NULL); /* by whoever comes first now */
+        drained = all && x.n == x.b && capture_same_wal(&s->pos, &x) && !capture_behind(&s->pos, &x);
+        looked = drained && source_look(s, &file);
     }
     struct err lost;
     if (session_release_all(s->session, &lost) != 0) /* without a guard it is worth nothing: another session */
         return err_set(e, ERR_INTERNAL, "the read transaction on %s could not be begun again", s->path);
+    if (drained)
+        source_restartable(s, &x, looked ? &file : NULL);
     count_barrier(s, start);
     return r == SESSION_BUSY || r == OUT_FULL ? 0 : r;
 }

@@ -51,11 +51,11 @@ deps-test: deps deps-deb
 deps-deb: deps
 	$(Q)packaging/deps.sh $@ $(foreach p,$(DEPS_DEB),'$p')
 
-# one that runs here, which with CROSS is another one than the one that is installed
+# one that runs here, which with CROSS is another one than the one that is installed; dpkg's flags are for the other machine
 DOCS_CTL := $(BUILD)/$(FLAVOUR)/walsupctl
 ifneq ($(CROSS),)
 $(DOCS_CTL): FORCE
-	$(Q)env -u LIBS3_A $(MAKE) --no-print-directory CROSS= $@
+	$(Q)env -u LIBS3_A -u CFLAGS -u CPPFLAGS -u LDFLAGS $(MAKE) --no-print-directory CROSS= $@
 .PHONY: FORCE
 endif
 
@@ -193,9 +193,10 @@ container: programs
 	$(Q)WALSUP_OUT=$(OUT) tests/container/image.sh $(BUILD)/container
 
 # The end-to-end tests inside the sandbox of the system unit. Those that are about walsupctl alone, which is not
-# in there, and of what stores and networks do, are left out; SANDBOXED= for all.
+# in there, and of what stores and networks do, are left out, and of a test with parameters all but the first ones (see
+# tests/e2e/conftest.py); SANDBOXED= for all.
 SANDBOXED ?= -k 'not (litestream or golden or tls or check or providers or real_stores or points or help or import \
-	or verify or resume or follow or faults or prometheus or store_lies or big)'
+	or verify or resume or follow or faults or prometheus or store_lies or big or gates)'
 # by the environment, since they have quotes in them
 sandboxed: export SUITE_TREE = $(CURDIR)
 sandboxed: export SUITE_OUT = $(OUT)
@@ -203,7 +204,8 @@ sandboxed: export SUITE_PYTEST = $(PYTHON) -m pytest -q -p no:cacheprovider -n $
 sandboxed: programs helpers
 	$(Q)rm -rf $(BUILD)/sandboxed && mkdir -p $(BUILD)/sandboxed && $(MAKE) --no-print-directory install \
 		DESTDIR=$(CURDIR)/$(BUILD)/sandboxed/root PREFIX=/usr >/dev/null
-	$(Q)printf '%s="%s"\n' tree "$$SUITE_TREE" out "$$SUITE_OUT" pytest "$$SUITE_PYTEST" >$(BUILD)/sandboxed/suite
+	$(Q)printf '%s="%s"\n' tree "$$SUITE_TREE" out "$$SUITE_OUT" pytest "$$SUITE_PYTEST" parameters \
+		$(if $(or $(E2E),$(if $(SANDBOXED),,all)),every,first) >$(BUILD)/sandboxed/suite
 	$(Q)SYSTEMD_SECONDS=900 tests/systemd/boot.sh tests/systemd/sandboxed.sh $(BUILD)/sandboxed
 
 # ---- packages -------------------------------------------------------------------------------

@@ -2,16 +2,13 @@
 .PHONY: unit unit-programs unit-formats
 
 # one unit-test program, or all: make unit, make unit-test_ltx
-run_unit = n=0; for t in $(1); do \
-		echo "== $$t"; "$$t" || exit 1; n=$$((n+1)); done; \
-	echo "unit: $$n programs"; test $$n -gt 0
 unit: $(UNIT)
-	$(Q)$(call run_unit,$^)
+	$(Q)tests/tools/unit.sh $(JOBS) $^
 unit-programs: $(UNIT)
 # those of pure bytes, which must not depend on the processor
 UNIT_FORMATS := $(filter $(UNIT),$(patsubst common/format/%.c,$(OUT)/unit/test_%,$(wildcard common/format/*.c)))
 unit-formats: $(UNIT_FORMATS)
-	$(Q)$(call run_unit,$^)
+	$(Q)tests/tools/unit.sh $(JOBS) $^
 unit-%: $(OUT)/unit/%
 	$<
 

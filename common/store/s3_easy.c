@@ -59,10 +59,42 @@ static size_t on_write(char *data, size_t size, size_t n, void *arg)
     return s3_reply_data(&x->priv->reply, x, data, n) < 0 ? CURL_WRITEFUNC_ERROR : n;
 }
 
+void s3_easy_unthrottled(struct s3_private *p)
+{
+    if (p->throttled)
+        p->throttle->waiting--;
+    p->throttled = false;
+}
+
+/* how many of n bytes; 0: it is paused until the next round */
+static size_t may_send(struct s3_xfer *x, size_t n)
+{
+    struct s3_private *p = x->priv;
+    struct s3_throttle *t = p->throttle;
+    if (!s3_easy_uploads(x) || x->answer.sent == s3_body_size(x->body))
+        return n;
+    bool had = p->round == t->round && t->waiting > p->throttled;
+    size_t some = had ? 0 : s3_rate_take(&t->rate, n, t->uploads, clk_mono_ms());
+    if (some) {
+        s3_easy_unthrottled(p);
+        p->round = t->round;
+        return some;
+    }
+    t->waiting += !p->throttled;
+    p->throttled = true;
+    t->wait(t->arg);
+    return 0;
+}
+
 static size_t on_read(char *to, size_t size, size_t n, void *arg)
 {
     struct s3_xfer *x = arg;
-    ssize_t got = s3_body_read(x->body, to, size * n);
+    size_t some = may_send(x, size * n);
+    if (!some)
+        return CURL_READFUNC_PAUSE;
+    ssize_t got = s3_body_read(x->body, to, some);
+    if (s3_easy_uploads(x) && got < (ssize_t)some)
+        s3_rate_return(&x->priv->throttle->rate, some - (size_t)MAX(got, (ssize_t)0));
     if (got == S3_BODY_WAIT)
         return CURL_READFUNC_PAUSE;
     if (got < 0) {
@@ -219,11 +251,6 @@ int s3_easy_prepare(struct s3_xfer *x, const struct s3_target *t)
 bool s3_easy_uploads(const struct s3_xfer *x)
 {
     return x->verb == S3_PUT || x->verb == S3_PART;
-}
-
-void s3_easy_limit(struct s3_xfer *x, uint64_t bytes)
-{
-    set_off(x->priv, CURLOPT_MAX_SEND_SPEED_LARGE, (curl_off_t)bytes);
 }
 
 /* ---- progress and end ---------------------------------------------------------------------- */

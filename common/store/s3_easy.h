@@ -5,18 +5,30 @@
 
 #include <curl/curl.h>
 
+#include "common/store/s3_rate.h"
 #include "common/store/s3_reply.h"
 
 typedef size_t (*s3_write_fn)(char *, size_t, size_t, void *);
 
+/* What the uploads of a transport share. Whoever had a share in this round lets those go first who wait for theirs. */
+struct s3_throttle {
+    struct s3_rate rate;
+    unsigned uploads, waiting, round;
+    void (*wait)(void *arg); /* somebody waits, for S3_RATE_STEP_MS: then a round begins */
+    void *arg;
+};
+
 struct s3_private {
     struct s3_transport *tr;
+    struct s3_throttle *throttle;
     CURL *easy;
     struct curl_slist *headers;
     struct s3_xfer *next_active, *prev_active, *next_ended, *next_complete;
     void *libs3_private, *libs3_data;
     s3_write_fn libs3_write;
     bool in_ended, added;
+    bool throttled; /* it waits for its share of the target's rate */
+    unsigned round; /* in which it got the last one */
     CURLcode option_rc, result;
     struct s3_reply reply;
     uint64_t last_state, last_change_ms, sent_ms;
@@ -28,8 +40,8 @@ struct s3_private {
 int s3_easy_prepare(struct s3_xfer *x, const struct s3_target *t);
 /** s3_easy_uploads(x): it sends an object, or a part of one. */
 bool s3_easy_uploads(const struct s3_xfer *x);
-/** s3_easy_limit(x, bytes): send at most so many bytes a second. */
-void s3_easy_limit(struct s3_xfer *x, uint64_t bytes);
+/** s3_easy_unthrottled(p): it waits no longer, because it is served or over. */
+void s3_easy_unthrottled(struct s3_private *p);
 /** s3_easy_state(x): a number that changes whenever anything moves. */
 uint64_t s3_easy_state(struct s3_xfer *x);
 /** s3_easy_done(p): wipe and free; not the handle, which is libs3's. */

@@ -1,7 +1,9 @@
 #include "common/store/s3_peer.h"
 
+#include <netdb.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include "common/base/clk.h"
@@ -44,6 +46,19 @@ void s3_peer_secured(CURL *easy, struct store_peer *peer)
     X509_free(cert);
 }
 
+void s3_peer_connected(int fd, struct store_peer *peer)
+{
+    struct sockaddr_storage a;
+    socklen_t n = sizeof a;
+    char host[64], port[16];
+    if (peer->address[0] || getpeername(fd, (struct sockaddr *)&a, &n) < 0 ||
+        getnameinfo((struct sockaddr *)&a, n, host, sizeof host, port, sizeof port,
+                    NI_NUMERICHOST | NI_NUMERICSERV))
+        return;
+    (void)snprintf(peer->address, sizeof peer->address, strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+    peer->stage = MAX(peer->stage, STORE_CONNECTED);
+}
+
 static uint64_t time_of(CURL *easy, CURLINFO what)
 {
     curl_off_t us = 0;
@@ -73,10 +88,9 @@ static void how_far(CURL *easy, CURLcode curl, struct store_peer *peer)
         (void)snprintf(peer->address, sizeof peer->address,
                        strchr(address, ':') ? "[%s]:%ld" : "%s:%ld", address, port);
     (void)__real_curl_easy_getinfo(easy, CURLINFO_LOCAL_PORT, &local);
-    /* curl notes when it was connected only at the end of a TLS handshake */
-    peer->stage = secured                                      ? STORE_SECURED
-                  : connected || local > 0 || is_of_tls(curl) ? STORE_CONNECTED
-                                                               : STORE_RESOLVED;
+    /* curl notes when it was connected only at the end of a TLS handshake, newer versions also where to */
+    bool there = peer->stage == STORE_CONNECTED || connected || local > 0 || is_of_tls(curl);
+    peer->stage = secured ? STORE_SECURED : there ? STORE_CONNECTED : STORE_RESOLVED;
     peer->resolve_ms = resolved / 1000;
     peer->connect_ms = (connected - MIN(connected, resolved)) / 1000;
     peer->tls_ms = (secured - MIN(secured, connected)) / 1000;

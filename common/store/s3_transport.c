@@ -35,7 +35,8 @@ struct s3_transport {
     const struct s3_target *target;
     CURLM *multi;
     S3RequestContext *context;
-    uv_timer_t timer, tick; /* curl's; the watch over idle transfers */
+    uv_timer_t timer, tick, round; /* curl's; the watch over idle transfers; what the throttle waits for */
+    struct s3_throttle throttle;
     uv_idle_t soon;
     void (*wake)(void *arg);
     void *wake_arg;
@@ -59,18 +60,25 @@ void s3_transport_body_event(struct s3_xfer *x)
         (void)curl_easy_pause(x->priv->easy, CURLPAUSE_CONT);
 }
 
-/* the limit is the target's, each upload gets its share */
-static void share_bandwidth(struct s3_transport *tr)
+/* ---- the limit of the target's bandwidth ----------------------------------------------------- */
+
+static void on_round(uv_timer_t *h)
 {
-    uint64_t n = 0;
-    if (!tr->target->bandwidth_limit_bytes)
-        return;
-    for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active)
-        n += s3_easy_uploads(x);
+    struct s3_transport *tr = h->data;
+    assert(tr->magic == TRANSPORT_MAGIC);
+    tr->throttle.round++;
     for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
-        if (s3_easy_uploads(x))
-            s3_easy_limit(x, MAX((uint64_t)1, tr->target->bandwidth_limit_bytes / n));
+        if (x->priv->throttled)
+            s3_transport_body_event(x);
     }
+}
+
+static void on_throttled(void *arg)
+{
+    struct s3_transport *tr = arg;
+    assert(tr->magic == TRANSPORT_MAGIC);
+    if (!uv_is_active((uv_handle_t *)&tr->round))
+        (void)uv_timer_start(&tr->round, on_round, S3_RATE_STEP_MS, 0);
 }
 
 /* ---- the end of a transfer ----------------------------------------------------------------- */
@@ -125,7 +133,6 @@ static void reap(struct s3_transport *tr)
     if (tr->ended)
         (void)S3_runonce_request_context(tr->context, &left);
     reaping = NULL;
-    share_bandwidth(tr);
     while (tr->complete) {
         struct s3_xfer *x = tr->complete;
         tr->complete = x->priv->next_complete;
@@ -238,9 +245,12 @@ static void sock_close(struct sock *s)
 
 static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, void *sock_arg)
 {
-    (void)easy;
     struct s3_transport *tr = arg;
     struct sock *s = sock_arg;
+    for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
+        if (x->peer && x->priv->easy == easy)
+            s3_peer_connected(fd, x->peer);
+    }
     if (what == CURL_POLL_REMOVE) {
         if (s) {
             (void)curl_multi_assign(tr->multi, fd, NULL);
@@ -285,7 +295,7 @@ static void on_tick(uv_timer_t *h)
     for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
         struct s3_private *p = x->priv;
         uint64_t state = s3_easy_state(x);
-        if (state != p->last_state) {
+        if (state != p->last_state || p->throttled) { /* the server is not to blame for a wait of ours */
             p->last_state = state;
             p->last_change_ms = now;
         } else if (now - p->last_change_ms >= idle_ms(x, tr->target) && !p->in_ended) {
@@ -362,6 +372,8 @@ void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
     assert(!composing && !x->priv);
     x->priv = util_zalloc(sizeof *x->priv);
     x->priv->tr = tr;
+    x->priv->throttle = &tr->throttle;
+    x->priv->round = tr->throttle.round - 1;
     err_clear(&x->err);
     x->page = (struct s3_page){0};
     x->new_id = NULL;
@@ -403,6 +415,9 @@ int s3_transport_new(uv_loop_t *loop, const struct s3_target *t, struct s3_trans
     tr->magic = TRANSPORT_MAGIC;
     tr->loop = loop;
     tr->target = t;
+    tr->throttle.wait = on_throttled;
+    tr->throttle.arg = tr;
+    s3_rate_set(&tr->throttle.rate, t->bandwidth_limit_bytes, clk_mono_ms());
     /* OpenSSL writes to sockets whose peer is gone; NOSIGNAL does not cover that */
     if (sigaction(SIGPIPE, NULL, &sa) == 0 && sa.sa_handler == SIG_DFL)
         (void)signal(SIGPIPE, SIG_IGN);
@@ -429,9 +444,10 @@ int s3_transport_new(uv_loop_t *loop, const struct s3_target *t, struct s3_trans
     (void)curl_multi_setopt(tr->multi, CURLMOPT_MAXCONNECTS, (long)t->max_connections);
     (void)uv_timer_init(loop, &tr->timer);
     (void)uv_timer_init(loop, &tr->tick);
+    (void)uv_timer_init(loop, &tr->round);
     (void)uv_idle_init(loop, &tr->soon);
-    tr->handles = 3;
-    tr->timer.data = tr->tick.data = tr->soon.data = tr;
+    tr->handles = 4;
+    tr->timer.data = tr->tick.data = tr->round.data = tr->soon.data = tr;
     *ret = tr;
     return 0;
 }
@@ -453,6 +469,7 @@ void s3_transport_close(struct s3_transport *tr, void (*closed)(void *arg), void
         sock_close(tr->socks);
     uv_close((uv_handle_t *)&tr->timer, on_closed);
     uv_close((uv_handle_t *)&tr->tick, on_closed);
+    uv_close((uv_handle_t *)&tr->round, on_closed);
     uv_close((uv_handle_t *)&tr->soon, on_closed);
 }
 
@@ -532,7 +549,7 @@ CURLMcode __wrap_curl_multi_add_handle(CURLM *m, CURL *easy)
     if (p->next_active)
         p->next_active->priv->prev_active = x;
     tr->active = x;
-    share_bandwidth(tr);
+    tr->throttle.uploads += s3_easy_uploads(x);
     if (!uv_is_active((uv_handle_t *)&tr->tick)) {
         uint64_t ms = MAX((uint64_t)10, MIN((uint64_t)TICK_MAX_MS, tr->target->idle_ms / 4));
         (void)uv_timer_start(&tr->tick, on_tick, ms, ms);
@@ -557,6 +574,8 @@ CURLMcode __wrap_curl_multi_remove_handle(CURLM *m, CURL *easy)
     if (p->result == CURLE_OK && p->libs3_write && s3_reply_page(&p->reply, x))
         (void)p->libs3_write((char *)x->answer.body.p, 1, x->answer.body.len, p->libs3_data);
     p->added = false;
+    s3_easy_unthrottled(p);
+    p->tr->throttle.uploads -= s3_easy_uploads(x);
     if (p->prev_active)
         p->prev_active->priv->next_active = p->next_active;
     else

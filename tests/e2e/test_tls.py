@@ -29,13 +29,13 @@ class Authority:
             "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\nserial=serial\nnew_certs_dir=.\ncertificate=ca.pem\n"
             "private_key=ca.key\npolicy=p\nunique_subject=no\n[p]\ncommonName=supplied\n")
         openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", 30,
-                "-subj", f"/CN={name}", cwd=self.path)
+                "-subj", f"/CN={name}", "-addext", "keyUsage=critical,keyCertSign,cRLSign", cwd=self.path)
         self.ca = self.path / "ca.pem"
 
     def sign(self, name, san="IP:127.0.0.1", bits=2048, start=None, end=None, md="sha256", ext=""):
         openssl("req", "-newkey", f"rsa:{bits}", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj",
                 f"/CN={name}", cwd=self.path)
-        (self.path / f"{name}.ext").write_text(f"subjectAltName={san}\n{ext}")
+        (self.path / f"{name}.ext").write_text(f"subjectAltName={san}\nauthorityKeyIdentifier=keyid\n{ext}")
         dates = ["-startdate", start, "-enddate", end] if start else ["-days", 20]
         openssl("ca", "-batch", "-notext", "-config", "ca.cnf", "-in", f"{name}.csr", "-out", f"{name}.pem",
                 "-extfile", f"{name}.ext", "-md", md, *dates, cwd=self.path)

@@ -17,7 +17,7 @@ DefaultDependencies=no
 Type=oneshot
 TimeoutStartSec=infinity
 WorkingDirectory=/srv/tree
-Environment=WALSUP_OUT=/srv/tree/$out PYTHONDONTWRITEBYTECODE=1 WALSUP_SANDBOXED=1 HOME=/var/lib/walsup
+Environment=WALSUP_OUT=/srv/tree/$out PYTHONDONTWRITEBYTECODE=1 WALSUP_SANDBOXED=$parameters HOME=/var/lib/walsup
 ExecStart=$pytest
 StandardOutput=append:/run/given/pytest.log
 StandardError=inherit
@@ -30,5 +30,6 @@ systemctl start suite.service
 result=$(systemctl show suite.service -p Result --value)
 [ "$result" = success ] || cat /run/given/pytest.log
 passed=$(sed -n 's/^\(.* \)\?\([0-9]*\) passed.*/\2/p' /run/given/pytest.log | tail -n 1)
-holds "${passed:-0} end-to-end tests pass inside the sandbox of the unit" test "$result" = success -a "${passed:-0}" -gt 0
+skipped=$(sed -n 's/^.* \([0-9]*\) skipped.*/\1/p' /run/given/pytest.log | tail -n 1)
+holds "${passed:-0} end-to-end tests pass inside the sandbox of the unit (${skipped:-0} are left to e2e)" test "$result" = success -a "${passed:-0}" -gt 0
 finish

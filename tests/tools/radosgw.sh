@@ -47,6 +47,8 @@ run() { # NAME COMMAND...: in the background; ended by finish
 }
 once() { timeout 60 "$@" >>"$dir/log/setup.out" 2>&1 || die "$1 failed"; }
 
+# Debian 13's ceph-osd looks for them elsewhere than its package has them
+classes=$(find /usr/lib -maxdepth 2 -type d -name rados-classes -print -quit)
 mon_port=$((port + 1))
 fsid=$(cat /proc/sys/kernel/random/uuid) osd_id=$(cat /proc/sys/kernel/random/uuid)
 cat >"$conf" <<C
@@ -82,6 +84,7 @@ paxos_propose_interval = 0.05
 [osd]
 osd_data = $dir/osd
 osd_objectstore = memstore
+osd_class_dir = $classes
 memstore_device_bytes = 1073741824
 osd_max_object_name_len = 2048
 osd_fast_shutdown = true
