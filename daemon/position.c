@@ -24,6 +24,8 @@ static int64_t ns(const struct statx_timestamp *t)
 bool position_look(struct position *p, const char *path)
 {
     struct statx st;
+    struct timespec t;
+    p->looked_ns = clock_gettime(CLOCK_REALTIME_COARSE, &t) == 0 ? (int64_t)t.tv_sec * SECOND_NS + t.tv_nsec : 0;
     if (statx(AT_FDCWD, path, 0, STATX_BASIC_STATS | STATX_BTIME, &st) < 0)
         return false;
     p->ino = st.stx_ino;
@@ -57,12 +59,19 @@ uint64_t position_settled_ms(const struct position *p)
     return p->wal_ino ? MAX(db, left_ms(p->wal_mtime_ns, now)) : db;
 }
 
+static int64_t changed_ns(const struct position *p)
+{
+    return MAX(p->mtime_ns, p->ctime_ns);
+}
+
 bool position_sealed(const struct position *p)
 {
-    struct timespec now;
-    int64_t last = MAX(p->mtime_ns, p->ctime_ns);
-    return clock_gettime(CLOCK_REALTIME_COARSE, &now) == 0 && last % SECOND_NS &&
-           (int64_t)now.tv_sec * SECOND_NS + now.tv_nsec > last;
+    return changed_ns(p) % SECOND_NS && p->looked_ns > changed_ns(p);
+}
+
+bool position_seals(const struct position *p)
+{
+    return changed_ns(p) % SECOND_NS && changed_ns(p) - p->looked_ns < TICK_MS * (SECOND_NS / 1000);
 }
 
 bool position_successor(const struct position *p, const struct position *now, uint32_t salt)

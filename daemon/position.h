@@ -23,6 +23,7 @@ struct position {
     int64_t wal_mtime_ns;
     /* not on record: when the -wal was created, 0: not known; the latest change to either file */
     int64_t wal_birth_ns, newest_ns;
+    int64_t looked_ns; /* nor this: when it was looked at, by the clock of this machine's file systems */
     uint64_t checksum; /* of the database at that TXID, which the page map has reached; 0: it has not */
     uint64_t boot;     /* which boot of the machine wrote this; 0: not known */
 };
@@ -40,9 +41,11 @@ bool position_same_wal(const struct position *p, const struct position *now);
  * another time; 0: it is. The clock of a file system ticks in milliseconds; where no time has a fraction of a
  * second, in up to two seconds. */
 uint64_t position_settled_ms(const struct position *p);
-/** position_sealed(p): whether the file system's clock has ticked since the database file was changed last, so that a
- * change from now on shows; false as well if its times are whole seconds. Only for file systems of this machine. */
+/** position_sealed(p): whether the file system's clock had ticked between the last change to the database file and the look,
+ * so that a change after the look shows. Only for file systems of this machine. position_seals(p): false: waiting does
+ * not help, because its times are whole seconds, or ahead of the clock. */
 bool position_sealed(const struct position *p);
+bool position_seals(const struct position *p);
 /** position_successor(p, salt): whether a WAL with this first salt can be the next one after the recorded one: SQLite
  * counts it up by one, unless the file was removed in between (`now` has another inode, or a later birth). */
 bool position_successor(const struct position *p, const struct position *now, uint32_t salt);

@@ -545,9 +545,9 @@ bool session_guard_lets_restart(const struct session *s)
 
 bool session_guard_behind(const struct session *s, uint32_t n)
 {
-    const struct conn *c = &s->guard[s->held];
+    const struct conn *c = &s->guard[s->both ? !s->held : s->held];
     int slot = c->slot ? c->slot->slot : -1;
-    return slot > 0 && s->shm[WAL_READ_MARKS + slot] < n;
+    return slot > 0 && s->shm[WAL_INDEX_READ_MARKS + slot] < n;
 }
 
 void session_guard_undo(struct session *s)

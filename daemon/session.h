@@ -101,7 +101,7 @@ bool session_alone_guard(const struct session *s);
 /** session_guard_lets_restart(s): whether the newest guard has the read mark of whoever needs nothing of the WAL, so that
  * the next writer may restart it. One that is begun while somebody's checkpoint copies has another. */
 bool session_guard_lets_restart(const struct session *s);
-/** session_guard_behind(s, n): whether the guard held has the read mark of an earlier frame than n, as it is given one when
+/** session_guard_behind(s, n): whether the newest guard has the read mark of an earlier frame than n, as it is given one when
  * somebody else is at work on all of them. Shared memory only. */
 bool session_guard_behind(const struct session *s, uint32_t n);
 /** session_guard_undo(s): end the newer guard again instead. */
@@ -153,6 +153,8 @@ bool session_other_wal(const struct session *s);
 /** session_writer(s, ret_pid): whether a writer has the write lock, so that a commit may be on its way that the
  * wal-index does not show yet. Its process, or 0. Takes no lock. */
 bool session_writer(struct session *s, long *ret_pid);
+/** session_owned(s): whether somebody has the database file for himself, as the last close has. Takes no lock. */
+bool session_owned(const struct session *s);
 /** session_checkpointer(s): whether somebody else checkpoints at this moment. Takes no lock. */
 bool session_checkpointer(struct session *s);
 /** session_company(s, ret_pid): who else has the database open: nobody that can be seen, somebody who shares our

@@ -52,8 +52,8 @@ static bool read_index(const struct session *s, uint32_t a[12], uint32_t *ret_ba
     copy_header(s, 12, b);
     if (memcmp(a, b, sizeof b) != 0 || !header_good(a))
         return false;
-    *ret_backfill = s->shm[24];
-    *ret_attempted = s->shm[32];
+    *ret_backfill = s->shm[WAL_INDEX_BACKFILL];
+    *ret_attempted = s->shm[WAL_INDEX_ATTEMPTED];
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     copy_header(s, 0, b);
     return !memcmp(a, b, sizeof b);

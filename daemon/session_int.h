@@ -29,7 +29,8 @@ struct conn {
 /* lock bytes of the wal-index: every writer, every checkpoint, readers of the WAL */
 enum { WAL_WRITE_LOCK = 0, WAL_CKPT_LOCK = 1, WAL_READ_LOCK_0 = 3, WAL_READ_LOCK_1 = 4, WAL_READ_LOCKS = 4 };
 
-#define WAL_READ_MARKS 25 /* words of the wal-index before them */
+/* Words of the wal-index: two copies of the header, then what checkpoints share. */
+enum { WAL_INDEX_BACKFILL = 24, WAL_INDEX_READ_MARKS = 25, WAL_INDEX_ATTEMPTED = 32 };
 
 /* SQLite's methods for one file, with some of them answered here. */
 struct wal_shim {

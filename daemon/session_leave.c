@@ -3,7 +3,6 @@
 
 #include "daemon/session_int.h"
 
-#define WAL_INDEX_HEADERS 96 /* bytes: two copies */
 #define DISOWN_TRIES 50
 #define DISOWN_PAUSE_US 1000
 
@@ -110,7 +109,7 @@ void session_disown(struct session *s)
     if (rc != SQLITE_OK)
         return;
     volatile uint32_t *header = p;
-    for (unsigned i = 0; i < WAL_INDEX_HEADERS / sizeof *header; i++)
+    for (unsigned i = 0; i < WAL_INDEX_BACKFILL; i++)
         header[i] = 0;
     f->pMethods->xShmBarrier(f);
     (void)f->pMethods->xShmLock(f, WAL_WRITE_LOCK, 1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);

@@ -43,7 +43,12 @@ bool session_checkpointer(struct session *s)
 {
     long pid; /* the last close takes no locks in the wal-index any more */
     return (!session_holds_checkpoints(s) && is_locked(s, WAL_CKPT_LOCK, &pid)) ||
-           os_lock_holder(s->files.db.fd, OS_LOCK_DB_OWN) >= 0;
+           session_owned(s);
+}
+
+bool session_owned(const struct session *s)
+{
+    return os_lock_holder(s->files.db.fd, OS_LOCK_DB_OWN) >= 0;
 }
 
 enum session_company session_company(const struct session *s, long *ret_pid)

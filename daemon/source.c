@@ -204,13 +204,19 @@ static int renew_guard(struct source *s, const struct source_job *job, struct so
     return ret->old_guard ? 0 : source_handover(s, e);
 }
 
+/* What CAPTURE_BROKEN means: nothing, if an application's last close came in between. */
+static int broken(struct source *s, struct source_result *ret, const char *why, struct err *e)
+{
+    return source_closed_over(s, ret) ? 0 : source_start_over(s, ret, why, e);
+}
+
 static int capture_job(struct source *s, const struct source_job *job, struct source_result *ret, struct err *e)
 {
     int r = source_capture_all(s, e);
     if (r == OUT_FULL)
         ret->more = true;
     else if (r == CAPTURE_BROKEN)
-        return source_start_over(s, ret, "the WAL changed without us (locks lost, or -shm replaced)", e);
+        return broken(s, ret, "the WAL changed without us (locks lost, or -shm replaced)", e);
     else if (r != 0)
         return r;
     bool old = session_holds_checkpoints(s->session) || source_guard_is_old(s);
@@ -242,6 +248,8 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     } else if (job->capture || job->snapshot || source_far_behind(s)) {
         r = capture_job(s, job, ret, e);
     }
+    if (!s->session)
+        return r;
     if (r == 0 && s->pos.valid && !ret->old_guard && source_guard_is_old(s))
         r = source_handover(s, e);
     if (job->closed) {
@@ -255,8 +263,12 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
         source_audit(s, ret);
     if (!s->session)
         return r;
+    /* a guard that was given less than there was is soon in the way, and no event would tell */
+    ret->old_guard = ret->old_guard || session_guard_behind(s->session, s->guard_at.n);
     if (r == CAPTURE_BROKEN)
-        r = source_start_over(s, ret, "the WAL was restarted before its end was captured", e);
+        r = broken(s, ret, "the WAL was restarted before its end was captured", e);
+    if (!s->session)
+        return r;
     if (r == 0 && job->snapshot && s->pos.valid && s->txid)
         r = source_snapshot(s, ret, job->base, e);
     if (r != 0 && ret->stream)

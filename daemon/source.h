@@ -47,7 +47,6 @@ enum source_without {
     SOURCE_WRITER = 1,
     SOURCE_SIDES = 2,
     SOURCE_TIMES = 4,
-    SOURCE_RESTARTS = 16,
     SOURCE_ASIDE = 8 /* standing aside: for applications of the same process, who share -shm and locks with us as others cannot */
 };
 

@@ -10,6 +10,8 @@
 #define SMALL_BYTES (16u << 20)
 #define STAY_BYTES (50u << 10) /* a millisecond for so many: comparing takes some twentieth of the time then */
 #define STAY_MAX_MS 600000
+#define CLOSE_TRIES 50
+#define CLOSE_PAUSE_US 1000
 #define SEAL_TRIES 10 /* a tick takes 1 to 10 ms */
 #define SEAL_PAUSE_US 1000
 #define SHUT_OUT_MS 1500 /* that was not a last close */
@@ -22,24 +24,27 @@ static bool proven(const struct position *p, int64_t removed_ns)
 }
 
 /* Still as it was when everything was in it, and nothing committed to a WAL that was restarted since? */
-static bool undisturbed(struct source *s)
+static bool undisturbed(struct source *s, struct position *now)
 {
     struct session_index x;
-    struct position now = {.txid = 0};
     const struct session_index *was = &s->drained.x;
-    if (!source_look(s, &now) || !position_same_content(&s->drained.file, &now) || session_index(s->session, &x, NULL) < 0)
+    if (!source_look(s, now) || !position_same_content(&s->drained.file, now) || session_index(s->session, &x, NULL) < 0)
         return false;
     return (x.b == was->b && !memcmp(x.salt, was->salt, sizeof x.salt)) || (!x.n && x.salt[0] == was->salt[0] + 1);
 }
 
 void source_seal(struct source *s)
 {
-    if (!s->session || s->without & (SOURCE_ASIDE | SOURCE_RESTARTS) || !s->pos.valid || !s->pos.restartable || !s->drained.known ||
-        s->drained.sealed)
+    if (!s->session || s->without & SOURCE_ASIDE || !s->pos.valid || !s->pos.restartable || !s->drained.known)
         return;
-    for (int i = 0; i < SEAL_TRIES && !position_sealed(&s->drained.file); i++)
-        (void)usleep(SEAL_PAUSE_US);
-    s->drained.sealed = position_sealed(&s->drained.file) && undisturbed(s);
+    for (int i = 0; i < SEAL_TRIES && !position_sealed(&s->drained.file); i++) {
+        struct position now = {.txid = 0};
+        if (i)
+            (void)usleep(SEAL_PAUSE_US);
+        if (!position_seals(&s->drained.file) || !undisturbed(s, &now))
+            return;
+        s->drained.file = now;
+    }
 }
 
 void source_restartable(struct source *s, const struct session_index *x, const struct position *file)
@@ -50,8 +55,7 @@ void source_restartable(struct source *s, const struct session_index *x, const s
         return;
     s->drained.x = *x;
     s->drained.file = *file;
-    s->drained.sealed = position_sealed(file) && undisturbed(s);
-    if (s->pos.restartable && !s->drained.sealed && session_checkpointer(s->session)) /* a RESTART or TRUNCATE: the next salts may be any */
+    if (!position_sealed(file) && session_checkpointer(s->session)) /* a RESTART or TRUNCATE: the next salts may be any */
         source_seal(s);
 }
 
@@ -78,16 +82,37 @@ static bool restarted_once(struct source *s, const struct capture_pos *before, c
            memcmp(wal_frame_parse(h).salt, before->salt, sizeof before->salt) != 0;
 }
 
-bool source_restarted(struct source *s, const struct capture_pos *before, const struct session_index *x)
+static bool followed(struct source *s, const struct capture_pos *before, const struct session_index *x)
 {
     struct position now = {.txid = 0};
-    int64_t removed_ns;
-    if (s->without & (SOURCE_ASIDE | SOURCE_RESTARTS))
-        return true;
-    if (session_folded(s->session, &removed_ns))
-        return restarted_once(s, before, x);
     return s->drained.known && source_look(s, &now) && position_same_content(&s->drained.file, &now) &&
-           (s->drained.sealed || x->salt[0] == before->salt[0] + 1 || (!before->frame && first_of_its_writer(s)));
+           (position_sealed(&s->drained.file) || x->salt[0] == before->salt[0] + 1 || (!before->frame && first_of_its_writer(s)));
+}
+
+bool source_restarted(struct source *s, const struct capture_pos *before, const struct session_index *x)
+{
+    int64_t removed_ns;
+    if (s->without & SOURCE_ASIDE)
+        return true;
+    for (int i = 0; !session_folded(s->session, &removed_ns); i++) {
+        if (followed(s, before, x))
+            return true;
+        if (i == CLOSE_TRIES || (!session_owned(s->session) && session_side(s->session) == SESSION_SIDE_SAME))
+            return false;
+        (void)usleep(CLOSE_PAUSE_US); /* somebody's last close is under way */
+    }
+    return restarted_once(s, before, x);
+}
+
+/* What the side files said is over, whatever comes next begins from the database file. */
+static void last_close(struct source *s, struct source_result *ret)
+{
+    s->recorded.valid = false;
+    s->count.last_closes++;
+    ret->last_close = true;
+    s->folded.at_ms = clk_mono_ms();
+    source_close_session(s);
+    s->pos.valid = false;
 }
 
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns)
@@ -110,13 +135,20 @@ bool source_folded(struct source *s, struct source_result *ret, int64_t removed_
     bool often = s->folded.at_ms && now < s->folded.at_ms + OFTEN_MS;
     if (!seen || position_write(s->dir, &p, false, NULL) < 0)
         position_remove(s->dir);
-    s->recorded.valid = false;
-    s->count.last_closes++;
-    ret->last_close = true;
-    s->folded.at_ms = now;
-    source_close_session(s);
-    s->pos.valid = false;
+    last_close(s, ret);
     s->folded.rest = s->folded.proven && !often && os_holder_of(s->path) < 0;
+    return true;
+}
+
+bool source_closed_over(struct source *s, struct source_result *ret)
+{
+    int64_t removed_ns;
+    if (!session_folded(s->session, &removed_ns))
+        return false;
+    position_remove(s->dir);
+    s->folded.compare = true;
+    last_close(s, ret);
+    ret->more = true;
     return true;
 }
 

@@ -129,9 +129,9 @@ int source_start_over(struct source *s, struct source_result *ret, const char *w
         return r < 0 ? r : -(int)ERR_BUSY;
     struct before before = look_before(s);
     r = all_pages(s, ret, e);
+    s->folded.read_again = disturbed(s, &before); /* as long as nobody can close it for good */
     session_exit(s->session);
     source_compared(s, before.file.size);
-    s->folded.read_again = disturbed(s, &before);
     if (r < 0)
         return r;
     if (!s->folded.read_again) {
@@ -229,18 +229,27 @@ void source_unlock(struct source *s)
     s->lock.held = false;
 }
 
-/* Held while it sleeps, too, so that another file under the name is known for one whatever became of the record. A file
- * that is not there is for session_open to tell of. */
-static int lock_file(struct source *s, struct source_result *ret, struct err *e)
+/* Another file under the name is known for one whatever became of the record. */
+static void recognise(struct source *s, struct source_result *ret)
+{
+    struct position now = {.txid = 0};
+    if (!position_look(&now, s->path))
+        return;
+    if (s->file.known && !position_same_file(&s->file.id, &now)) {
+        source_another_file(s, ret, "was replaced while it was not watched");
+        position_remove(s->dir);
+    }
+    s->file.known = true;
+    s->file.id = now;
+}
+
+/* Held while it sleeps, too. A file that is not there is for session_open to tell of. */
+static int lock_file(struct source *s, struct err *e)
 {
     struct stat st;
     bool there = stat(s->path, &st) == 0;
     if (there && s->lock.held && s->lock.dev == st.st_dev && s->lock.ino == st.st_ino)
         return 0;
-    if (there && s->lock.held) {
-        source_another_file(s, ret, "was replaced while it was not watched");
-        position_remove(s->dir);
-    }
     source_unlock(s); /* its number may soon be another file's */
     if (!there)
         return 0;
@@ -255,9 +264,10 @@ static int lock_file(struct source *s, struct source_result *ret, struct err *e)
 
 int source_attach(struct source *s, struct source_result *ret, struct err *e)
 {
-    int r = lock_file(s, ret, e);
+    int r = lock_file(s, e);
     if (r < 0)
         return r;
+    recognise(s, ret);
     if (source_waits_until_still(s, ret))
         return 1;
     err_clear(e);

@@ -50,9 +50,13 @@ struct source {
         struct position file;
         bool held; /* somebody had it open all the same, and that was waited for */
     } arriving;
+    struct { /* which file it was when it was to be opened last */
+        bool known;
+        struct position id;
+    } file;
     struct { /* when pos became restartable: from then on no checkpoint may write into the file, or another one was the
               * first to restart the WAL */
-        bool known, sealed; /* sealed: what is written into it from now on shows in its times */
+        bool known;
         struct position file;
         struct session_index x;
     } drained;
@@ -148,11 +152,14 @@ void source_detach(struct source *s, const struct source_job *job, struct source
 /** source_folded(s, ret, removed_ns): after session_folded(): if that was the last close of an application, take over where
  * it left the database, and close the session: true. */
 bool source_folded(struct source *s, struct source_result *ret, int64_t removed_ns);
+/** source_closed_over(s, ret): after CAPTURE_BROKEN: an application's last close came in the middle of the job, so nothing was
+ * lost to anybody: the session is closed, and the pages are compared in the next job: true. */
+bool source_closed_over(struct source *s, struct source_result *ret);
 /** source_stand_aside(s): after an attach, and before each job. */
 void source_stand_aside(struct source *s);
 /** source_restartable(s, x, file): everything is captured and copied, the next writer may restart the WAL, which is as x
- * says. `file`: looked at before that was seen; NULL: not known. If somebody's checkpoint waits for that, a moment passes
- * until file->sealed would be true; source_seal(s): the same at the end of a job, when nobody waits. */
+ * says. `file`: looked at before that was seen; NULL: not known. If somebody's checkpoint waits for that, it is looked at
+ * again until it is sealed (position_sealed); source_seal(s): the same at the end of a job, when nobody waits. */
 void source_restartable(struct source *s, const struct session_index *x, const struct position *file);
 void source_seal(struct source *s);
 /** source_restarted(s, before, x): the WAL was restarted since source_restartable(), when it stood at `before`: whether what

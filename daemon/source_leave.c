@@ -291,6 +291,7 @@ static void let_go_of_moved(struct source *s, struct source_result *ret)
     source_close_session(s);
     source_unlock(s);
     source_another_file(s, ret, what);
+    s->file.known = false; /* told */
     (void)snprintf(ret->gone, sizeof ret->gone, "%s", what);
 }
 

@@ -121,6 +121,12 @@ static bool follow_restart(struct source *s, const struct session_index *x)
     return true;
 }
 
+static int another_guard(struct source *s, struct err *e)
+{
+    session_guard_undo(s->session);
+    return session_guard_next(s->session, e);
+}
+
 /* Take a new guard, then drop the old one. When N = B the new guard may have landed in slot 0, where
  * it does not stop the next writer from restarting the WAL: then everything must be captured before
  * the old guard goes. When N > B no restart is possible under either kind of guard, and frames that
@@ -148,10 +154,16 @@ int source_handover(struct source *s, struct err *e)
             break;
         }
         bool same = s->pos.valid && capture_same_wal(&s->pos, &x);
-        if (x.n != x.b) {
+        bool short_of = x.n != x.b && session_guard_behind(s->session, before.n); /* somebody was at work on the read marks */
+        if (x.n != x.b && (!short_of || tries++ >= HANDOVER_TRIES)) {
             if (same && capture_behind(&s->pos, &x))
                 s->pos.restartable = false;
             break;
+        }
+        if (short_of) {
+            if ((r = another_guard(s, e)) != 0)
+                return r == SESSION_BUSY ? 0 : r;
+            continue;
         }
         if (same && !capture_behind(&s->pos, &x)) {
             bool still = seen.b == x.b && !memcmp(seen.salt, x.salt, sizeof x.salt);
@@ -164,12 +176,8 @@ int source_handover(struct source *s, struct err *e)
             source_restartable(s, &x, looked && still ? &file : NULL);
             if (s->pos.restartable || tries++ >= HANDOVER_TRIES)
                 break;
-            session_guard_undo(s->session); /* begun while somebody's checkpoint was about to be over */
-            r = session_guard_next(s->session, e);
-            if (r == SESSION_BUSY)
-                return 0;
-            if (r < 0)
-                return r;
+            if ((r = another_guard(s, e)) != 0) /* this one was begun while somebody's checkpoint was about to be over */
+                return r == SESSION_BUSY ? 0 : r;
             continue;
         }
         r = source_capture_one(s, NULL, e);

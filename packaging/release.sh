@@ -41,12 +41,12 @@ for release in $releases; do
 	for architecture in $architectures; do
 		name=release-$release
 		tests/distros/tree.sh drop "$name"
-		mkdir -p "$cache/work/$name/upper/root"
-		cp "$out/walsup-$version.tar.gz" "$cache/work/$name/upper/root/"
+		mkdir -p "$cache/work/$name/upper/srv"
+		cp "$out/walsup-$version.tar.gz" "$cache/work/$name/upper/srv/"
 		tests/distros/tree.sh run "$release" "$name" \
 			sh /src/packaging/release_in_tree.sh "$version" "$architecture" >"$out/$release-$architecture.log" 2>&1 ||
 			{ tail -n 30 "$out/$release-$architecture.log" >&2; die "$release, $architecture: no package" "see $out/$release-$architecture.log"; }
-		cp "$cache/work/$name/upper/root/out/"* "$out/"
+		cp "$cache/work/$name/upper/srv/out/"* "$out/"
 		tests/distros/tree.sh drop "$name"
 		rm "$out/$release-$architecture.log"
 		echo "release: $release, $architecture"

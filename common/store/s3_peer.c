@@ -48,10 +48,11 @@ void s3_peer_secured(CURL *easy, struct store_peer *peer)
 
 void s3_peer_connected(int fd, struct store_peer *peer)
 {
-    struct sockaddr_storage a;
+    struct sockaddr_storage a = {.ss_family = AF_UNSPEC};
     socklen_t n = sizeof a;
     char host[64], port[16];
     if (peer->address[0] || getpeername(fd, (struct sockaddr *)&a, &n) < 0 ||
+        (a.ss_family != AF_INET && a.ss_family != AF_INET6) || /* curl's own, of the thread that resolves the name */
         getnameinfo((struct sockaddr *)&a, n, host, sizeof host, port, sizeof port,
                     NI_NUMERICHOST | NI_NUMERICSERV))
         return;

@@ -86,8 +86,8 @@ def test_each_command_of_the_page(world, s3fault):
     for c in page.pop("BEFORE THE BAD DAY"):
         said = shell.run(c)
     assert "proven" in said
-    for side in ("", "-wal"):
-        shutil.copy(f"{db}{side}", world.path / f"truth.db{side}")
+    world.poll("folded in", lambda: not db.with_name(db.name + "-wal").exists())
+    shutil.copy(db, world.path / "truth.db")
 
     # the server is gone, with its disks
     world.proc.kill()

@@ -23,6 +23,7 @@ same_content() {
 }
 install_deb() { DEBIAN_FRONTEND=noninteractive dpkg -i "$1" >/run/given/dpkg.log 2>&1 || { cat /run/given/dpkg.log; return 1; }; }
 
+rm -rf /var/lib/walsup # of the machine that lends its file system
 rm -f /usr/sbin/policy-rc.d # a container's: services are neither started nor stopped by packages there
 old=$(dpkg-deb -f /run/given/old.deb Version)
 new=$(dpkg-deb -f /run/given/new.deb Version)
