@@ -77,10 +77,14 @@ static bool sync_hopeless(const struct database *db, struct err *e)
     }
     switch (db->state) {
     case SOURCE_WAITING:
-        if (db->away)
+        if (db->away) {
             err_set(e, ERR_NOTFOUND, "%s: %s", db->name, db->away);
-        else
+        } else if (db->has_history || db->txid) { /* as status_state() tells DB_MISSING */
+            err_set(e, ERR_NOTFOUND, "%s: %s %s", db->name, db->path, db->gone ? db->gone : "is gone");
+            err_hint(e, "walsupctl restore %s brings it back; a new one is picked up when it appears", db->name);
+        } else {
             err_set(e, ERR_NOTFOUND, "%s: there is no database at %s yet", db->name, db->path);
+        }
         return true;
     case SOURCE_NOT_WAL:
         err_set(e, ERR_UNSUPPORTED, "%s: %s is not in WAL mode and not replicated", db->name,

@@ -120,6 +120,9 @@ def test_the_application_has_left_and_its_file_is_moved_away_and_restored(world,
     world.poll("it is said", lambda: world.status("a")["state"] == "missing")
     detail = world.status("a")["detail"]
     assert ("removed" if how == "rm" else "was moved away") in detail and "picked up when it appears" in detail
+    r = world.ctl("sync", "a", check=False)
+    assert r.returncode == 66 and ("removed at 2" if how == "rm" else "was moved away") in r.stderr, r.stderr
+    assert "hint: walsupctl restore a brings it back" in r.stderr and "yet" not in r.stderr
     assert [x for x in os.listdir(path.parent) if x != "a.db.backup"] == [], "nothing is left beside it"
     if how != "rm":
         assert rows(aside) == 65
