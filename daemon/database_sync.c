@@ -131,7 +131,8 @@ void database_sync(struct database *db, struct database_sync *w, uint64_t timeou
     (void)uv_timer_init(db->loop, &w->timer);
     w->timer.data = w;
     struct err e;
-    if (sync_hopeless(db, &e)) {
+    if (db->pause) { /* anything else may have changed since the last look: there will be another one first */
+        database_paused_error(db, &e);
         database_sync_finish(w, &e);
         return;
     }
