@@ -1,6 +1,6 @@
 # walsup: the gates are targets. `make help` lists them.
 #
-#   FLAVOUR=release|debug|asan|tsan|fuzz   what to build, in build/<flavour>/
+#   FLAVOUR=release|debug|asan|tsan|coverage|fuzz   what to build, in build/<flavour>/
 #   CROSS=aarch64-linux-gnu                for another machine, in build/<flavour>-<CROSS>/
 #   WERROR=1                               warnings are errors, as in the gates
 #   V=1                                    show the commands
@@ -65,6 +65,9 @@ LDFLAGS_asan := -fsanitize=address,undefined
 # wal-index, which other processes write: nothing a sanitizer of threads could see.
 CFLAGS_tsan := -O1 -g -fno-omit-frame-pointer -fsanitize=thread $(if $(CLANG),,-Wno-tsan)
 LDFLAGS_tsan := -fsanitize=thread
+# counters that threads share; no optimization, so that a line is a line
+CFLAGS_coverage := -O0 -g --coverage -fprofile-update=atomic
+LDFLAGS_coverage := --coverage
 CFLAGS_fuzz := -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined
 LDFLAGS_fuzz := -fsanitize=address,undefined
 

@@ -41,6 +41,7 @@ help:
 #:   rest            sleeping databases cost the loop nothing, counted; REST_MANY=1000
 #:   e2e             end-to-end tests; E2E='-k name' for some
 #: more
+#:   coverage        lines that the unit programs run, by folder, against tests/coverage.floor; COVERAGE_FILES=1
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
 #:   sandboxed      the end-to-end tests inside the sandbox of walsupd.service
 #:   container      the container image: the recipe built by buildah on a debootstrap base, run in namespaces; skipped
@@ -64,7 +65,7 @@ help:
 #:   bench-outage    the store is away for OUTAGE=60 seconds under load: lost, catching up, spool
 #:   bench-many      very many databases; N=10000, EXPLICIT=1 for a section each
 #:   bench-socket    status with N=10000 databases, in calm and under 50 000 hostile connections
-#: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5  WERROR=1
+#: variables: FLAVOUR=release|debug|asan|tsan|coverage|fuzz  V=1  JOBS=2  STRESS_SECONDS=5  WERROR=1
 #:            CROSS=aarch64-linux-gnu
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
