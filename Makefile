@@ -1,6 +1,6 @@
 # walsup: the gates are targets. `make help` lists them.
 #
-#   FLAVOUR=release|debug|asan|tsan|fuzz   what to build, in build/<flavour>/
+#   FLAVOUR=release|debug|asan|tsan|coverage|fuzz   what to build, in build/<flavour>/
 #   CROSS=aarch64-linux-gnu                for another machine, in build/<flavour>-<CROSS>/
 #   WERROR=1                               warnings are errors, as in the gates
 #   V=1                                    show the commands
@@ -65,6 +65,9 @@ LDFLAGS_asan := -fsanitize=address,undefined
 # wal-index, which other processes write: nothing a sanitizer of threads could see.
 CFLAGS_tsan := -O1 -g -fno-omit-frame-pointer -fsanitize=thread $(if $(CLANG),,-Wno-tsan)
 LDFLAGS_tsan := -fsanitize=thread
+# counters that threads share; no optimization, so that a line is a line
+CFLAGS_coverage := -O0 -g --coverage -fprofile-update=atomic
+LDFLAGS_coverage := --coverage
 CFLAGS_fuzz := -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined
 LDFLAGS_fuzz := -fsanitize=address,undefined
 
@@ -89,7 +92,8 @@ CTL_A    := $(OUT)/libctl.a
 PROGRAMS := $(OUT)/walsupd $(OUT)/walsupctl
 S3FAULT_C := $(sort $(wildcard tests/s3fault/*.c))
 UNIT     := $(patsubst tests/unit/%.c,$(OUT)/unit/%,$(UNIT_C))
-HELPERS  := $(patsubst tests/helpers/%.c,$(OUT)/helpers/%,$(HELPER_C)) $(OUT)/helpers/s3fault
+HELPERS  := $(patsubst tests/helpers/%.c,$(OUT)/helpers/%,$(HELPER_C)) $(OUT)/helpers/s3fault \
+	$(if $(filter release debug,$(FLAVOUR)),$(OUT)/helpers/loop_guard.so)
 
 .PHONY: all help programs helpers clean libraries
 all: programs
@@ -136,6 +140,10 @@ $(OUT)/helpers/s3fault: $(call obj,$(S3FAULT_C)) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(call link,$^,$@)
+$(OUT)/helpers/loop_guard.so: tests/loop_guard.c Makefile
+	$(call say,LINK,$@)
+	$(Q)mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE -Wall -O1 -g -fPIC -shared $< -o $@ -ldl
 $(OUT)/helpers/%: $(OUT)/tests/helpers/%.o $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)

@@ -60,7 +60,7 @@ static void on_timer(uv_timer_t *t);
 
 static void arm(struct agenda *a)
 {
-    if (a->closed)
+    if (a->closed || !a->fire)
         return;
     if (!a->n) {
         (void)uv_timer_stop(&a->timer);
@@ -108,6 +108,11 @@ void agenda_remove(struct agenda *a, struct agenda_entry *x)
 {
     if (x->place)
         take_out(a, x); /* a timer that fires early finds nothing to do */
+}
+
+struct agenda_entry *agenda_first(const struct agenda *a)
+{
+    return a->n ? a->heap[1] : NULL;
 }
 
 bool agenda_look(struct agenda *a)

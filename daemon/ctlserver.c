@@ -9,7 +9,11 @@
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "common/format/proto.h"
+#include "common/store/work.h"
+#include "daemon/doorway.h"
+#include "daemon/walls.h"
 
+#define BACKLOG 64
 #define MAX_CLIENTS 64
 #define MAX_CLIENTS_OTHERS 48    /* so that root and the daemon's user always get in */
 #define MAX_CLIENTS_PER_UID 4    /* but for these two: their tools run in numbers */
@@ -46,7 +50,7 @@ struct client {
 
 struct ctlserver {
     struct manager *m;
-    uv_pipe_t pipe;
+    struct doorway door;
     struct ctl_socket socket;
     gid_t readers; /* the group that may ask for the status; (gid_t)-1: there is none */
     struct client *client;
@@ -54,7 +58,7 @@ struct ctlserver {
     size_t queued;
     uint64_t refused_ms; /* when a refusal was logged; since then refused more */
     unsigned refused;
-    bool closing, pipe_closed;
+    bool closing, door_closed;
     void (*closed)(void *arg);
     void *closed_arg;
 };
@@ -63,7 +67,7 @@ struct ctlserver {
 
 static void maybe_closed(struct ctlserver *c)
 {
-    if (!c->closing || !c->pipe_closed || c->client)
+    if (!c->closing || !c->door_closed || c->client)
         return;
     void (*closed)(void *) = c->closed;
     void *arg = c->closed_arg;
@@ -76,8 +80,7 @@ static void maybe_closed(struct ctlserver *c)
 void ctl_file(struct client *cl, char *path)
 {
     if (cl->file)
-        (void)unlink(cl->file);
-    free(cl->file);
+        work_unlink(cl->server->m->loop, WALL_OWN, cl->file);
     cl->file = path;
 }
 
@@ -533,20 +536,19 @@ static void turn_away(struct client *cl)
     reply(cl, proto_make_error(&e), REPLY_LAST);
 }
 
-static void on_connection(uv_stream_t *listener, int status)
+static void come_in(struct doorway *d)
 {
-    if (status < 0)
-        return;
-    struct ctlserver *c = listener->data;
+    struct ctlserver *c = CONTAINER_OF(d, struct ctlserver, door);
+    uv_loop_t *loop = c->m->loop;
     struct client *cl = util_zalloc(sizeof *cl);
     cl->server = c;
-    (void)uv_pipe_init(listener->loop, &cl->pipe, 0);
-    (void)uv_timer_init(listener->loop, &cl->timer);
+    (void)uv_pipe_init(loop, &cl->pipe, 0);
+    (void)uv_timer_init(loop, &cl->timer);
     cl->pipe.data = cl->timer.data = cl;
     cl->refs = 2;
     cl->next = c->client;
     c->client = cl;
-    if (uv_accept(listener, (uv_stream_t *)&cl->pipe) < 0 || !identify(cl)) {
+    if (uv_accept((uv_stream_t *)&d->pipe, (uv_stream_t *)&cl->pipe) < 0 || !identify(cl)) {
         client_close(cl);
         return;
     }
@@ -577,11 +579,7 @@ int ctlserver_new(struct manager *m, const char *path, struct ctlserver **ret, s
     c->socket = socket;
     const struct group *g = getgrnam("walsup");
     c->readers = g ? g->gr_gid : (gid_t)-1;
-    (void)uv_pipe_init(m->loop, &c->pipe, 0);
-    c->pipe.data = c;
-    r = uv_pipe_open(&c->pipe, socket.fd);
-    if (r == 0)
-        r = uv_listen((uv_stream_t *)&c->pipe, 64, on_connection);
+    r = doorway_open(&c->door, m->loop, socket.fd, BACKLOG, come_in);
     if (r < 0) {
         ctl_socket_done(&c->socket);
         free(c);
@@ -591,10 +589,10 @@ int ctlserver_new(struct manager *m, const char *path, struct ctlserver **ret, s
     return 0;
 }
 
-static void on_pipe_closed(uv_handle_t *h)
+static void on_door_closed(struct doorway *d)
 {
-    struct ctlserver *c = h->data;
-    c->pipe_closed = true;
+    struct ctlserver *c = CONTAINER_OF(d, struct ctlserver, door);
+    c->door_closed = true;
     maybe_closed(c);
 }
 
@@ -608,5 +606,5 @@ void ctlserver_close(struct ctlserver *c, void (*closed)(void *arg), void *arg)
         client_close(cl);
         cl = next;
     }
-    uv_close((uv_handle_t *)&c->pipe, on_pipe_closed);
+    doorway_close(&c->door, on_door_closed);
 }

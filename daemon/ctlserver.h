@@ -12,5 +12,7 @@ struct ctlserver;
 int ctlserver_new(struct manager *m, const char *path, struct ctlserver **ret, struct err *e);
 /** ctlserver_close(c, closed, arg): drop every client and free. */
 void ctlserver_close(struct ctlserver *c, void (*closed)(void *arg), void *arg);
+/** ctlserver_ended(): after the loop: removes the socket, if it is still ours. */
+void ctlserver_ended(void);
 
 #endif

@@ -2,13 +2,15 @@
 #include "common/base/log.h"
 #include "common/format/proto.h"
 #include "common/store/store_root.h"
+#include "common/store/work.h"
 #include "daemon/ctlserver_int.h"
+#include "daemon/walls.h"
 
 struct adopting {
     struct client *client;
     struct manager *m;
     struct store_root *root;
-    uv_work_t work;
+    struct work work;
     int r;
     struct err err;
 };
@@ -83,7 +85,7 @@ void ctl_call_adopt(struct client *cl, json_t *p)
     a->client = cl;
     a->m = m;
     a->root = store_root_ref(store_root_of(t->store));
-    a->work.data = a;
+    a->work.uv.data = a;
     ctl_hold(cl, on_gone, a);
-    (void)uv_queue_work(m->loop, &a->work, work, worked);
+    work_queue(m->loop, &a->work, wall_of_mount(store_root_dir(a->root)), work, worked);
 }

@@ -32,7 +32,7 @@ struct ctl_socket {
     ino_t ino;
 };
 /** ctl_socket_open(path, ret, e): take the one that systemd passed, or bind path; a stale one is replaced, one that
- * answers is ERR_BUSY. ctl_socket_done(s): remove it, if it is still ours; does not close it. */
+ * answers is ERR_BUSY. ctl_socket_done(s): ctlserver_ended() removes it; does not close it. */
 int ctl_socket_open(const char *path, struct ctl_socket *ret, struct err *e);
 void ctl_socket_done(struct ctl_socket *s);
 

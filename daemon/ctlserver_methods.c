@@ -57,6 +57,32 @@ static json_t *lines_json(struct buf *b)
     return a;
 }
 
+static void on_reloaded(void *arg, int r, struct manager_diff *d, struct buf *errors, const struct err *e)
+{
+    struct client *cl = arg;
+    if (r == 0) {
+        ctl_reply_ok(cl, json_pack("{s:o, s:o, s:o, s:o, s:o, s:i}", "changes", changes_json(d), "restart",
+                                   lines_json(&d->restart), "added", names_json(&d->added), "removed",
+                                   names_json(&d->removed), "changed", names_json(&d->changed),
+                                   "unchanged", (int)d->unchanged));
+    } else {
+        /* every problem, not only what fits an error */
+        json_t *msg = proto_make_error(e);
+        if (errors->len)
+            json_object_set_new(json_object_get(msg, "parameters"), "message",
+                                json_sprintf("the new configuration is wrong, the old one stays:\n%s",
+                                             buf_str(errors)));
+        ctl_reply(cl, msg);
+    }
+    ctl_release(cl);
+}
+
+/* What was begun is finished. */
+static void abandon(void *arg)
+{
+    (void)arg;
+}
+
 static void call_reload(struct client *cl, json_t *p)
 {
     struct err e;
@@ -64,23 +90,8 @@ static void call_reload(struct client *cl, json_t *p)
         ctl_reply_err(cl, &e);
         return;
     }
-    struct manager_diff d;
-    cleanup_buf struct buf errors = BUF_INIT;
-    if (manager_reload(ctl_manager(cl), &d, &errors, &e) == 0) {
-        ctl_reply_ok(cl, json_pack("{s:o, s:o, s:o, s:o, s:o, s:i}", "changes", changes_json(&d), "restart",
-                                   lines_json(&d.restart), "added", names_json(&d.added), "removed",
-                               names_json(&d.removed), "changed", names_json(&d.changed),
-                               "unchanged", (int)d.unchanged));
-    } else {
-        /* every problem, not only what fits an error */
-        json_t *msg = proto_make_error(&e);
-        if (errors.len)
-            json_object_set_new(json_object_get(msg, "parameters"), "message",
-                                json_sprintf("the new configuration is wrong, the old one stays:\n%s",
-                                             buf_str(&errors)));
-        ctl_reply(cl, msg);
-    }
-    manager_diff_done(&d);
+    ctl_hold(cl, abandon, NULL);
+    manager_reload(ctl_manager(cl), on_reloaded, cl);
 }
 
 /* ---- what Varlink asks of every service ------------------------------------------------------------ */

@@ -1,12 +1,14 @@
 /* Pause and Resume: first on record, by a worker; then in memory; answered when the databases are let go. */
 #include "common/base/clk.h"
 #include "common/format/proto.h"
+#include "common/store/work.h"
 #include "daemon/ctlserver_int.h"
+#include "daemon/walls.h"
 
 struct asking {
     struct client *client;
     struct manager *m;
-    uv_work_t work;
+    struct work work;
     bool pause;
     size_t n, left;
     struct one {
@@ -122,7 +124,7 @@ static void start(struct client *cl, struct database *only, bool pause, const ch
     a->m = m;
     a->pause = pause;
     a->n = n;
-    a->work.data = a;
+    a->work.uv.data = a;
     for (size_t i = 0; i < n; i++) {
         const struct database *db = only ? only : m->db[i];
         a->one[i] = (struct one){.of = a, .name = util_strdup(db->name), .dir = util_strdup(db->dir)};
@@ -131,7 +133,7 @@ static void start(struct client *cl, struct database *only, bool pause, const ch
                                          for_ms ? clk_real_ms() + for_ms : 0, ctl_uid(cl), reason ? reason : db->pause ? db->pause->reason : "");
     }
     ctl_hold(cl, abandon, a);
-    (void)uv_queue_work(m->loop, &a->work, work, work_done);
+    work_queue(m->loop, &a->work, WALL_OWN, work, work_done);
 }
 
 static void call(struct client *cl, json_t *p, bool pause)

@@ -115,10 +115,18 @@ int ctl_socket_open(const char *path, struct ctl_socket *ret, struct err *e)
     return r;
 }
 
+static struct ctl_socket left; /* to be removed after the loop, which touches no disk */
+
 void ctl_socket_done(struct ctl_socket *s)
 {
+    left = *s;
+    s->path = NULL;
+}
+
+void ctlserver_ended(void)
+{
     struct stat st;
-    if (s->path && lstat(s->path, &st) == 0 && st.st_dev == s->dev && st.st_ino == s->ino)
-        (void)unlink(s->path);
-    free(TAKE_PTR(s->path));
+    cleanup_free char *path = TAKE_PTR(left.path);
+    if (path && lstat(path, &st) == 0 && st.st_dev == left.dev && st.st_ino == left.ino)
+        (void)unlink(path);
 }

@@ -130,6 +130,7 @@ void database_want_snapshot(struct database *db, bool base)
 void database_uploader_changed(struct database *db, struct uploader *u)
 {
     (void)u;
+    active_add(db->active, db);
     database_sync_check(db);
     database_poke(db);
     history_moved(db);

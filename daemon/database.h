@@ -5,6 +5,8 @@
 
 #include "common/base/beat.h"
 #include "common/store/retry.h"
+#include "common/store/work.h"
+#include "daemon/active.h"
 #include "daemon/berths.h"
 #include "daemon/drill.h"
 #include "daemon/history.h"
@@ -58,7 +60,7 @@ struct database_conf {
 /* A job under way. */
 struct database_run {
     struct database *db;
-    uv_work_t work;
+    struct work work;
     struct source_job job;
     struct source_result result;
     uint64_t started_ms;
@@ -123,6 +125,8 @@ struct database {
     uint64_t settled_ms;                      /* when the last one was done */
     uint64_t file_check_ms; /* the file was written: see whether that was a checkpoint; 0 = no need */
     uint64_t assist_until_ms, assist_peek_ms; /* somebody checkpoints: see that our guard makes room */
+    struct active *active; /* NULL: nobody looks every second */
+    struct active_entry at_work;
     struct berths *berths; /* NULL: no limit */
     struct berth berth;
     uint64_t leave_at_ms; /* asked to leave: at this time at the latest; 0 = not asked */
@@ -138,7 +142,8 @@ struct database {
     struct database_seen seen;
     uint64_t txid;
     uint64_t seen_merges;
-    struct drill_fact drill; /* drill.c's */
+    struct drill_fact drill; /* drill.c's, as the next one */
+    struct agenda_entry drill_turn;
     int64_t since_ms;       /* real time of the last change of state */
     int64_t last_commit_ms; /* real time of the last capture that found something */
     uint64_t drop_snapshot;

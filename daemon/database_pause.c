@@ -72,6 +72,7 @@ void database_pause(struct database *db, struct pause *p, struct database_pause_
     free(db->pause);
     db->pause = p;
     db->pause_told = true;
+    active_add(db->active, db);
     w->next = db->pausing;
     db->pausing = w;
     if (news) {

@@ -5,6 +5,7 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
+#include "daemon/walls.h"
 
 #define NUMBER_WAIT_MS 3000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000
@@ -45,13 +46,14 @@ static void work_done(uv_work_t *w, int status);
 
 void database_start_job(struct database *db, const struct source_job *job)
 {
+    active_add(db->active, db);
     db->run = util_zalloc(sizeof *db->run + (job->load ? db->n_up * sizeof db->run->acked[0] : 0));
     db->run->db = db;
-    db->run->work.data = db->run;
+    db->run->work.uv.data = db->run;
     db->run->job = *job;
     db->run->started_ms = clk_mono_ms();
     source_reconf(db->source, &db->source_conf);
-    (void)uv_queue_work(db->loop, &db->run->work, work_run, work_done);
+    work_queue(db->loop, &db->run->work, wall_of_mount(db->path), work_run, work_done);
 }
 
 static void set_state(struct database *db, enum source_state state)
@@ -81,6 +83,12 @@ static void set_state(struct database *db, enum source_state state)
     db->state = state;
     if (!routine || !db->attached_once || state == SOURCE_ARRIVING || was == SOURCE_ARRIVING)
         db->since_ms = clk_real_ms();
+}
+
+static void proven(struct database *db, uint64_t at_ms)
+{
+    db->audited_ms = at_ms;
+    active_proven(db->active, db);
 }
 
 static void after_load(struct database *db, struct database_run *run)
@@ -120,7 +128,7 @@ static void after_load(struct database *db, struct database_run *run)
     if (run->result.state == SOURCE_ASLEEP) { /* nothing happened while nobody was looking */
         set_state(db, SOURCE_ASLEEP);
         db->attached_once = true;
-        db->audited_ms = clk_mono_ms();
+        proven(db, clk_mono_ms());
         db->seen.page_size = st->tip.page_size;
         db->seen.pages = st->tip.commit;
         return;
@@ -232,7 +240,7 @@ static void take_doubt(struct database *db, const struct source_job *job, const 
     if (r->doubt == SOURCE_DOUBT_NONE && !r->audited)
         return;
     if (r->audited && r->doubt == SOURCE_DOUBT_NONE)
-        db->audited_ms = db->last_run_ms;
+        proven(db, db->last_run_ms);
     if (r->doubt == SOURCE_DOUBT_NONE) {
         if (db->doubt.why) {
             log_about(LOG_CAPTURED_AGAIN, db->name, NULL, "replicating");
@@ -306,7 +314,7 @@ static void take_state(struct database *db, enum source_state state, uint64_t ag
 {
     if (db->state != state || !db->attached_once) {
         if (state == SOURCE_ATTACHED || state == SOURCE_ASLEEP) {
-            db->audited_ms = db->last_run_ms;
+            proven(db, db->last_run_ms);
             free(TAKE_PTR(db->gone));
         }
         set_state(db, state);

@@ -3,6 +3,7 @@
 #include <inttypes.h>
 
 #include "common/base/clk.h"
+#include "daemon/walls.h"
 
 #define DOUBT_MS 1000 /* doubt that lasts so long is no coincidence */
 
@@ -76,10 +77,14 @@ static bool sync_hopeless(const struct database *db, struct err *e)
     }
     switch (db->state) {
     case SOURCE_WAITING:
-        if (db->away)
+        if (db->away) {
             err_set(e, ERR_NOTFOUND, "%s: %s", db->name, db->away);
-        else
+        } else if (db->has_history || db->txid) { /* as status_state() tells DB_MISSING */
+            err_set(e, ERR_NOTFOUND, "%s: %s %s", db->name, db->path, db->gone ? db->gone : "is gone");
+            err_hint(e, "walsupctl restore %s brings it back; a new one is picked up when it appears", db->name);
+        } else {
             err_set(e, ERR_NOTFOUND, "%s: there is no database at %s yet", db->name, db->path);
+        }
         return true;
     case SOURCE_NOT_WAL:
         err_set(e, ERR_UNSUPPORTED, "%s: %s is not in WAL mode and not replicated", db->name,
@@ -126,7 +131,8 @@ void database_sync(struct database *db, struct database_sync *w, uint64_t timeou
     (void)uv_timer_init(db->loop, &w->timer);
     w->timer.data = w;
     struct err e;
-    if (sync_hopeless(db, &e)) {
+    if (db->pause) { /* anything else may have changed since the last look: there will be another one first */
+        database_paused_error(db, &e);
         database_sync_finish(w, &e);
         return;
     }
@@ -207,10 +213,8 @@ void database_sync_arm(struct database *db, const struct source_result *r)
         }
         w = next;
     }
-    if (r->map_copy && !copy_given) { /* nobody is left who asked for it */
-        cleanup_free char *path = source_copy_path(db->dir, r->map_copy);
-        (void)unlink(path);
-    }
+    if (r->map_copy && !copy_given) /* nobody is left who asked for it */
+        work_unlink(db->loop, WALL_OWN, source_copy_path(db->dir, r->map_copy));
     for (w = db->waiting; w; w = w->next)
         for (size_t i = 0; w->armed && w->wait && i < db->n_up; i++) {
             db->up[i]->flush = true;

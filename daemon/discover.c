@@ -54,10 +54,11 @@ static void on_later(uv_timer_t *timer)
     }
     /* a missing root has no watch to wake it */
     for (struct tree *t = d->tree; t; t = t->next)
-        if (t->root && !t->root->busy && !watch_listening(&t->root->listener) && !t->root->mark.ino) {
+        if (t->root && !t->root->busy && !watch_listening(&t->root->listener) &&
+            !watch_asking(&t->root->listener) && !t->root->mark.ino) {
             watch_deaf(d->watch, &t->root->listener);
-            watch_listen(d->watch, t->root->path, &t->root->listener);
-            node_want_whole(t->root);
+            if (watch_listen(d->watch, t->root->path, &t->root->listener))
+                node_want_whole(t->root);
         }
 }
 
@@ -89,6 +90,7 @@ void discover_look(struct discover *d, uint64_t ms, uint64_t interval_ms)
         size_t n = ms >= interval_ms ? t->nodes.n : (size_t)(t->nodes.n * ms / interval_ms) + 1;
         for (size_t i = 0; i < MIN(n, t->nodes.n); i++) {
             t->cursor = t->cursor ? t->cursor : t->all;
+            d->count.looked++;
             look_at(t->cursor);
             t->cursor = t->cursor->next_all;
         }

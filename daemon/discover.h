@@ -60,6 +60,7 @@ void discover_close(struct discover *d, void (*closed)(void *arg), void *arg);
 
 struct discover_counters {
     uint64_t directories, files, lists;
+    uint64_t looked; /* directories at which the safety scan has looked */
 };
 const struct discover_counters *discover_counters(const struct discover *d);
 

@@ -182,9 +182,11 @@ void node_enter(struct node *n)
     struct tree *t = n->tree;
     map_put(&t->visited, &n->id, sizeof n->id, n);
     /* first the watch, then the list: what appears in between is in one of them */
-    watch_listen(t->d->watch, n->path, &n->listener);
+    bool watched = watch_listen(t->d->watch, n->path, &n->listener);
     t->d->count.directories++;
     t->d->listing++;
+    if (!watched)
+        return; /* on_event() comes */
     n->whole = true;
     node_mark_dirty(n, 0);
 }

@@ -10,7 +10,9 @@
 #include "common/base/fsx.h"
 #include "common/base/log.h"
 #include "common/format/crc64.h"
+#include "common/store/work.h"
 #include "daemon/manager.h"
+#include "daemon/walls.h"
 
 #define DRILL_MAGIC 0xd5111000u
 #define TICK_MS 5000u
@@ -32,7 +34,10 @@ struct drill {
     unsigned magic;
     struct manager *m;
     uv_timer_t timer;
-    uv_work_t work;
+    struct agenda *turns;  /* by the real time at which somebody is to be looked at; NULL: closed */
+    int64_t looked_ms;     /* real time of the last look */
+    uint64_t least_ms;     /* the shortest interval; UINT64_MAX: nobody has one */
+    struct work work;
     struct paper paper[READ_AT_ONCE];
     size_t n_papers;
     bool working, writing;
@@ -96,7 +101,7 @@ static void on_paper_work(uv_work_t *w)
 
 static void maybe_closed(struct drill *d)
 {
-    if (!d->closing || d->open || d->working || d->running)
+    if (!d->closing || d->open || d->turns || d->working || d->running)
         return;
     void (*closed)(void *) = d->closed;
     void *arg = d->closed_arg;
@@ -114,6 +119,7 @@ static void on_paper_done(uv_work_t *w, int status)
         struct database *db = d->writing || d->closing ? NULL : manager_find(d->m, p->name);
         if (db && !db->drill.looked) {
             db->drill = p->fact;
+            active_add(db->active, db);
             p->fact.text = NULL;
         }
         drill_fact_done(&p->fact);
@@ -136,8 +142,8 @@ static void start_papers(struct drill *d, bool writing)
 {
     d->working = true;
     d->writing = writing;
-    d->work.data = d;
-    (void)uv_queue_work(d->m->loop, &d->work, on_paper_work, on_paper_done);
+    d->work.uv.data = d;
+    work_queue(d->m->loop, &d->work, WALL_OWN, on_paper_work, on_paper_done);
 }
 
 /* ---- what came of it --------------------------------------------------------------------------- */
@@ -224,6 +230,7 @@ static void take_answer(struct drill *d)
     }
     drill_fact_done(&db->drill);
     db->drill = f;
+    active_add(db->active, db);
     if (f.result == DRILL_FAILED || d->working)
         return;
     struct paper *p = add_paper(d, db);
@@ -377,26 +384,56 @@ static int64_t due_ms(const struct database *db, uint64_t interval, int64_t now)
     return f->time_ms + (int64_t)(interval + jitter % (interval / 10 + 1));
 }
 
+static uint64_t tick_ms(const struct drill *d)
+{
+    uint64_t least = d->least_ms;
+    if (least == UINT64_MAX)
+        return TICK_MS;
+    if (clk_real_ms() - d->m->started_ms < TICK_MS) /* what was overdue before the start */
+        least = 0;
+    return MAX(MIN(least / 4, (uint64_t)TICK_MS), (uint64_t)TICK_MIN_MS);
+}
+
+/* Whether it is its turn. Else it is put where it will be looked at again. */
+static bool has_turn(struct drill *d, struct database *db, int64_t now)
+{
+    struct agenda_entry *x = &db->drill_turn;
+    uint64_t interval = interval_of(db);
+    d->m->look.visits++;
+    if (!((const struct manager_db *)db->owner)->conf->verify_ms) {
+        agenda_remove(d->turns, x);
+        return false;
+    }
+    if (!interval || !is_ready(db)) {
+        agenda_set(d->turns, x, (uint64_t)now + tick_ms(d));
+        return false;
+    }
+    if (!db->drill.looked) {
+        (void)add_paper(d, db);
+        agenda_set(d->turns, x, (uint64_t)now + 1);
+        return false;
+    }
+    uint64_t at = (uint64_t)MAX(due_ms(db, interval, now), (int64_t)0);
+    if (x->at_ms == at)
+        return true;
+    agenda_set(d->turns, x, at);
+    return false;
+}
+
 static void look(struct drill *d)
 {
-    struct manager *m = d->m;
-    int64_t now = clk_real_ms(), best_ms = now + 1;
+    int64_t now = clk_real_ms();
     const struct database *best = NULL;
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        struct database *db = m->db[i];
-        uint64_t interval = interval_of(db);
-        if (!interval || !is_ready(db))
-            continue;
-        if (!db->drill.looked) {
-            if (d->n_papers < READ_AT_ONCE)
-                (void)add_paper(d, db);
-            continue;
-        }
-        int64_t at = due_ms(db, interval, now);
-        if (at < best_ms) {
-            best_ms = at;
+    if (now < d->looked_ms) /* the clock was set back */
+        drill_reconf(d);
+    d->looked_ms = now;
+    for (unsigned n = 0; n < READ_AT_ONCE && !best; n++) {
+        struct agenda_entry *x = agenda_first(d->turns);
+        if (!x || x->at_ms > (uint64_t)now)
+            break;
+        struct database *db = CONTAINER_OF(x, struct database, drill_turn);
+        if (has_turn(d, db, now))
             best = db;
-        }
     }
     if (d->n_papers)
         start_papers(d, false);
@@ -404,17 +441,26 @@ static void look(struct drill *d)
         start(d, best);
 }
 
-static uint64_t tick_ms(const struct drill *d)
+void drill_know(struct drill *d, struct database *db)
 {
-    uint64_t least = UINT64_MAX;
-    for (size_t i = 0; i < d->m->conf->n_dbs; i++)
-        if (d->m->conf->db[i].verify_ms)
-            least = MIN(least, d->m->conf->db[i].verify_ms);
-    if (least == UINT64_MAX)
-        return TICK_MS;
-    if (clk_real_ms() - d->m->started_ms < TICK_MS) /* what was overdue before the start */
-        least = 0;
-    return MAX(MIN(least / 4, (uint64_t)TICK_MS), (uint64_t)TICK_MIN_MS);
+    if (((const struct manager_db *)db->owner)->conf->verify_ms)
+        agenda_set(d->turns, &db->drill_turn, 0);
+}
+
+void drill_forget(struct drill *d, struct database *db)
+{
+    agenda_remove(d->turns, &db->drill_turn);
+}
+
+void drill_reconf(struct drill *d)
+{
+    const struct conf *c = d->m->conf;
+    d->least_ms = UINT64_MAX;
+    for (size_t i = 0; i < c->n_dbs; i++)
+        if (c->db[i].verify_ms)
+            d->least_ms = MIN(d->least_ms, c->db[i].verify_ms);
+    for (size_t i = 0; i < d->m->n_dbs && d->least_ms != UINT64_MAX; i++)
+        drill_know(d, d->m->db[i]);
 }
 
 static void on_tick(uv_timer_t *t)
@@ -434,6 +480,8 @@ struct drill *drill_new(struct manager *m)
     struct drill *d = util_zalloc(sizeof *d);
     d->magic = DRILL_MAGIC;
     d->m = m;
+    d->turns = agenda_new(m->loop, NULL, NULL);
+    drill_reconf(d);
     (void)uv_timer_init(m->loop, &d->timer);
     d->timer.data = d;
     d->open = 1;
@@ -441,11 +489,19 @@ struct drill *drill_new(struct manager *m)
     return d;
 }
 
+static void on_turns_closed(void *arg)
+{
+    struct drill *d = arg;
+    d->turns = NULL;
+    maybe_closed(d);
+}
+
 void drill_close(struct drill *d, void (*closed)(void *arg), void *arg)
 {
     d->closing = true;
     d->closed = closed;
     d->closed_arg = arg;
+    agenda_close(d->turns, on_turns_closed, d);
     uv_close((uv_handle_t *)&d->timer, on_closed);
     if (d->running && uv_is_active((uv_handle_t *)&d->process))
         (void)uv_process_kill(&d->process, SIGKILL);

@@ -31,10 +31,14 @@ struct drill_fact {
     int64_t retry_ms; /* real time; after DRILL_FAILED */
 };
 
-/** drill_new(m): m->conf and m->db are looked at from now on. drill_close(d, closed, arg): one that is under
+/** drill_new(m): m->conf is looked at from now on. drill_close(d, closed, arg): one that is under
  * way is ended. */
 struct drill *drill_new(struct manager *m);
 void drill_close(struct drill *d, void (*closed)(void *arg), void *arg);
+/** drill_know(d, db): it is new. drill_forget(d, db): it goes away. drill_reconf(d): m->conf is another one. */
+void drill_know(struct drill *d, struct database *db);
+void drill_forget(struct drill *d, struct database *db);
+void drill_reconf(struct drill *d);
 /** drill_json(db): for status; null if there never was one. drill_is_bad(db): the last one found something. */
 json_t *drill_json(const struct database *db);
 bool drill_is_bad(const struct database *db);

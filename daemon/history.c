@@ -8,6 +8,7 @@
 #include "common/base/log.h"
 #include "common/format/crc64.h"
 #include "daemon/position.h"
+#include "daemon/walls.h"
 
 #define MERGE_AT_ONCE 2u
 #define INPUTS_MIN 4u /* fewer files are not worth another one at the next level */
@@ -126,7 +127,7 @@ static struct history_job *job_new(struct history *h, enum history_task what)
     struct history_job *j = util_zalloc(sizeof *j);
     j->what = what;
     j->h = h;
-    j->work.data = j;
+    j->work.uv.data = j;
     memcpy(j->merged, h->db->merged, sizeof j->merged);
     return j;
 }
@@ -134,7 +135,7 @@ static struct history_job *job_new(struct history *h, enum history_task what)
 static void job_start(struct history *h, struct history_job *j)
 {
     h->job = j;
-    (void)uv_queue_work(h->shared->loop, &j->work, work_job, on_job);
+    work_queue(h->shared->loop, &j->work, WALL_OWN, work_job, on_job);
 }
 
 /* ---- what is to be merged ---------------------------------------------------------------------- */
@@ -521,6 +522,7 @@ struct history *history_wake(struct database *db)
     for (size_t i = 0; i < db->n_up; i++)
         keeper_init(&h->keeper[i], h, db->up[i]);
     db->history = h;
+    active_add(db->active, db);
     inventory_due_set(h->shared->inventory, db->name, clk_real_ms()); /* should this process be killed */
     return h;
 }

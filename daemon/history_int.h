@@ -5,6 +5,7 @@
 
 #include "common/store/retry.h"
 #include "common/store/store.h"
+#include "common/store/work.h"
 #include "daemon/compact.h"
 #include "daemon/database_int.h"
 #include "daemon/fence_look.h"
@@ -56,7 +57,7 @@ struct keeper {
 struct history_job {
     enum history_task { HISTORY_LOAD, HISTORY_MERGE, HISTORY_SWEEP } what;
     struct history *h;
-    uv_work_t work;
+    struct work work;
     struct beat beat;
     struct compact_job compact; /* MERGE */
     struct level_file made;

@@ -10,22 +10,27 @@
 #include <sys/wait.h>
 
 #include "common/base/log.h"
+#include "common/store/work.h"
 #include "daemon/manager.h"
 #include "daemon/status.h"
+#include "daemon/walls.h"
 
 #define HOOK_MAGIC 0x400c1000u
-#define LOOK_AT_ONCE 512u
 
 struct hook {
     unsigned magic;
     struct manager *m;
     struct manager_db *first, **last; /* waiting */
-    size_t at;                        /* of the next tick */
     pid_t pid;                        /* 0: none runs */
     int pidfd;
     uv_poll_t poll;
     bool poll_open, late;
     uv_timer_t timer;
+    struct work work; /* may it be run? */
+    bool checking;
+    char *path; /* that is checked */
+    int may;
+    struct err may_err;
     char outcome[sizeof(((struct err *)NULL)->msg)]; /* of the last one, as it was logged; "": it worked */
     void (*closed)(void *arg);
     void *closed_arg;
@@ -117,9 +122,6 @@ static void go_on(struct hook *h);
 
 static int start(struct hook *h, const char *path, char *const env[], struct err *e)
 {
-    int r = may_run(path, e);
-    if (r < 0)
-        return r;
     sigset_t all, before;
     (void)sigfillset(&all);
     (void)pthread_sigmask(SIG_SETMASK, &all, &before); /* no handler of ours runs in the child */
@@ -226,30 +228,55 @@ static const char *told(const struct manager_db *e)
     return e->hook.told ? e->hook.told : "replicating";
 }
 
-static void go_on(struct hook *h)
+static void check_work(uv_work_t *w)
 {
-    const char *path = h->m->conf->on_state_change;
-    while (!h->pid && h->first && !h->closed) {
-        struct manager_db *e = h->first;
-        const char *from = e->hook.from;
-        char *env[8];
-        struct err err;
-        unlink_from(h, e);
-        if (!path || !strcmp(from, told(e))) /* it has changed back meanwhile */
-            continue;
+    struct hook *h = w->data;
+    h->may = may_run(h->path, &h->may_err);
+}
+
+static void on_checked(uv_work_t *w, int status)
+{
+    struct hook *h = w->data;
+    cleanup_free char *path = TAKE_PTR(h->path);
+    struct manager_db *e = h->first;
+    (void)status;
+    h->checking = false;
+    maybe_closed(h);
+    if (h->closed || !e)
+        return;
+    const char *from = e->hook.from;
+    char *env[8];
+    struct err err = h->may_err;
+    unlink_from(h, e);
+    if (strcmp(from, told(e)) != 0) { /* it has not changed back meanwhile */
         fill_environment(env, e, from, told(e));
-        if (start(h, path, env, &err) < 0)
+        if (h->may < 0 || start(h, path, env, &err) < 0)
             outcome(h, err.msg, err.hint);
         for (size_t i = 0; env[i]; i++)
             free(env[i]);
     }
+    go_on(h);
+}
+
+/* Whether it may be run is looked up each time, on a worker. */
+static void go_on(struct hook *h)
+{
+    const char *path = h->m->conf->on_state_change;
+    while (h->first && (!path || !strcmp(h->first->hook.from, told(h->first)))) /* it has changed back meanwhile */
+        unlink_from(h, h->first);
+    if (h->pid || h->checking || !h->first || h->closed)
+        return;
+    h->checking = true;
+    h->path = util_strdup(path);
+    h->work.uv.data = h;
+    work_queue(h->m->loop, &h->work, wall_of_mount(path), check_work, on_checked);
 }
 
 void hook_look(struct hook *h, struct manager_db *e)
 {
-    enum db_state s = status_state(e->db);
     if (!h->m->conf->on_state_change || h->closed || h->m->stopping)
         return;
+    enum db_state s = status_state(e->db);
     /* what begins is no news for the first seconds, and asleep or awake never is */
     if (db_state_row(s)->severity == SEVERITY_PENDING && status_health(e->db) == STATUS_HEALTHY)
         return;
@@ -271,13 +298,9 @@ void hook_forget(struct hook *h, struct manager_db *e)
         unlink_from(h, e);
 }
 
-void hook_tick(struct hook *h)
+bool hook_at_rest(const struct manager_db *e)
 {
-    size_t n = h->m->conf->on_state_change ? MIN(h->m->n_dbs, (size_t)LOOK_AT_ONCE) : 0;
-    for (; n; n--) {
-        h->at = h->at < h->m->n_dbs ? h->at : 0;
-        hook_look(h, h->m->db[h->at++]->owner);
-    }
+    return !strcmp(told(e), "replicating") && !e->hook.from;
 }
 
 /* ---- begin and end ---------------------------------------------------------------------------------- */
@@ -306,7 +329,7 @@ static void on_timer_closed(uv_handle_t *t)
 
 static void maybe_closed(struct hook *h)
 {
-    if (h->closed && !h->poll_open)
+    if (h->closed && !h->poll_open && !h->checking)
         uv_close((uv_handle_t *)&h->timer, on_timer_closed);
 }
 

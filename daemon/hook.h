@@ -23,7 +23,7 @@ void hook_close(struct hook *h, void (*closed)(void *arg), void *arg);
 /** hook_look(h, e): is its state another one than what was told? Cheap. hook_forget(h, e): it goes away. */
 void hook_look(struct hook *h, struct manager_db *e);
 void hook_forget(struct hook *h, struct manager_db *e);
-/** hook_tick(h): looks at some of the databases: that a replica comes to be late is no event. */
-void hook_tick(struct hook *h);
+/** hook_at_rest(e): the program knows that it is fine, or was never told anything else. */
+bool hook_at_rest(const struct manager_db *e);
 
 #endif

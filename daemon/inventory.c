@@ -2,7 +2,9 @@
 
 #include "common/base/fsx.h"
 #include "common/base/log.h"
+#include "common/store/work.h"
 #include "daemon/inventory_db.h"
+#include "daemon/walls.h"
 
 /* Something to write for which nobody waits. */
 struct note {
@@ -17,7 +19,7 @@ struct note {
 struct inventory {
     uv_loop_t *loop;
     struct inventory_db *d;
-    uv_work_t work;
+    struct work work;
     bool working;
     struct note *note, **note_end; /* waiting */
     struct inventory_req *req, **req_end;
@@ -95,8 +97,8 @@ static void start(struct inventory *v)
     v->note_end = &v->note;
     v->req = NULL;
     v->req_end = &v->req;
-    v->work.data = v;
-    (void)uv_queue_work(v->loop, &v->work, work, done);
+    v->work.uv.data = v;
+    work_queue(v->loop, &v->work, WALL_OWN, work, done);
 }
 
 static void free_notes(struct note *n)

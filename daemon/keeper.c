@@ -332,7 +332,7 @@ static void let_go(struct keeper *k)
 
 static void not_sent(struct keeper *k)
 {
-    if (k->req.err.code == ERR_NOTFOUND && access(k->path, F_OK) < 0) {
+    if (k->req.err.body_gone) {
         let_go(k); /* dropped from the spool for want of room */
         return;
     }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <getopt.h>
 #include <malloc.h>
+#include <openssl/crypto.h>
 #include <signal.h>
 #include <sqlite3.h>
 #include <sys/file.h>
@@ -15,6 +16,7 @@
 #include "common/store/cred.h"
 #include "daemon/adhoc.h"
 #include "daemon/confine.h"
+#include "common/store/work.h"
 #include "daemon/dblock.h"
 #include "common/store/s3_log.h"
 #include "daemon/manager.h"
@@ -77,6 +79,7 @@ static void set_limits(void)
     (void)prctl(PR_SET_DUMPABLE, 0);
     (void)signal(SIGPIPE, SIG_IGN);
     cred_take_environment();
+    (void)OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL); /* it reads files, and would when the loop first needs it */
 }
 
 /* Two daemons on one state directory would give out the same TXIDs. */
@@ -109,8 +112,6 @@ static int run(const struct call *c, struct conf *conf, int ready_fd, int stop_f
 {
     struct err e;
     set_limits();
-    cleanup_free char *workers = util_printf("%u", conf->workers);
-    (void)setenv("UV_THREADPOOL_SIZE", workers, 1);
     enum log_level level;
     if (log_level_parse(conf->log_level, &level))
         log_setup(level);
@@ -124,6 +125,8 @@ static int run(const struct call *c, struct conf *conf, int ready_fd, int stop_f
     static uv_loop_t loop; /* what a start that fails leaves in it goes with the process */
     if (r == 0 && uv_loop_init(&loop) < 0)
         r = err_set(&e, ERR_INTERNAL, "uv_loop_init failed");
+    if (r == 0)
+        work_setup(&loop, conf->workers);
     struct manager *m = NULL;
     if (r == 0)
         r = manager_new(&loop, c->path, conf, &m, &e);
@@ -140,6 +143,7 @@ static int run(const struct call *c, struct conf *conf, int ready_fd, int stop_f
              m->n_dbs, PLURAL(m->n_dbs));
     confine_tell();
     (void)uv_run(&loop, UV_RUN_DEFAULT);
+    work_close();
     (void)uv_run(&loop, UV_RUN_NOWAIT);
     int status = manager_free(m);
     (void)uv_loop_close(&loop);

@@ -6,69 +6,37 @@
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "daemon/ctlserver.h"
+#include "daemon/ending.h"
 #include "daemon/metrics.h"
 #include "daemon/once.h"
 #include "daemon/patterns.h"
-#include "daemon/status.h"
 
 #define TICK_MS 1000
-/* A job that is silent for so long starves the watchdog: in a call of which it was said that it takes
- * time, or before a worker has taken it; any other after a third of the watchdog's own limit. */
-#define PARKED_LIMIT_MS 300000
-#define SILENT_LIMIT_MS 10000 /* without a watchdog: nor is more time asked for */
 #define EXTEND_MS 20000 /* asked for again and again while something moves */
 #define EXTEND_EVERY_MS 1000
 #define TRIM_TICKS 30 /* after histories were looked at while everybody slept */
-#define AT_ONCE 512           /* databases that a tick may look at, on the average */
 #define SCAN_MS 5000          /* what has no watch is looked at so often */
+
+static void on_reloaded(void *arg, int r, struct manager_diff *d, struct buf *errors, const struct err *e)
+{
+    (void)arg;
+    (void)d;
+    if (r == 0)
+        return;
+    log_about(LOG_RELOAD_REFUSED, NULL, NULL, NULL);
+    log_err(LOG_ERROR, e, "reload refused, the old configuration stays");
+    cleanup_free char *text = util_strdup(buf_str(errors));
+    for (char *save = NULL, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+        log_line(LOG_ERROR, "%s", line);
+}
 
 static void on_sighup(uv_signal_t *s, int signum)
 {
     (void)signum;
-    struct manager *m = s->data;
-    struct manager_diff diff;
-    cleanup_buf struct buf errors = BUF_INIT;
-    struct err e;
-    if (manager_reload(m, &diff, &errors, &e) < 0) {
-        log_about(LOG_RELOAD_REFUSED, NULL, NULL, NULL);
-        log_err(LOG_ERROR, &e, "reload refused, the old configuration stays");
-        for (char *save = NULL, *line = strtok_r((char *)(uintptr_t)buf_str(&errors), "\n", &save);
-             line; line = strtok_r(NULL, "\n", &save))
-            log_line(LOG_ERROR, "%s", line);
-    }
-    manager_diff_done(&diff);
+    manager_reload(s->data, on_reloaded, NULL);
 }
 
 /* ---- clocks ------------------------------------------------------------------------------------ */
-
-static bool silent(const struct manager *m, const struct database *db, uint64_t *ret_ms)
-{
-    uint64_t half = notify_watchdog_ms(m->notify), limit = half ? half * 2 / 3 : SILENT_LIMIT_MS;
-    struct beat *beat[DATABASE_BEATS];
-    for (size_t n = database_beats(db, beat); n > 0; n--) {
-        enum beat_state state;
-        *ret_ms = beat_still_ms(beat[n - 1], clk_mono_ms(), &state);
-        if (*ret_ms > (state == BEAT_WORKS ? limit : (uint64_t)PARKED_LIMIT_MS))
-            return true;
-    }
-    return false;
-}
-
-static bool progress(const struct manager *m)
-{
-    uint64_t ms;
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        if (!silent(m, m->db[i], &ms))
-            continue;
-        if (!m->stuck)
-            log_about(LOG_STUCK, m->db[i]->name, NULL, NULL);
-        if (!m->stuck)
-            log_line(LOG_ERROR, "%s: its worker has been silent for %llu s: the watchdog is not fed until it goes on",
-                     m->db[i]->name, (unsigned long long)(ms / 1000));
-        return false;
-    }
-    return true;
-}
 
 /* Starting and stopping may take longer than the unit's limits, but not without progress. */
 static void ask_for_time(struct manager *m)
@@ -96,16 +64,9 @@ static void on_tick(uv_timer_t *t)
 {
     struct manager *m = t->data;
     manager_db_tick(m);
-    hook_tick(m->hook);
     give_back(m);
-    if (m->ticks++ % (1 + m->n_dbs / AT_ONCE) == 0) {
-        char line[200];
-        m->stuck = !progress(m);
-        if (m->ready && !m->stopping) {
-            status_line(m, line, sizeof line);
-            notify_status(m->notify, "%s", line);
-        }
-    }
+    m->ticks++;
+    manager_look(m);
     if (!m->stuck)
         notify_alive(m->notify);
     ask_for_time(m);
@@ -128,6 +89,7 @@ static void on_scan(uv_timer_t *t)
 
 static void step_closed(struct manager *m)
 {
+    ending_moved();
     if (--m->open)
         return;
     uv_stop(m->loop);
@@ -143,6 +105,12 @@ static void on_handle_closed(uv_handle_t *h)
     step_closed(h->data);
 }
 
+void manager_asked(struct manager *m)
+{
+    if (m->asks_awaited && !m->asks)
+        step_closed(m);
+}
+
 static void on_part_closed(void *arg)
 {
     step_closed(arg);
@@ -154,7 +122,8 @@ static void close_rest(struct manager *m)
     uv_handle_t *const handle[] = {
         (uv_handle_t *)&m->scan,    (uv_handle_t *)&m->tick,   (uv_handle_t *)&m->deadline,
         (uv_handle_t *)&m->sigterm, (uv_handle_t *)&m->sigint, (uv_handle_t *)&m->sighup};
-    m->open = 1;
+    m->open = 1 + (m->asks != 0);
+    m->asks_awaited = m->asks != 0;
     manager_close_old(m);
     for (size_t i = 0; i < m->n_targets; i++) {
         m->open++;
@@ -194,6 +163,7 @@ static void begin_close(struct manager *m)
     if (m->closing)
         return;
     m->closing = true;
+    ending_begin(m->exit_status);
     m->retired++;
     while (m->n_dbs)
         manager_retire(m, m->db[m->n_dbs - 1]->owner);
@@ -202,6 +172,7 @@ static void begin_close(struct manager *m)
 
 void manager_retired(struct manager *m)
 {
+    ending_moved();
     if (--m->retired)
         return;
     if (m->closing) {
@@ -329,6 +300,7 @@ int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struc
     m->loop = loop;
     m->conf_path = util_strdup(conf_path);
     m->started_ms = clk_real_ms();
+    manager_look_init(m);
     int r = scan_new(loop, &m->scanner, e); /* before anything is opened */
     if (r == 0)
         r = watch_new(loop, m->scanner, &m->watch, e);
@@ -368,6 +340,7 @@ int manager_free(struct manager *m)
 {
     int status = m->exit_status;
     size_t at = 0;
+    ctlserver_ended();
     for (void *pair; (pair = map_next(&m->overlaps, &at));)
         free(pair);
     map_free(&m->overlaps);
@@ -376,6 +349,7 @@ int manager_free(struct manager *m)
     map_free(&m->by_id);
     manager_forget_due(m);
     patterns_forget(m);
+    active_done(&m->active);
     free(m->db);
     (void)conf_free(m->conf);
     (void)berths_free(m->berths);

@@ -42,12 +42,34 @@ struct manager_db {
     bool begun;      /* watched and running; else it waits for another one to be closed, or is a second
                         name of another one's file */
     bool refused;    /* the latter */
+    bool refusal_told;
+    uint64_t asked_ms; /* where it is was asked then, and not answered yet; 0: no */
+    bool answered;     /* and now it is */
+    bool in_order;     /* in m->asked */
+    struct manager_db *asked_prev, *asked_next;
+    bool asking_id;
+    uint64_t sure_ms;  /* it had the file of its id then */
     bool counted;    /* READY waits for it */
     bool leaving;    /* its file, found by a pattern, is gone */
     bool told;       /* that */
     uint64_t gone_ms;
     struct hook_db hook;
     struct manager_db *next; /* of m->leaving, or m->waiting */
+};
+
+/* How the databases are, as the status line tells it; zero: none was looked at. */
+struct status_tally {
+    unsigned failed, degraded;
+    uint64_t worst_ms; /* lag */
+};
+
+/* Where the look at the active databases is (manager_look.c). */
+struct manager_look {
+    size_t at;       /* in active.db */
+    struct status_tally tally; /* of those before */
+    bool stuck;
+    uint64_t rounds, visits, checks; /* since the start */
+    enum { LOOK_ACTIVE, LOOK_CHECK, LOOK_WALK } how;
 };
 
 struct manager {
@@ -61,11 +83,12 @@ struct manager {
     struct map by_name, by_path; /* of db */
     struct map by_id;            /* struct manager_db */
     struct manager_db *leaving, *waiting;
-    size_t n_refused;
     size_t not_ready; /* of db, what READY waits for */
     bool settled;     /* the patterns have found what there was at start */
-    struct map had;      /* sections whose patterns had databases (patterns.c) */
+    struct map had;      /* sections whose patterns have or had databases (patterns.c) */
     struct map overlaps; /* pairs of sections whose patterns match the same, as said */
+    struct active active;        /* of db, what is looked at every second */
+    struct manager_look look;
     unsigned ticks;
     bool stuck;
     struct scan *scanner;
@@ -92,6 +115,10 @@ struct manager {
     int exit_status;
     unsigned open; /* things that closing waits for */
     size_t retired; /* databases on their way out */
+    struct manager_db *asked, *asked_last; /* in the order of the configuration, not decided yet */
+    struct reload *reload; /* the first one is under way */
+    size_t asks;    /* questions to a disk under way (manager_id.c, manager_reload.c) */
+    bool asks_awaited;
     struct manager_target **old_target; /* stores to close once those are gone */
     size_t n_old;
 };
@@ -103,15 +130,15 @@ struct manager_diff {
     size_t n_changes;
     struct buf restart; /* a line for each thing that needs one */
 };
-void manager_diff_done(struct manager_diff *d);
 
 /** manager_new(loop, conf_path, conf, ret, e): takes conf over on success. */
 int manager_new(uv_loop_t *loop, const char *conf_path, struct conf *conf, struct manager **ret,
                 struct err *e);
-/** manager_reload(m, ret, errors, e): read the configuration again. Wrong: nothing changes, `errors` holds
- * every problem. Right: databases are added, dropped and changed without touching the others. */
-int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *errors,
-                   struct err *e);
+/** manager_reload(m, done, arg): read the configuration again, on a worker, one call after the other; then done(), in which
+ * d, errors and e are good. Wrong (r < 0): nothing changed, `errors` holds every problem. Right: databases are added,
+ * dropped and changed without touching the others. */
+typedef void (*manager_reload_fn)(void *arg, int r, struct manager_diff *d, struct buf *errors, const struct err *e);
+void manager_reload(struct manager *m, manager_reload_fn done, void *arg);
 /** manager_stop(m): flush what can be flushed within shutdown-timeout, then end the loop. A second call
  * skips the flushing. */
 void manager_stop(struct manager *m);
@@ -142,8 +169,36 @@ bool manager_refigure(struct manager_db *e, const struct conf *conf, const struc
                       struct manager_target *const *target);
 /** manager_maybe_ready(m): tell systemd once everything is there or its trouble known. */
 void manager_maybe_ready(struct manager *m);
-/** manager_db_tick(m): files that are gone, second names. Every second or so. */
+/** manager_db_tick(m): files that are gone. Every second or so. */
 void manager_db_tick(struct manager *m);
+/** manager_uncount(e): READY does not wait for it. manager_look_late(e): nor if its file system does not answer. */
+void manager_uncount(struct manager_db *e);
+void manager_look_late(struct manager_db *e);
+/* manager_id.c */
+/** manager_begin(e): watch it, and when it is known not to be a second name of another one's file, let it run.
+ * manager_identify(e): the file is not the one it was begun with: it came later, or was replaced. */
+void manager_begin(struct manager_db *e);
+/** manager_decide(m): those whose turn it is. Called every second as well. manager_decide_not(e): it goes away. */
+void manager_decide(struct manager *m);
+void manager_decide_not(struct manager_db *e);
+void manager_identify(struct manager_db *e);
+/** manager_same_file(m, id, self, ret_sure): the other database that has the file, as far as is known; not sure: it is
+ * asked, and then self is begun or identified again, or what patterns have found is offered again. self may be NULL.
+ * manager_is_second_name(m, f): the same for what a pattern found; says so. */
+const struct manager_db *manager_same_file(struct manager *m, const struct manager_file_id *id, const struct manager_db *self,
+                                           bool *ret_sure);
+bool manager_is_second_name(struct manager *m, struct discover_file *f);
+/** manager_asked(m): one of its questions was answered (manager.c). */
+void manager_asked(struct manager *m);
+/** manager_begin_refused(e): e has a second name of another one's file: is that still so? */
+void manager_begin_refused(struct manager_db *e);
+/* manager_look.c */
+/** manager_look(m): every second: at some of the databases that are not at rest; when it has seen all of them it knows
+ * whether the jobs make progress, and what systemd is told. manager_look_line(m, buf, n): that line, now.
+ * manager_look_init(m): WALSUP_TEST_LOOK is how the tests want it. */
+void manager_look(struct manager *m);
+void manager_look_line(struct manager *m, char *buf, size_t n);
+void manager_look_init(struct manager *m);
 /** manager_begin_waiting(m): begin what waited for others to be closed. */
 void manager_begin_waiting(struct manager *m);
 /** manager_learn_due(m), manager_forget_due(m): m->due. */

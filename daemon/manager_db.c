@@ -2,8 +2,6 @@
  * file each. */
 #include "daemon/manager.h"
 
-#include <sys/stat.h>
-
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "common/format/name.h"
@@ -13,6 +11,7 @@
 
 #define OVERDUE_MS 60000
 #define FAR_MS (366ull * 24 * 3600 * 1000)
+#define LATE_MS 5000 /* a file system that answers does it sooner */
 #define GONE_MS 1500 /* a file that is away for so long was not just replaced */
 
 struct database *manager_find(const struct manager *m, const char *name_or_path)
@@ -29,7 +28,7 @@ void manager_maybe_ready(struct manager *m)
         return;
     m->ready = true;
     char line[200];
-    status_line(m, line, sizeof line);
+    manager_look_line(m, line, sizeof line);
     notify_status(m->notify, "%s", line);
     notify_ready(m->notify);
     log_about(LOG_READY, NULL, NULL, NULL);
@@ -38,7 +37,7 @@ void manager_maybe_ready(struct manager *m)
         once_ready(m->once);
 }
 
-static void uncount(struct manager_db *e)
+void manager_uncount(struct manager_db *e)
 {
     if (!e->counted)
         return;
@@ -146,110 +145,19 @@ bool manager_refigure(struct manager_db *e, const struct conf *conf, const struc
     return true;
 }
 
-/* ---- one file, one database -------------------------------------------------------------------- */
-
-/* The database that already has the file, if it really still is that file. */
-static const struct manager_db *same_file(struct manager *m, const struct manager_file_id *id)
-{
-    struct manager_db *other = map_get(&m->by_id, id, sizeof *id);
-    struct stat st;
-    if (!other)
-        return NULL;
-    if (stat(other->db->path, &st) == 0 && st.st_dev == id->dev && st.st_ino == id->ino)
-        return other;
-    (void)map_remove(&m->by_id, id, sizeof *id); /* that one was replaced or is gone */
-    other->id.dev = other->id.ino = 0;
-    return NULL;
-}
-
-/* Two names for one file, by links: there would be two replicas of one database, and its -wal lies
- * beside one of the names only. */
-static void second_name(struct err *e, const char *path, const struct manager_db *other)
-{
-    err_set(e, ERR_EXISTS, "%s is the same file as %s, which is replicated as %s", path,
-            other->db->path, other->db->name);
-    err_hint(e, "remove one of the two, or the link");
-}
-
-/* The file is not the one it was begun with: it came later, or was replaced. */
-static void identify(struct manager_db *e)
-{
-    struct manager *m = e->m;
-    struct stat st;
-    e->lineage = e->db->seen.lineage;
-    if (stat(e->db->path, &st) < 0)
-        return;
-    const struct manager_file_id id = {st.st_dev, st.st_ino};
-    const struct manager_db *other = same_file(m, &id);
-    if (map_get(&m->by_id, &e->id, sizeof e->id) == e)
-        (void)map_remove(&m->by_id, &e->id, sizeof e->id);
-    e->id = id;
-    if (!other || other == e) {
-        map_put(&m->by_id, &e->id, sizeof e->id, e);
-        return;
-    }
-    struct err err; /* too late to refuse it */
-    second_name(&err, e->db->path, other);
-    log_err(LOG_WARN, &err, "%s", e->db->name);
-}
-
 static void on_changed(struct database *db, void *owner)
 {
     struct manager_db *e = owner;
     if (e->begun && db->seen.lineage != e->lineage)
-        identify(e);
+        manager_identify(e);
     hook_look(e->m->hook, e);
     if (!e->counted || !db->attached_once)
         return;
     for (size_t r = 0; r < db->n_up; r++)
         if (!db->up[r]->known && !db->up[r]->retry.failures)
             return; /* every target has answered, or is reported */
-    uncount(e);
+    manager_uncount(e);
     manager_maybe_ready(e->m);
-}
-
-static void refuse(struct manager_db *e, const struct manager_db *other)
-{
-    struct database *db = e->db;
-    if (!db->err)
-        db->err = util_zalloc(sizeof *db->err);
-    second_name(db->err, db->path, other);
-    if (!e->refused) {
-        log_err(LOG_WARN, db->err, "%s: not replicated", db->name);
-        e->m->n_refused++;
-    }
-    e->refused = true;
-    db->attached_once = true;
-    if (!db->retry.failures)
-        (void)retry_failed(&db->retry, ERR_EXISTS);
-    uncount(e);
-}
-
-static void begin(struct manager_db *e)
-{
-    struct manager *m = e->m;
-    struct stat st;
-    if (!e->file && stat(e->db->path, &st) == 0) {
-        e->id.dev = st.st_dev;
-        e->id.ino = st.st_ino;
-    }
-    const struct manager_db *other = e->id.ino ? same_file(m, &e->id) : NULL;
-    if (other && other != e) {
-        refuse(e, other);
-        return;
-    }
-    if (e->refused) {
-        m->n_refused--;
-        e->refused = false;
-        retry_ok(&e->db->retry);
-        free(TAKE_PTR(e->db->err));
-        e->db->attached_once = false;
-    }
-    if (e->id.ino)
-        map_put(&m->by_id, &e->id, sizeof e->id, e);
-    e->begun = true;
-    watch_add(m->watch, e->db, e->file ? e->file->mark : NULL);
-    database_start(e->db);
 }
 
 /* ---- what is due --------------------------------------------------------------------------------- */
@@ -307,6 +215,15 @@ static bool hush(struct database *db, bool on)
     return watch_hush(e->m->watch, db, on);
 }
 
+static void set_file(struct manager_db *e, struct discover_file *f)
+{
+    if (f)
+        patterns_found(e->m, e->conf->name);
+    if (e->file)
+        patterns_gone(e->m, e->conf->name);
+    e->file = f;
+}
+
 struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const char *path,
                                struct discover_file *file)
 {
@@ -322,13 +239,15 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
     struct manager_db *e = util_zalloc(sizeof *e);
     e->m = m;
     e->conf = c;
-    e->file = file;
     if (file) {
+        set_file(e, file);
         e->id.dev = file->dev;
         e->id.ino = file->ino;
     }
     struct database_conf dc = database_conf_of(m->conf, c);
     e->db = database_new(m->loop, name, &sc, &dc, r, c->n_replicas);
+    e->db->active = &m->active;
+    active_add(&m->active, e->db);
     e->db->berths = m->berths;
     e->db->shared = m->history;
     e->db->owner = e;
@@ -343,6 +262,7 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
     m->db[m->n_dbs++] = e->db;
     map_put_str(&m->by_name, e->db->name, e->db);
     recall_due(m, e->db);
+    drill_know(m->drill, e->db);
     if (!map_get_str(&m->by_path, path))
         map_put_str(&m->by_path, e->db->path, e->db);
     e->counted = !m->ready;
@@ -351,7 +271,7 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
         e->next = m->waiting;
         m->waiting = e;
     } else {
-        begin(e);
+        manager_begin(e);
     }
     return e;
 }
@@ -377,13 +297,14 @@ static void on_closed(struct database *db, void *arg)
 void manager_retire(struct manager *m, struct manager_db *e)
 {
     struct database *db = e->db;
-    uncount(e);
+    manager_uncount(e);
     hook_forget(m->hook, e);
-    m->n_refused -= e->refused;
     unlink_from(&m->leaving, e);
     unlink_from(&m->waiting, e);
+    manager_decide_not(e);
     if (e->file)
         e->file->user = NULL;
+    set_file(e, NULL);
     if (map_get_str(&m->by_name, db->name) == db)
         (void)map_remove_str(&m->by_name, db->name);
     if (map_get_str(&m->by_path, db->path) == db)
@@ -393,6 +314,9 @@ void manager_retire(struct manager *m, struct manager_db *e)
     m->db[e->at] = m->db[--m->n_dbs];
     ((struct manager_db *)m->db[e->at]->owner)->at = e->at;
     m->retired++;
+    drill_forget(m->drill, db);
+    active_forget(&m->active, db);
+    db->active = NULL;
     watch_remove(m->watch, db);
     database_close(db, on_closed, e);
 }
@@ -413,20 +337,6 @@ static void overlap(struct manager *m, const char *first, const char *second, co
     map_put_str(&m->overlaps, key, key);
 }
 
-static bool is_second_name(struct manager *m, struct discover_file *f)
-{
-    const struct manager_file_id id = {f->dev, f->ino};
-    const struct manager_db *other = same_file(m, &id);
-    struct err e;
-    if (!other)
-        return false;
-    second_name(&e, f->path, other);
-    if (!f->told)
-        log_err(LOG_WARN, &e, "[db %s]: not replicated", f->section);
-    f->told = true;
-    return true;
-}
-
 static enum discover_answer on_found(void *owner, struct discover_file *f)
 {
     struct manager *m = owner;
@@ -445,13 +355,15 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
             return DISCOVER_LATER;
         unlink_from(&m->leaving, e);
         e->leaving = false;
-        e->file = f;
+        set_file(e, f);
         f->user = e;
         database_event(db, DATABASE_NAME);
         log_line(e->told ? LOG_NOTICE : LOG_DEBUG, "%s: %s is back", db->name, db->path);
         e->told = false;
         return DISCOVER_TAKEN;
     }
+    if (m->asked) /* a section of its own comes first */
+        return DISCOVER_LATER;
     if (m->retired) /* maybe the one with this name; that must have let go of its spool first */
         return DISCOVER_LATER;
     cleanup_free char *name = conf_name_of(c, f->path);
@@ -464,7 +376,7 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
         f->told = true;
         return DISCOVER_FOREIGN;
     }
-    if (is_second_name(m, f))
+    if (manager_is_second_name(m, f))
         return DISCOVER_LATER;
     const struct database *same = map_get_str(&m->by_name, name);
     if (same) {
@@ -477,7 +389,6 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
     if (!e)
         return DISCOVER_LATER;
     f->user = e;
-    patterns_found(m, c->name);
     log_line(m->settled ? LOG_NOTICE : LOG_DEBUG, "%s: found at %s", e->db->name, f->path);
     return DISCOVER_TAKEN;
 }
@@ -486,7 +397,7 @@ static void on_gone(void *owner, struct discover_file *f)
 {
     struct manager *m = owner;
     struct manager_db *e = f->user;
-    e->file = NULL;
+    set_file(e, NULL);
     f->user = NULL;
     e->gone_ms = clk_mono_ms();
     e->leaving = true;
@@ -538,13 +449,15 @@ void manager_db_tick(struct manager *m)
         next = e->next;
         (void)leave(m, e);
     }
-    if (!m->n_refused || m->closing)
+}
+
+void manager_look_late(struct manager_db *e)
+{
+    if (!e->counted || !e->asked_ms || clk_mono_ms() < e->asked_ms + LATE_MS)
         return;
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        struct manager_db *e = m->db[i]->owner;
-        if (e->refused)
-            begin(e);
-    }
+    log_line(LOG_WARN, "%s: the file system of %s does not answer: replicated when it does", e->db->name, e->db->path);
+    manager_uncount(e);
+    manager_maybe_ready(e->m);
 }
 
 /* begin what had to wait for others to be closed */
@@ -554,7 +467,7 @@ void manager_begin_waiting(struct manager *m)
     m->waiting = NULL;
     while (e) {
         struct manager_db *next = e->next;
-        begin(e);
+        manager_begin(e);
         e = next;
     }
 }

@@ -4,9 +4,11 @@
 #include "common/base/fsx.h"
 #include "common/base/log.h"
 #include "common/store/s3_log.h"
+#include "common/store/work.h"
 #include "daemon/confine.h"
+#include "daemon/walls.h"
 
-void manager_diff_done(struct manager_diff *d)
+static void diff_done(struct manager_diff *d)
 {
     buf_free(&d->added);
     buf_free(&d->removed);
@@ -182,6 +184,7 @@ static void apply(struct manager *m, struct conf *conf, struct manager_target **
         (void)manager_add(m, c, c->path, NULL);
     }
     map_free(&replaced);
+    drill_reconf(m->drill);
     discover_set(m->discover, conf);
     (void)conf_free(old);
     if (!m->retired)
@@ -204,39 +207,108 @@ static void say_changes(struct manager_diff *d)
     }
 }
 
-int manager_reload(struct manager *m, struct manager_diff *ret, struct buf *errors, struct err *e)
+/* One that was asked for. The configuration is read by a worker: it, and what it names, may lie on a file system that
+ * does not answer. */
+struct reload {
+    struct work work;
+    struct manager *m;
+    manager_reload_fn done;
+    void *arg;
+    char *path;
+    struct conf *conf; /* as it was read; NULL: r says why not */
+    int r;
+    struct err e;
+    struct buf errors;
+    struct manager_diff diff;
+    struct reload *next;
+};
+
+static void read_work(uv_work_t *w)
 {
-    *ret = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0, NULL, 0, BUF_INIT};
-    if (m->stopping)
-        return err_set(e, ERR_BUSY, "walsupd is stopping");
-    notify_reloading(m->notify);
-    struct conf *conf = NULL;
-    int r = conf_load(m->conf_path, &conf, errors, e);
+    struct reload *l = w->data;
+    l->r = conf_load(l->path, &l->conf, &l->errors, &l->e);
+    if (l->r == 0)
+        confine_missing(l->conf, l->path, &l->diff.restart);
+}
+
+/* l->conf is handed over on success. */
+static int take(struct reload *l)
+{
+    struct manager *m = l->m;
+    struct conf *conf = l->conf;
     struct manager_target **target = NULL;
-    if (r == 0 && (strcmp(conf->state_dir, m->conf->state_dir) != 0 ||
-                   strcmp(conf->socket, m->conf->socket) != 0)) {
-        r = err_set(e, ERR_CONFIG, "state-dir and socket cannot change while walsupd runs");
-        err_hint(e, "systemctl restart walsupd");
+    if (m->stopping)
+        return err_set(&l->e, ERR_BUSY, "walsupd is stopping");
+    if (l->r < 0)
+        return l->r;
+    if (strcmp(conf->state_dir, m->conf->state_dir) != 0 || strcmp(conf->socket, m->conf->socket) != 0) {
+        err_set(&l->e, ERR_CONFIG, "state-dir and socket cannot change while walsupd runs");
+        return err_hint(&l->e, "systemctl restart walsupd");
     }
-    if (r == 0)
-        r = manager_targets_open(m, conf, &target, e);
-    if (r < 0) {
-        (void)conf_free(conf);
-        notify_ready(m->notify);
+    int r = manager_targets_open(m, conf, &target, &l->e);
+    if (r < 0)
         return r;
-    }
-    conf_diff(m->conf, conf, &ret->change, &ret->n_changes);
-    confine_missing(conf, m->conf_path, &ret->restart);
-    say_changes(ret);
+    l->conf = NULL;
+    conf_diff(m->conf, conf, &l->diff.change, &l->diff.n_changes);
+    say_changes(&l->diff);
     berths_resize(m->berths, conf->max_open);
-    apply(m, conf, target, ret);
+    apply(m, conf, target, &l->diff);
     enum log_level level;
     if (log_level_parse(conf->log_level, &level))
         log_setup(level);
     s3_log_requests(conf->log_requests);
     log_about(LOG_RELOADED, NULL, NULL, NULL);
     log_line(LOG_NOTICE, "configuration reloaded: %zu database%s, %u of them unchanged", m->n_dbs,
-             PLURAL(m->n_dbs), ret->unchanged);
-    notify_ready(m->notify);
+             PLURAL(m->n_dbs), l->diff.unchanged);
     return 0;
+}
+
+static void start(struct reload *l);
+
+static void on_read(uv_work_t *w, int status)
+{
+    struct reload *l = w->data;
+    struct manager *m = l->m;
+    (void)status;
+    int r = take(l);
+    if (l->conf)
+        (void)conf_free(l->conf);
+    if (!m->stopping)
+        notify_ready(m->notify);
+    l->done(l->arg, r, &l->diff, &l->errors, &l->e);
+    m->reload = l->next;
+    if (m->reload)
+        start(m->reload);
+    diff_done(&l->diff);
+    buf_free(&l->errors);
+    free(l->path);
+    free(l);
+    m->asks--;
+    manager_asked(m);
+}
+
+static void start(struct reload *l)
+{
+    struct manager *m = l->m;
+    if (!m->stopping)
+        notify_reloading(m->notify);
+    m->asks++;
+    work_queue(m->loop, &l->work, wall_of_mount(l->path), read_work, on_read);
+}
+
+void manager_reload(struct manager *m, manager_reload_fn done, void *arg)
+{
+    struct reload *l = util_zalloc(sizeof *l), **end = &m->reload;
+    l->m = m;
+    l->done = done;
+    l->arg = arg;
+    l->path = util_strdup(m->conf_path);
+    l->errors = (struct buf)BUF_INIT;
+    l->diff = (struct manager_diff){BUF_INIT, BUF_INIT, BUF_INIT, 0, NULL, 0, BUF_INIT};
+    l->work.uv.data = l;
+    while (*end)
+        end = &(*end)->next;
+    *end = l;
+    if (m->reload == l)
+        start(l);
 }

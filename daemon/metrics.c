@@ -129,8 +129,10 @@ static bool of_state(struct manager *m, struct metrics_at *at, struct buf *out)
     size_t n[DB_STATES] = {0};
     if (at->n++)
         return false;
-    for (size_t i = 0; i < m->n_dbs; i++)
-        n[status_state(m->db[i])]++;
+    active_unproven(&m->active, SIZE_MAX);
+    n[DB_IDLE] = m->n_dbs - m->active.n;
+    for (size_t i = 0; i < m->active.n; i++)
+        n[status_state(m->active.db[i])]++;
     for (size_t i = 0; i < DB_STATES; i++)
         metrics_sample(out, (enum metrics_id)at->metric, &db_state_row((enum db_state)i)->word, (int64_t)n[i] * 1000);
     return true;

@@ -4,19 +4,39 @@
 #include "common/format/name.h"
 #include "common/format/proto.h"
 
+/* a section with a pattern that has databases, or had some */
+struct had {
+    size_t files; /* that it stands for now */
+    char section[];
+};
+
+static struct had *had_get(struct manager *m, const char *section)
+{
+    struct had *h = map_get_str(&m->had, section);
+    if (h)
+        return h;
+    size_t n = strlen(section) + 1;
+    h = util_zalloc(sizeof *h + n);
+    memcpy(h->section, section, n);
+    map_put_str(&m->had, h->section, h);
+    return h;
+}
+
 void patterns_found(struct manager *m, const char *section)
 {
-    if (map_get_str(&m->had, section))
-        return;
-    char *key = util_strdup(section);
-    map_put_str(&m->had, key, key);
+    had_get(m, section)->files++;
+}
+
+void patterns_gone(struct manager *m, const char *section)
+{
+    had_get(m, section)->files--;
 }
 
 void patterns_forget(struct manager *m)
 {
     size_t at = 0;
-    for (void *key; (key = map_next(&m->had, &at));)
-        free(key);
+    for (void *h; (h = map_next(&m->had, &at));)
+        free(h);
     map_free(&m->had);
 }
 
@@ -24,14 +44,14 @@ static int on_entry(const char *entry, void *arg)
 {
     struct manager *m = arg;
     cleanup_free char *name = name_of_dir(entry);
-    for (size_t i = 0; name && i < m->conf->n_dbs; i++) {
-        const struct conf_db *c = &m->conf->db[i];
-        if (!c->glob || map_get_str(&m->had, c->name))
+    for (size_t i = 0; name && i < m->conf->n_patterns; i++) {
+        const struct conf_db *c = m->conf->pattern[i];
+        if (map_get_str(&m->had, c->name))
             continue;
         cleanup_free char *prefix = name_prefix(c->name_template, c->name);
         size_t n = strlen(prefix);
         if (n && !strncmp(name, prefix, n) && name[n] == '/')
-            patterns_found(m, c->name);
+            (void)had_get(m, c->name);
     }
     return 0;
 }
@@ -45,29 +65,23 @@ void patterns_learn(struct manager *m)
 
 static bool is_lost(const struct manager *m, const struct conf_db *c)
 {
-    if (!c->glob || !m->settled || !map_get_str(&m->had, c->name))
-        return false;
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        const struct manager_db *e = m->db[i]->owner;
-        if (e->conf == c && e->file)
-            return false;
-    }
-    return true;
+    const struct had *h = m->settled ? map_get_str(&m->had, c->name) : NULL;
+    return h && !h->files;
 }
 
 size_t patterns_lost(const struct manager *m)
 {
     size_t n = 0;
-    for (size_t i = 0; m->conf->n_patterns && i < m->conf->n_dbs; i++)
-        n += is_lost(m, &m->conf->db[i]);
+    for (size_t i = 0; i < m->conf->n_patterns; i++)
+        n += is_lost(m, m->conf->pattern[i]);
     return n;
 }
 
 json_t *patterns_json(const struct manager *m)
 {
     json_t *all = json_array();
-    for (size_t i = 0; m->conf->n_patterns && i < m->conf->n_dbs; i++) {
-        const struct conf_db *c = &m->conf->db[i];
+    for (size_t i = 0; i < m->conf->n_patterns; i++) {
+        const struct conf_db *c = m->conf->pattern[i];
         if (!is_lost(m, c))
             continue;
         cleanup_free char *hint =

@@ -9,8 +9,9 @@
 
 /** patterns_learn(m): once, at the start: which patterns had databases before, by what is in state-dir. */
 void patterns_learn(struct manager *m);
-/** patterns_found(m, section): it has one. */
+/** patterns_found(m, section), patterns_gone(m, section): it has one more, one less. */
 void patterns_found(struct manager *m, const char *section);
+void patterns_gone(struct manager *m, const char *section);
 void patterns_forget(struct manager *m);
 /** patterns_lost(m): how many had databases and have none. */
 size_t patterns_lost(const struct manager *m);

@@ -11,8 +11,6 @@
 #define PENDING_MS 5000 /* what begins may take so long */
 #define STALLED_MS 10000 /* a job that is not begun, or does not get on */
 #define PARKED_MS 60000  /* in one call of which it was said that it takes time */
-#define PROOF_SCANS 3    /* so many times scan-interval, and a bit, may pass between two looks */
-#define PROOF_MS 30000
 
 uint64_t status_lag_ms(const struct uploader *u)
 {
@@ -49,7 +47,7 @@ static bool stalled(const struct database *db, uint64_t now)
 /* For how long nobody has compared the files with what was captured. */
 static uint64_t unproven_ms(const struct database *db, uint64_t now)
 {
-    uint64_t at = db->state == SOURCE_ASLEEP ? MAX(db->looked_ms, db->audited_ms) : db->audited_ms;
+    uint64_t at = db->state == SOURCE_ASLEEP ? active_proof_ms(db) : db->audited_ms;
     return now > at ? now - at : 0;
 }
 
@@ -100,7 +98,7 @@ enum db_state status_state(const struct database *db)
     }
     if (db->doubt.why)
         return DB_UNSEEN;
-    return unproven_ms(db, now) > db->conf.scan_ms * PROOF_SCANS + PROOF_MS ? DB_UNPROVEN : state_of_replicas(db);
+    return unproven_ms(db, now) > active_proof_limit_ms(db) ? DB_UNPROVEN : state_of_replicas(db);
 }
 
 /* What is only beginning is no trouble yet. */
@@ -127,6 +125,17 @@ enum status_health status_health(const struct database *db)
         if (history_trouble(db, i, &since))
             h = STATUS_DEGRADED;
     return h == STATUS_HEALTHY && drill_is_bad(db) ? STATUS_DEGRADED : h;
+}
+
+bool status_at_rest(const struct database *db)
+{
+    struct beat *beat[DATABASE_BEATS];
+    if (db->state != SOURCE_ASLEEP || db->history || database_beats(db, beat))
+        return false;
+    for (size_t i = 0; i < db->n_up; i++)
+        if (status_lag_ms(db->up[i]))
+            return false;
+    return status_state(db) == DB_IDLE && status_health(db) == STATUS_HEALTHY && hook_at_rest(db->owner);
 }
 
 static json_t *json_time(int64_t ms)
@@ -260,9 +269,10 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
         (void)snprintf(buf, STATUS_DETAIL, "its files were compared with what was captured %s ago, and not since",
                        util_duration(dur, unproven_ms(db, now)));
         return buf;
+    case DB_STARTING:
+        return e->asked_ms && now > e->asked_ms + PENDING_MS ? "the file system of its directory does not answer" : "";
     case DB_REPLICATING:
     case DB_IDLE:
-    case DB_STARTING:
     case DB_COPYING:
     case DB_LOCKED:
     case DB_UNSEEN:
@@ -381,23 +391,23 @@ json_t *status_watch_json(const struct manager *m)
 {
     const struct watch_counters *w = watch_counters(m->watch);
     const struct discover_counters *d = discover_counters(m->discover);
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I}", "directories", (json_int_t)w->directories,
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "directories", (json_int_t)w->directories,
                      "scanned_only", (json_int_t)w->scanned, "events", (json_int_t)w->events,
                      "overflows", (json_int_t)w->overflows, "found", (json_int_t)d->files, "lists",
-                     (json_int_t)d->lists);
+                     (json_int_t)d->lists, "looked", (json_int_t)(w->looked + d->looked));
 }
 
-void status_line(const struct manager *m, char *buf, size_t n)
+void status_tally_add(struct status_tally *t, const struct database *db)
 {
-    unsigned failed = 0, degraded = 0;
-    uint64_t worst = 0;
-    for (size_t i = 0; i < m->n_dbs; i++) {
-        enum status_health h = status_health(m->db[i]);
-        failed += h == STATUS_FAILED;
-        degraded += h == STATUS_DEGRADED;
-        for (size_t r = 0; r < m->db[i]->n_up; r++)
-            worst = MAX(worst, status_lag_ms(m->db[i]->up[r]));
-    }
+    enum status_health h = status_health(db);
+    t->failed += h == STATUS_FAILED;
+    t->degraded += h == STATUS_DEGRADED;
+    for (size_t r = 0; r < db->n_up; r++)
+        t->worst_ms = MAX(t->worst_ms, status_lag_ms(db->up[r]));
+}
+
+void status_line(const struct manager *m, const struct status_tally *t, char *buf, size_t n)
+{
     char dur[32];
     size_t lost = patterns_lost(m);
     if (!m->n_dbs && !lost) {
@@ -406,15 +416,15 @@ void status_line(const struct manager *m, char *buf, size_t n)
         return;
     }
     /* below a few seconds the figure would change with every commit and say nothing */
-    if (worst < LATE_MS)
+    if (t->worst_ms < LATE_MS)
         (void)snprintf(buf, n, "%zu database%s%s", m->n_dbs, PLURAL(m->n_dbs),
-                       failed || degraded || lost ? "" : ", all replicas up to date");
+                       t->failed || t->degraded || lost ? "" : ", all replicas up to date");
     else
         (void)snprintf(buf, n, "%zu database%s, worst lag %s", m->n_dbs, PLURAL(m->n_dbs),
-                       util_duration(dur, worst));
+                       util_duration(dur, t->worst_ms));
     size_t used = strlen(buf);
-    if (failed || degraded)
-        (void)snprintf(buf + used, n - used, ", %u failed, %u degraded (walsupctl status)", failed, degraded);
+    if (t->failed || t->degraded)
+        (void)snprintf(buf + used, n - used, ", %u failed, %u degraded (walsupctl status)", t->failed, t->degraded);
     used = strlen(buf);
     if (lost)
         (void)snprintf(buf + used, n - used, ", %zu pattern%s lost all databases", lost, PLURAL(lost));

@@ -12,6 +12,9 @@ enum status_health { STATUS_HEALTHY, STATUS_DEGRADED, STATUS_FAILED };
 /** status_state(db): a row of common/format/db_state.def. */
 enum db_state status_state(const struct database *db);
 enum status_health status_health(const struct database *db);
+/** status_at_rest(db): asleep and healthy, every replica has everything, nothing is under way: nobody has to look at it
+ * before something happens to it, or its proof is old (active.h). */
+bool status_at_rest(const struct database *db);
 /** status_lag_ms(u): age of the oldest commit that this replica lacks; 0 if it has everything. */
 uint64_t status_lag_ms(const struct uploader *u);
 #define STATUS_DETAIL 512u
@@ -36,7 +39,9 @@ struct status_walk;
 struct status_walk *status_walk_new(struct manager *m, const struct database *db, size_t limit);
 bool status_walk_piece(struct status_walk *w, struct buf *out, size_t bytes);
 void status_walk_free(struct status_walk *w);
-/** status_line(m, buf, n): one line for systemd. */
-void status_line(const struct manager *m, char *buf, size_t n);
+/** status_line(m, t, buf, n): one line for systemd, by what status_tally_add(t, db) found in all databases that are not
+ * at rest; t is zero first. */
+void status_tally_add(struct status_tally *t, const struct database *db);
+void status_line(const struct manager *m, const struct status_tally *t, char *buf, size_t n);
 
 #endif

@@ -11,7 +11,7 @@ struct status_walk {
     struct manager *m;
     bool one, limited, begun;
     size_t limit;
-    size_t at; /* in m->db */
+    size_t at; /* in m->db; if it need not list what is at rest, in m->active */
     size_t listed;
     size_t count[DB_STATES];
     enum status_health worst;
@@ -33,6 +33,7 @@ struct status_walk *status_walk_new(struct manager *m, const struct database *on
     w->m = m;
     w->one = only != NULL;
     w->limited = limit < m->n_dbs;
+    active_unproven(&m->active, SIZE_MAX);
     w->limit = MIN(limit, (size_t)STATUS_LIMIT);
     w->only = only ? text_of(status_database_json(only)) : NULL;
     w->worst = only ? status_health(only) : STATUS_HEALTHY;
@@ -84,30 +85,50 @@ static void add_tail(struct status_walk *w, struct buf *out)
     if (!w->one && json_array_size(lost))
         w->worst = MAX(w->worst, STATUS_DEGRADED);
     json_t *counts = json_object();
+    if (w->limited || w->one)
+        w->count[DB_IDLE] += w->m->n_dbs - MIN(w->m->active.n, w->m->n_dbs);
     for (size_t i = 0; i < DB_STATES; i++)
         if (w->count[i])
             json_object_set_new(counts, db_state_row((enum db_state)i)->word, json_integer((json_int_t)w->count[i]));
     cleanup_free char *tail = text_of(json_pack(
-        "{s:i, s:s, s:i, s:I, s:I, s:s, s:s, s:I, s:o, s:o, s:o}", "schema", STATUS_SCHEMA, "version", WALSUP_VERSION,
+        "{s:i, s:s, s:i, s:I, s:I, s:s, s:s, s:I, s:o, s:o, s:o, s:{s:I, s:I, s:I}}", "schema", STATUS_SCHEMA, "version", WALSUP_VERSION,
         "pid", (int)getpid(), "started_ms", (json_int_t)w->m->started_ms, "now_ms", (json_int_t)clk_real_ms(),
         "sqlite_version", sqlite3_libversion(), "state", health[w->worst], "total", (json_int_t)w->m->n_dbs, "counts",
-        counts, "lost_patterns", lost, "watch", status_watch_json(w->m)));
+        counts, "lost_patterns", lost, "watch", status_watch_json(w->m), "looks", "rounds", (json_int_t)w->m->look.rounds,
+        "visits", (json_int_t)w->m->look.visits, "checks", (json_int_t)w->m->look.checks));
     buf_printf(out, "],%s", tail + 1);
+}
+
+/* What is at rest is healthy: there is no need to look at it if it is not listed. */
+static bool next(struct status_walk *w, const struct database **ret)
+{
+    struct manager *m = w->m;
+    bool some = w->limited || w->one;
+    if (w->at >= (some ? m->active.n : m->n_dbs))
+        return false;
+    *ret = some ? m->active.db[w->at] : m->db[w->at];
+    w->at++;
+    return true;
 }
 
 bool status_walk_piece(struct status_walk *w, struct buf *out, size_t bytes)
 {
     size_t end = out->len + bytes, until = w->at + LOOK_AT_ONCE;
+    const struct database *db = NULL;
+    bool more = true;
     if (!w->begun)
         buf_add_str(out, "{\"databases\":[");
     if (!w->begun && w->only)
         list(w, out, w->only);
     w->begun = true;
-    while (w->at < w->m->n_dbs && w->at < until && out->len < end)
-        visit(w, out, w->m->db[w->at++]);
+    while (more && w->at < until && out->len < end) {
+        more = next(w, &db);
+        if (more)
+            visit(w, out, db);
+    }
     if (!out->len)
         buf_add_str(out, " "); /* a piece is at least a byte: JSON does not mind */
-    if (w->at < w->m->n_dbs)
+    if (more)
         return true;
     for (; w->said < w->n_later && w->listed < w->limit && out->len < end; w->said++)
         list(w, out, w->later[w->said]);

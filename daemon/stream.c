@@ -5,8 +5,10 @@
 #include "common/base/clk.h"
 #include "common/base/log.h"
 #include "common/store/layout.h"
+#include "common/store/work.h"
 #include "daemon/database_int.h"
 #include "daemon/fence_look.h"
+#include "daemon/walls.h"
 
 #define SLICE_BYTES (8u << 20)
 #define SLICE_MS 40u
@@ -50,7 +52,7 @@ struct stream {
     struct snapshot_info info;
     struct stream_leg *leg;
     size_t n_legs;
-    uv_work_t work;
+    struct work work;
     struct beat beat;
     uv_timer_t timer;
     enum stream_work { WORK_SLICE, WORK_REST, WORK_FREE } what;
@@ -127,7 +129,7 @@ static void start_work(struct stream *s, enum stream_work what)
     s->what = what;
     s->working = true;
     s->beat = (struct beat){.count = 0};
-    (void)uv_queue_work(s->db->loop, &s->work, work, on_worked);
+    work_queue(s->db->loop, &s->work, wall_of_mount(s->db->path), work, on_worked);
 }
 
 static bool under_pressure(const struct stream *s)
@@ -472,7 +474,7 @@ struct stream *stream_start(struct database *db, struct snapshot *sn)
     s->db = db;
     s->sn = sn;
     s->info = *snapshot_info(sn);
-    s->work.data = s;
+    s->work.uv.data = s;
     s->leg = util_zalloc(MAX(db->n_up, (size_t)1) * sizeof *s->leg);
     (void)uv_timer_init(db->loop, &s->timer);
     s->timer.data = s;

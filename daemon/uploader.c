@@ -8,6 +8,7 @@
 #include "common/store/layout.h"
 #include "daemon/database.h"
 #include "daemon/fence_probe.h"
+#include "daemon/walls.h"
 
 #define TXID_MAX (1ull << 62)
 #define UPLOADER_MAGIC 0x0b10ade7u
@@ -399,8 +400,8 @@ void uploader_note(struct uploader *u)
     u->noting = true;
     u->noting_txid = u->acked;
     u->noting_lineage = uploader_place(u, u->db->seen.lineage);
-    u->note.data = u;
-    (void)uv_queue_work(u->db->loop, &u->note, note_work, note_done);
+    u->note.uv.data = u;
+    work_queue(u->db->loop, &u->note, WALL_OWN, note_work, note_done);
 }
 
 /* ---- outcome ----------------------------------------------------------------------------------- */
@@ -424,7 +425,7 @@ void uploader_failed(struct uploader *u, const struct uploader_flight *f)
         log_err(LOG_WARN, e, "%s -> %s: not uploaded, next try in %s", u->db->name, u->target,
                 util_duration(dur, wait));
     }
-    if (e->code == ERR_NOTFOUND && f->path && access(f->path, F_OK) < 0) {
+    if (e->body_gone && f->path) {
         /* the spool file itself is gone: nothing but a new base helps */
         u->gone = MAX(u->gone, f->what == FLIGHT_BASE ? 0 : f->sending.txid);
         u->snapshot.txid = 0;

@@ -8,6 +8,7 @@
 
 #include "common/store/retry.h"
 #include "common/store/store.h"
+#include "common/store/work.h"
 #include "daemon/agenda.h"
 #include "daemon/fence_look.h"
 #include "daemon/inventory.h"
@@ -100,7 +101,7 @@ struct uploader {
     uv_timer_t timer;
     bool timer_open;
 
-    uv_work_t note; /* writes acked.<target>, and fenced.<target> */
+    struct work note; /* writes acked.<target>, and fenced.<target> */
     bool noting, fence_noted;
     uint64_t noted; /* what acked.<target> says */
     uint64_t noting_txid, noting_lineage;

@@ -13,6 +13,7 @@ void uploader_fence(struct uploader *u, const struct err *why, bool noted)
 {
     u->fenced = true;
     u->fence_noted = noted;
+    active_add(u->db->active, u->db);
     if (!u->err)
         u->err = util_alloc(sizeof *u->err);
     *u->err = *why;
@@ -29,6 +30,7 @@ void uploader_takeover(struct uploader *u)
 {
     log_line(LOG_NOTICE, "%s -> %s: taken over", u->db->name, u->target);
     u->fenced = u->known = u->alone = u->undo_base = false;
+    active_add(u->db->active, u->db);
     u->own_base = u->snapshot.txid = 0;
     fence_lose(&u->lost, u->db->seen.lineage);
     u->takeover = u->flush = true;

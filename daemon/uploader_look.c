@@ -18,7 +18,7 @@
 #define SILENT_MS (10 * 60 * 1000u)  /* the store was not heard of for so long: look before anything is built on it */
 #define FRESH_MS 2000u               /* a look so recent is good enough for whoever waits; WALSUP_TEST_FRESH_MS */
 #define PAGE_DIGITS 3u               /* of a TXID: so many names are few listings */
-#define PACE_MS 50u                  /* between the looks of many replicas that nobody waits for */
+#define PACE_MS 50u                  /* between the looks of many replicas that nobody waits for; WALSUP_TEST_PACE_MS */
 
 static uint64_t for_tests(uint64_t *ms, const char *name, uint64_t otherwise)
 {
@@ -42,6 +42,12 @@ static uint64_t fresh_ms(void)
     return for_tests(&ms, "WALSUP_TEST_FRESH_MS", FRESH_MS);
 }
 
+static uint64_t pace_ms(void)
+{
+    static uint64_t ms;
+    return for_tests(&ms, "WALSUP_TEST_PACE_MS", PACE_MS);
+}
+
 /* ---- when ---------------------------------------------------------------------------------------- */
 
 /* Each gets a turn of its own, so that neither a start with ten thousand databases nor the day after is a burst. */
@@ -51,7 +57,7 @@ void uploader_look_plan(struct uploader *u)
     if (!s || u->look_due.place || u->closing)
         return;
     uint64_t now = clk_mono_ms();
-    s->look_slot_ms = MAX(s->look_slot_ms + PACE_MS, now + PACE_MS);
+    s->look_slot_ms = MAX(s->look_slot_ms, now) + pace_ms();
     agenda_set(s->looks, &u->look_due, s->look_slot_ms);
 }
 

@@ -1,8 +1,7 @@
-#include "daemon/watch.h"
+#include "daemon/watch_int.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <libgen.h>
 #include <limits.h>
 #include <sys/inotify.h>
 
@@ -10,56 +9,11 @@
 #include "common/base/log.h"
 #include "common/base/map.h"
 
-#define WATCH_MASK                                                                       \
-    (IN_MODIFY | IN_CLOSE_WRITE | IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO | IN_ATTRIB | IN_DELETE_SELF | \
-     IN_MOVE_SELF | IN_ONLYDIR)
-
 #define PAUSE_MS 8       /* after a batch of events, while they keep coming */
 #define PAUSE_FIRST_MS 1 /* after the first ones of a burst: a close may follow, and a copy of the file after it */
 #define BURST_GAP_MS 50
 #define BURST_FIRST 6    /* batches */
 #define PAIRS 256 /* databases in one job of the safety scan */
-
-/* One database in a directory, by the path of its file. */
-struct entry {
-    struct database *db;
-    struct watch_dir *dir;
-    char *path; /* key of by_file */
-    struct scan_mark mark, wal_mark;
-    struct entry *prev, *next;         /* of the directory */
-    struct entry *prev_all, *next_all; /* of the watch */
-};
-
-struct watch_dir {
-    char *path; /* key of by_path */
-    int wd;     /* -1: no watch at present; else key of by_wd */
-    bool told;
-    struct entry *entry;
-    struct watch_listener *listener;
-    struct entry *hushed; /* asked for no more events of writes; NULL: there are */
-    struct watch_dir *same; /* another path to the same directory */
-    struct watch_dir *prev, *next;
-};
-
-struct watch {
-    uv_loop_t *loop;
-    struct scan *scan;
-    int fd;
-    uv_poll_t poll;
-    uv_timer_t pause;
-    unsigned open; /* handles */
-    struct watch_dir *dir;
-    struct map by_path, by_wd, by_file;
-    struct entry *entry, *cursor; /* all of them; where the safety scan goes on */
-    struct watch_counters count;
-    uint64_t told_unwatched;
-    uint64_t last_batch_ms;
-    unsigned burst; /* batches of events in quick succession */
-    void (*overflow)(void *arg);
-    void *overflow_arg;
-    void (*closed)(void *arg);
-    void *closed_arg;
-};
 
 const struct watch_counters *watch_counters(const struct watch *w)
 {
@@ -72,8 +26,6 @@ void watch_on_overflow(struct watch *w, void (*fn)(void *arg), void *arg)
     w->overflow_arg = arg;
 }
 
-static void watch_again(struct watch *w, struct watch_dir *d);
-
 /* ---- the safety scan --------------------------------------------------------------------------- */
 
 static bool on_pairs(struct scan_job *j)
@@ -81,16 +33,19 @@ static bool on_pairs(struct scan_job *j)
     struct watch *w = j->data;
     for (; j->n_used < j->n_pairs && !scan_due(w->scan); j->n_used++) {
         const struct scan_pair *p = &j->pair[j->n_used];
-        struct entry *en = map_get_str(&w->by_file, p->path); /* it may be gone meanwhile */
+        struct watch_entry *en = map_get_str(&w->by_file, p->path); /* it may be gone meanwhile */
         if (!en)
             continue;
         bool file = !scan_mark_same(&en->mark, &p->db) && (en->mark.ino || p->db.ino);
         bool wal = !scan_mark_same(&en->wal_mark, &p->wal) && (en->wal_mark.ino || p->wal.ino);
         if (en->mark.ino != p->db.ino)
-            watch_again(w, en->dir);
+            watch_ask_for(w, en->dir); /* the path may lead to another directory now */
         en->mark = p->db;
         en->wal_mark = p->wal;
-        en->db->looked_ms = !wal && !file ? clk_mono_ms() : en->db->looked_ms;
+        if (!wal && !file) {
+            en->db->looked_ms = clk_mono_ms();
+            active_proven(en->db->active, en->db);
+        }
         if (wal)
             database_event(en->db, DATABASE_WAL);
         else if (file)
@@ -112,7 +67,7 @@ static struct scan_job *pairs_job(struct watch *w)
 }
 
 /* adds en to the job, which is sent off when it is full */
-static void add_pair(struct watch *w, struct scan_job **j, const struct entry *en)
+static void add_pair(struct watch *w, struct scan_job **j, const struct watch_entry *en)
 {
     if (!*j)
         *j = pairs_job(w);
@@ -128,6 +83,7 @@ static void look_at_some(struct watch *w, size_t n)
         w->cursor = w->cursor ? w->cursor : w->entry;
         if (!w->cursor)
             break;
+        w->count.looked++;
         add_pair(w, &j, w->cursor);
         w->cursor = w->cursor->next_all;
     }
@@ -137,15 +93,7 @@ static void look_at_some(struct watch *w, size_t n)
 
 /* ---- events ------------------------------------------------------------------------------------ */
 
-static void whole_dir(struct watch_dir *d)
-{
-    for (struct entry *en = d->entry; en; en = en->next)
-        database_event(en->db, DATABASE_NAME);
-    for (struct watch_listener *l = d->listener; l; l = l->next)
-        l->event(l, NULL, 0);
-}
-
-static struct entry *find_entry(struct watch *w, const char *dir, const char *name, size_t n)
+static struct watch_entry *find_entry(struct watch *w, const char *dir, const char *name, size_t n)
 {
     char path[PATH_MAX + NAME_MAX + 2];
     size_t dir_len = strlen(dir);
@@ -180,43 +128,13 @@ static void on_side_file(struct database *db, const char *suffix, uint32_t mask)
 static void on_name(struct watch *w, struct watch_dir *d, const char *name, uint32_t mask)
 {
     size_t n = strlen(name);
-    struct entry *en = d->entry ? find_entry(w, d->path, name, n) : NULL;
+    struct watch_entry *en = d->entry ? find_entry(w, d->path, name, n) : NULL;
     if (en)
         database_event(en->db, event_of_file(mask));
     else if (d->entry && n > 4 && name[n - 4] == '-' && (en = find_entry(w, d->path, name, n - 4)))
         on_side_file(en->db, name + n - 4, mask);
     for (struct watch_listener *l = d->listener; l; l = l->next)
         l->event(l, name, mask);
-}
-
-static void set_wd(struct watch *w, struct watch_dir *d, int wd)
-{
-    struct watch_dir *other = map_get(&w->by_wd, &wd, sizeof wd);
-    d->wd = wd;
-    d->same = other;
-    map_put(&w->by_wd, &d->wd, sizeof d->wd, d);
-    w->count.unwatched--;
-}
-
-/* false: other paths lead to that directory, and its watch stays */
-static bool clear_wd(struct watch *w, struct watch_dir *d)
-{
-    int wd = d->wd;
-    struct watch_dir *first = map_remove(&w->by_wd, &wd, sizeof wd);
-    if (first == d) {
-        first = d->same;
-    } else {
-        struct watch_dir *p = first;
-        while (p->same != d)
-            p = p->same;
-        p->same = d->same;
-    }
-    if (first)
-        map_put(&w->by_wd, &first->wd, sizeof first->wd, first);
-    d->same = NULL;
-    d->wd = -1;
-    w->count.unwatched++;
-    return !first;
 }
 
 static void on_event(struct watch *w, const struct inotify_event *ev)
@@ -235,9 +153,10 @@ static void on_event(struct watch *w, const struct inotify_event *ev)
     while (d) {
         struct watch_dir *next = d->same;
         if (lost) {
-            if (clear_wd(w, d) && !(ev->mask & IN_IGNORED))
+            w->epoch++;
+            if (watch_clear_wd(w, d) && !(ev->mask & IN_IGNORED))
                 (void)inotify_rm_watch(w->fd, ev->wd);
-            whole_dir(d);
+            watch_whole_dir(d);
         } else if (ev->len) {
             on_name(w, d, ev->name, ev->mask);
         }
@@ -284,71 +203,6 @@ static void on_readable(uv_poll_t *p, int status, int events)
     }
 }
 
-/* ---- directories ------------------------------------------------------------------------------- */
-
-/* false with errno */
-static bool dir_watch(struct watch *w, struct watch_dir *d)
-{
-    int wd = inotify_add_watch(w->fd, d->path, WATCH_MASK);
-    if (wd >= 0) {
-        set_wd(w, d, wd);
-        d->told = false;
-        return true;
-    }
-    int errnum = errno;
-    if (errnum == ENOSPC && !w->told_unwatched) {
-        w->told_unwatched = 1;
-        log_line(LOG_WARN,
-                 "no inotify watch left for %s: databases there are found, and their changes seen, "
-                 "by scans every few seconds only (raise fs.inotify.max_user_watches)",
-                 d->path);
-    } else if (errnum != ENOSPC && !d->told && !d->listener) { /* else it was just removed */
-        d->told = true;
-        log_line(LOG_WARN, "cannot watch %s: %s (tried again with every scan)", d->path,
-                 strerror(errnum));
-    }
-    errno = errnum;
-    return false;
-}
-
-bool watch_hush(struct watch *w, struct database *db, bool on)
-{
-    struct entry *en = db->watch;
-    struct watch_dir *d = en ? en->dir : NULL;
-    if (!d || d->wd < 0 || (on && (d->listener || d->same || d->entry != en || en->next)))
-        return false;
-    d->hushed = on ? en : NULL;
-    if (inotify_add_watch(w->fd, d->path, on ? WATCH_MASK & ~(uint32_t)IN_MODIFY : WATCH_MASK) != d->wd)
-        watch_again(w, d);
-    return on;
-}
-
-/* Somebody else wants to hear what happens there, or the one who did not has gone. */
-static void unhush(struct watch *w, struct watch_dir *d)
-{
-    if (!d->hushed)
-        return;
-    struct database *db = d->hushed->db;
-    d->hushed = NULL;
-    db->hushed = false;
-    if (inotify_add_watch(w->fd, d->path, WATCH_MASK) != d->wd)
-        watch_again(w, d);
-    database_event(db, DATABASE_WAL); /* what was written without an event */
-}
-
-/* The path may lead to another directory now: a watch stays with the one it was put on. */
-static void watch_again(struct watch *w, struct watch_dir *d)
-{
-    int old = d->wd, wd = inotify_add_watch(w->fd, d->path, WATCH_MASK);
-    if (old < 0 || wd == old)
-        return;
-    if (clear_wd(w, d))
-        (void)inotify_rm_watch(w->fd, old);
-    if (wd >= 0)
-        set_wd(w, d, wd);
-    whole_dir(d);
-}
-
 void watch_look(struct watch *w, uint64_t ms, uint64_t interval_ms)
 {
     struct scan_job *j = NULL;
@@ -358,13 +212,11 @@ void watch_look(struct watch *w, uint64_t ms, uint64_t interval_ms)
         for (struct watch_dir *d = w->dir; d; d = d->next) {
             if (d->wd >= 0)
                 continue;
-            if (!full && dir_watch(w, d)) {
-                whole_dir(d);
-                continue;
-            }
-            full = full || errno == ENOSPC;
-            scanned += full;
-            for (const struct entry *en = d->entry; en; en = en->next)
+            if (!d->ask && !full)
+                watch_ask_for(w, d);
+            full = w->full;
+            scanned += d->full || full;
+            for (const struct watch_entry *en = d->entry; en; en = en->next)
                 add_pair(w, &j, en);
         }
     if (j)
@@ -380,113 +232,27 @@ void watch_look(struct watch *w, uint64_t ms, uint64_t interval_ms)
     look_at_some(w, ms >= interval_ms ? n : (size_t)(n * ms / interval_ms) + 1);
 }
 
-static struct watch_dir *dir_get(struct watch *w, const char *path)
-{
-    struct watch_dir *d = map_get_str(&w->by_path, path);
-    if (d)
-        return d;
-    d = util_zalloc(sizeof *d);
-    d->path = util_strdup(path);
-    d->wd = -1;
-    d->next = w->dir;
-    if (d->next)
-        d->next->prev = d;
-    w->dir = d;
-    map_put_str(&w->by_path, d->path, d);
-    w->count.directories++;
-    w->count.unwatched++;
-    return d;
-}
-
-static void dir_free(struct watch_dir *d)
-{
-    free(d->path);
-    free(d);
-}
-
-static void dir_put(struct watch *w, struct watch_dir *d)
-{
-    if (d->entry || d->listener)
-        return;
-    int wd = d->wd;
-    if (wd >= 0 && clear_wd(w, d))
-        (void)inotify_rm_watch(w->fd, wd);
-    w->count.directories--;
-    w->count.unwatched--;
-    (void)map_remove_str(&w->by_path, d->path);
-    if (d->prev)
-        d->prev->next = d->next;
-    else
-        w->dir = d->next;
-    if (d->next)
-        d->next->prev = d->prev;
-    dir_free(d);
-}
-
-void watch_listen(struct watch *w, const char *path, struct watch_listener *l)
-{
-    struct watch_dir *d = dir_get(w, path);
-    l->dir = d;
-    l->prev = NULL;
-    l->next = d->listener;
-    if (l->next)
-        l->next->prev = l;
-    d->listener = l;
-    unhush(w, d);
-    if (d->wd < 0)
-        (void)dir_watch(w, d);
-}
-
-void watch_deaf(struct watch *w, struct watch_listener *l)
-{
-    struct watch_dir *d = l->dir;
-    if (!d)
-        return;
-    if (l->prev)
-        l->prev->next = l->next;
-    else
-        d->listener = l->next;
-    if (l->next)
-        l->next->prev = l->prev;
-    l->dir = NULL;
-    if (d->entry)
-        watch_again(w, d);
-    dir_put(w, d);
-}
-
-bool watch_listening(const struct watch_listener *l)
-{
-    return l->dir && l->dir->wd >= 0;
-}
-
 /* ---- databases --------------------------------------------------------------------------------- */
 
-/* The WAL lies beside the file that a symbolic link leads to. */
-static void split(const char *path, char **ret_dir, char **ret_path)
+static void on_db_answer(struct watch_ask *a);
+
+static void ask_db(struct watch *w, struct watch_entry *en, bool with_marks)
 {
-    char real[PATH_MAX];
-    cleanup_free char *a = util_strdup(realpath(path, real) ? real : path);
-    cleanup_free char *b = util_strdup(a);
-    const char *base = basename(a), *d = dirname(b);
-    *ret_dir = util_strdup(realpath(d, real) ? real : d);
-    *ret_path = util_printf("%s/%s", (*ret_dir)[1] ? *ret_dir : "", base);
+    en->ask = watch_new_ask(w, NULL, on_db_answer);
+    en->ask->entry = en;
+    en->ask->with_marks = with_marks;
+    watch_ask_db(w->loop, en->ask, en->db->path);
 }
 
-void watch_add(struct watch *w, struct database *db, const struct scan_mark mark[2])
+/* It is known where it is. */
+static void put_in_dir(struct watch *w, struct watch_entry *en, struct watch_ask *a)
 {
-    struct entry *en = util_zalloc(sizeof *en);
-    cleanup_free char *path = NULL;
-    split(db->path, &path, &en->path);
-    en->db = db;
-    if (mark) {
-        en->mark = mark[0];
-        en->wal_mark = mark[1];
-    } else {
-        cleanup_free char *wal = util_printf("%s-wal", en->path);
-        (void)scan_mark_of(en->path, &en->mark);
-        (void)scan_mark_of(wal, &en->wal_mark);
+    struct watch_dir *d = watch_dir_get(w, a->dir);
+    en->path = TAKE_PTR(a->path);
+    if (a->with_marks) {
+        en->mark = a->mark[0];
+        en->wal_mark = a->mark[1];
     }
-    struct watch_dir *d = dir_get(w, path);
     en->dir = d;
     en->next = d->entry;
     if (en->next)
@@ -497,23 +263,61 @@ void watch_add(struct watch *w, struct database *db, const struct scan_mark mark
         en->next_all->prev_all = en;
     w->entry = en;
     map_put_str(&w->by_file, en->path, en);
+    watch_unhush(w, d);
+    watch_take_wd(w, d, a);
+}
+
+static void on_db_answer(struct watch_ask *a)
+{
+    struct watch *w = a->w;
+    struct watch_entry *en = a->entry;
+    if (!en || w->closed) {
+        watch_drop_answer(a);
+        watch_ask_over(a);
+        return;
+    }
+    if (watch_is_stale(a)) {
+        ask_db(w, en, a->with_marks);
+        watch_ask_over(a);
+        return;
+    }
+    const struct watch_found found = a->found;
+    en->ask = NULL;
+    put_in_dir(w, en, a);
+    watch_ask_over(a);
+    if (en->added)
+        en->added(en->db, &found); /* en may be gone */
+}
+
+void watch_add(struct watch *w, struct database *db, const struct scan_mark mark[2], watch_added_fn added)
+{
+    struct watch_entry *en = util_zalloc(sizeof *en);
+    en->db = db;
+    en->added = added;
+    if (mark) {
+        en->mark = mark[0];
+        en->wal_mark = mark[1];
+    }
     db->watch = en;
-    unhush(w, d);
-    if (d->wd < 0)
-        (void)dir_watch(w, d);
+    ask_db(w, en, !mark);
 }
 
 void watch_remove(struct watch *w, struct database *db)
 {
-    struct entry *en = db->watch;
+    struct watch_entry *en = db->watch;
     if (!en)
         return;
     db->watch = NULL;
     struct watch_dir *d = en->dir;
+    if (en->ask)
+        en->ask->entry = NULL;
+    if (!d) {
+        free(en);
+        return;
+    }
     if (d->hushed == en) {
         d->hushed = NULL;
-        if (d->wd >= 0)
-            (void)inotify_add_watch(w->fd, d->path, WATCH_MASK);
+        watch_ask_for(w, d);
     }
     if (en->prev)
         en->prev->next = en->next;
@@ -533,7 +337,7 @@ void watch_remove(struct watch *w, struct database *db)
         (void)map_remove_str(&w->by_file, en->path);
     free(en->path);
     free(en);
-    dir_put(w, d);
+    watch_dir_put(w, d);
 }
 
 /* ---- start and end ----------------------------------------------------------------------------- */
@@ -558,13 +362,12 @@ int watch_new(uv_loop_t *loop, struct scan *s, struct watch **ret, struct err *e
     return 0;
 }
 
-static void on_handle_closed(uv_handle_t *h)
+void watch_maybe_closed(struct watch *w)
 {
-    struct watch *w = h->data;
-    if (--w->open)
+    if (w->open || w->asks)
         return;
     (void)close(w->fd);
-    for (struct entry *en = w->entry, *next; en; en = next) {
+    for (struct watch_entry *en = w->entry, *next; en; en = next) {
         next = en->next_all;
         en->db->watch = NULL;
         free(en->path);
@@ -572,7 +375,7 @@ static void on_handle_closed(uv_handle_t *h)
     }
     for (struct watch_dir *d = w->dir, *next; d; d = next) {
         next = d->next;
-        dir_free(d);
+        watch_dir_free(d);
     }
     map_free(&w->by_path);
     map_free(&w->by_wd);
@@ -582,6 +385,13 @@ static void on_handle_closed(uv_handle_t *h)
     free(w);
     if (closed)
         closed(arg);
+}
+
+static void on_handle_closed(uv_handle_t *h)
+{
+    struct watch *w = h->data;
+    w->open--;
+    watch_maybe_closed(w);
 }
 
 void watch_close(struct watch *w, void (*closed)(void *arg), void *arg)

@@ -5,7 +5,7 @@
 #   make check-all   installs what the tests need, then everything; .ci/run calls this
 
 .PHONY: demo check check-all build stress e2e e2e-smoke analyze analyze-gcc analyze-tidy \
-	analyze-cppcheck asan tsan valgrind check-layers check-hardening
+	analyze-cppcheck asan tsan valgrind check-layers check-hardening rest
 
 help:
 	@sed -n 's/^#: //p' tests/check.mk
@@ -38,8 +38,10 @@ help:
 #:   model           a model of the WAL and of the rules, every order of events (spin)
 #:   races           SQLite's WAL-reset bug, locks that vanish
 #:   history         ten virtual days of merging, snapshots, retention, against a ledger
+#:   rest            sleeping databases cost the loop nothing, counted; REST_MANY=1000
 #:   e2e             end-to-end tests; E2E='-k name' for some
 #: more
+#:   coverage        lines that the unit programs run, by folder, against tests/coverage.floor; COVERAGE_FILES=1
 #:   analyze         gcc -fanalyzer, clang-tidy, cppcheck
 #:   sandboxed      the end-to-end tests inside the sandbox of walsupd.service
 #:   container      the container image: the recipe built by buildah on a debootstrap base, run in namespaces; skipped
@@ -63,7 +65,7 @@ help:
 #:   bench-outage    the store is away for OUTAGE=60 seconds under load: lost, catching up, spool
 #:   bench-many      very many databases; N=10000, EXPLICIT=1 for a section each
 #:   bench-socket    status with N=10000 databases, in calm and under 50 000 hostile connections
-#: variables: FLAVOUR=release|debug|asan|tsan|fuzz  V=1  JOBS=2  STRESS_SECONDS=5  WERROR=1
+#: variables: FLAVOUR=release|debug|asan|tsan|coverage|fuzz  V=1  JOBS=2  STRESS_SECONDS=5  WERROR=1
 #:            CROSS=aarch64-linux-gnu
 #:            ENGINE_SEED=N  TORTURE_SECONDS=60
 
@@ -71,7 +73,7 @@ help:
 # which give way to them. Each gate is always in the same lane. The compilers of package and asan come late: until then
 # the other lane waits least.
 FIRST_GATES   := build check-hardening check-layers check-docs check-units
-WAITING_GATES := e2e systemd habits stress
+WAITING_GATES := e2e systemd habits stress rest
 COMPUTE_GATES := explorer kills model history histories failnth races unit corpus
 CHECK_GATES   := $(FIRST_GATES) -- $(WAITING_GATES) -- $(COMPUTE_GATES)
 ALL_GATES     := $(FIRST_GATES) -- $(WAITING_GATES) sandboxed package -- $(COMPUTE_GATES) analyze asan
@@ -112,6 +114,10 @@ stress: $(OUT)/helpers/guard_stress
 	if $(OUT)/helpers/guard_stress $(STRESS_SECONDS) unsafe; then \
 		echo "stress: the control did not fail"; exit 1; fi; \
 	echo "stress: 3 modes and the control"
+
+# Sleeping databases cost the loop nothing, by counting; REST_MANY=5000 for more of them.
+rest: programs
+	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) $(PYTHON) tests/rest.py
 
 e2e: programs helpers
 	$(Q)WALSUP_OUT=$(CURDIR)/$(OUT) $(PYTHON) -m pytest -q -rs -p no:cacheprovider \

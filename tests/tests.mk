@@ -12,6 +12,16 @@ unit-formats: $(UNIT_FORMATS)
 unit-%: $(OUT)/unit/%
 	$<
 
+# How many lines the unit programs run, by folder, and not less than tests/coverage.floor says. COVERAGE_FILES=1: by file.
+.PHONY: coverage coverage-run
+coverage:
+	$(Q)$(MAKE) --no-print-directory -j$(JOBS) FLAVOUR=coverage unit-programs
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=coverage coverage-run
+coverage-run:
+	$(Q)find $(OUT) -name '*.gcda' -delete
+	$(Q)$(MAKE) --no-print-directory FLAVOUR=coverage unit >$(OUT)/unit.txt 2>&1 || { cat $(OUT)/unit.txt; exit 1; }
+	$(Q)$(PYTHON) tests/tools/coverage.py $(OUT) tests/coverage.floor
+
 # How fast the formats are, by one core.
 .PHONY: bench-format
 bench-format: $(OUT)/bench/bench_format

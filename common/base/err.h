@@ -46,6 +46,7 @@ struct err {
      * not to be asked again (0: not said) */
     uint8_t retry;
     uint32_t after_ms;
+    bool body_gone; /* the file that was to be stored is not there */
 };
 
 /** err_set(e, code, fmt, ...): fill e (which may be NULL) and return -code. Clears the hint. */

@@ -36,6 +36,7 @@ struct s3_target {
     struct s3_customer_key customer_key;
     char *doubts; /* what is asked for that the provider is not known to have; NULL: nothing */
     bool https, virtual_host, aws, skip_verify;
+    struct s3_trust *trust; /* what TLS begins with; there before the first request (store_s3_files.c) */
     bool by_url; /* hints are about a url, there is no section */
     struct cred cred;
     struct conf_target keys_from; /* of a target only what cred_load looks at, to look again */

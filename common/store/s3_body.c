@@ -85,8 +85,11 @@ static int check_size(struct s3_body *b, struct err *e)
 static int hash_file(struct s3_body *b, EVP_MD_CTX *md, struct err *e)
 {
     b->fd = open(b->what.path, O_RDONLY | O_CLOEXEC);
-    if (b->fd < 0)
-        return err_sys(e, errno, "open %s", b->what.path);
+    if (b->fd < 0) {
+        int r = err_sys(e, errno, "open %s", b->what.path);
+        e->body_gone = e->code == ERR_NOTFOUND;
+        return r;
+    }
     int r = check_size(b, e);
     if (r < 0)
         return r;

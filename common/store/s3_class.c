@@ -127,33 +127,17 @@ static bool learn_region(struct s3_target *t, const struct s3_answer *a)
     return true;
 }
 
-static bool same(const char *a, const char *b)
+bool s3_refuses_keys(const struct s3_answer *a)
 {
-    return a == b || (a && b && !strcmp(a, b));
+    bool of_clock = !strcmp(a->code, "RequestTimeTooSkewed") || !strcmp(a->code, "RequestExpired");
+    bool of_region = !strcmp(a->code, "AuthorizationHeaderMalformed");
+    return a->status >= 300 && !of_clock && !of_region && (a->status == 401 || a->status == 403 || strstr(a->code, "Token"));
 }
 
-static bool learn_keys(struct s3_target *t)
+bool s3_is_of_trust(const struct s3_answer *a)
 {
-    struct cred fresh = {0};
-    struct err e;
-    if (t->cred.kind != CRED_STATIC) {
-        t->cred.expires_ms = 1; /* whatever it said: the next request fetches new ones first */
-        return false;
-    }
-    if (cred_load(&t->keys_from, &fresh, &e) < 0)
-        return false;
-    if (fresh.kind != CRED_STATIC) {
-        cred_done(&fresh);
-        return false;
-    }
-    if (same(fresh.key_id, t->cred.key_id) && secret_same(fresh.secret, t->cred.secret) &&
-        secret_same(fresh.token, t->cred.token)) {
-        cred_done(&fresh);
-        return false;
-    }
-    cred_done(&t->cred);
-    t->cred = fresh;
-    return true;
+    return a->curl == CURLE_PEER_FAILED_VERIFICATION || a->curl == CURLE_SSL_ISSUER_ERROR ||
+           a->curl == CURLE_SSL_CACERT_BADFILE || a->curl == CURLE_SSL_CERTPROBLEM || a->curl == CURLE_SSL_CONNECT_ERROR;
 }
 
 bool s3_learn(struct s3_target *t, const struct s3_answer *a)
@@ -164,5 +148,7 @@ bool s3_learn(struct s3_target *t, const struct s3_answer *a)
         return learn_clock(t, a);
     if (!strcmp(a->code, "AuthorizationHeaderMalformed"))
         return learn_region(t, a);
-    return (a->status == 401 || a->status == 403 || strstr(a->code, "Token")) && learn_keys(t);
+    if (t->cred.kind != CRED_STATIC && s3_refuses_keys(a))
+        t->cred.expires_ms = 1; /* whatever it said: the next request fetches new ones first */
+    return false;
 }

@@ -10,8 +10,12 @@ enum retry_class s3_class(const struct s3_answer *a, const char *code);
 /** s3_of_account(code): it is about keys, clock or bucket, so that every request of the target fails
  * the same way, whatever it asks for. */
 bool s3_of_account(const char *code);
-/** s3_learn(t, a): what the answer teaches about clock, region or keys, so that the same request,
- * signed again, may succeed: true: something is different now. Reads key files. */
+/** s3_refuses_keys(a): the keys are not good (any more): others may be in their files by now. */
+bool s3_refuses_keys(const struct s3_answer *a);
+/** s3_is_of_trust(a): a TLS handshake failed over certificates. */
+bool s3_is_of_trust(const struct s3_answer *a);
+/** s3_learn(t, a): what the answer teaches about clock or region, so that the same request, signed again, may succeed:
+ * true: something is different now. Keys that were fetched and are refused count as expired. */
 bool s3_learn(struct s3_target *t, const struct s3_answer *a);
 
 #endif

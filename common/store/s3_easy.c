@@ -1,11 +1,13 @@
 #include "common/store/s3_easy.h"
 
 #include <linux/sockios.h>
+#include <openssl/ssl.h>
 #include <sys/ioctl.h>
 
 #include "common/base/clk.h"
 #include "common/store/s3_peer.h"
 #include "common/store/s3_request.h"
+#include "common/store/s3_trust.h"
 #include "common/store/s3_wrap.h"
 
 void (*s3_easy_option_hook)(int option, long long number, const char *text);
@@ -147,17 +149,36 @@ static bool compose(struct s3_xfer *x, const struct s3_target *t)
     return add_headers(p, &r);
 }
 
-/* What is named replaces the system's store: trust in one CA is not trust in all the others as well. */
+/* At the beginning of each handshake. */
+static CURLcode on_tls(CURL *easy, void *ctx, void *arg)
+{
+    const struct s3_target *t = arg;
+    (void)easy;
+    if (t->trust->bad)
+        return (CURLcode)t->trust->bad;
+    if (t->trust->roots)
+        SSL_CTX_set1_cert_store(ctx, t->trust->roots);
+    return CURLE_OK;
+}
+
+static void set_pem(struct s3_private *p, CURLoption o, const uint8_t *pem, size_t n)
+{
+    struct curl_blob b = {.data = (void *)(uintptr_t)pem, .len = n, .flags = CURL_BLOB_COPY};
+    set_ptr(p, o, pem ? &b : NULL);
+}
+
+/* What is named replaces the system's store: trust in one CA is not trust in all the others as well. curl itself reads
+ * no file, and keeps no store from one handshake to the next. */
 static void set_trust(struct s3_private *p, const struct s3_target *t)
 {
-    if (t->ca_file || t->ca_path) {
-        set_text(p, CURLOPT_CAINFO, t->ca_file);
-        set_text(p, CURLOPT_CAPATH, t->ca_path);
-    }
-    if (t->client_cert) {
-        set_text(p, CURLOPT_SSLCERT, t->client_cert);
-        set_text(p, CURLOPT_SSLKEY, t->client_key ? t->client_key : t->client_cert);
-    }
+    set_text(p, CURLOPT_CAINFO, NULL);
+    set_text(p, CURLOPT_CAPATH, NULL);
+    set_long(p, CURLOPT_CA_CACHE_TIMEOUT, 0);
+    CURLcode rc = __real_curl_easy_setopt(p->easy, CURLOPT_SSL_CTX_FUNCTION, on_tls);
+    saw(p, rc, CURLOPT_SSL_CTX_FUNCTION, 0, NULL);
+    set_ptr(p, CURLOPT_SSL_CTX_DATA, (void *)(uintptr_t)t);
+    set_pem(p, CURLOPT_SSLCERT_BLOB, t->trust->cert, t->trust->cert_len);
+    set_pem(p, CURLOPT_SSLKEY_BLOB, t->trust->key, t->trust->key_len);
 }
 
 static void set_connection(struct s3_private *p, const struct s3_target *t, bool fresh)
@@ -182,7 +203,8 @@ static void set_connection(struct s3_private *p, const struct s3_target *t, bool
         set_long(p, CURLOPT_FRESH_CONNECT, 1);
         set_long(p, CURLOPT_DNS_CACHE_TIMEOUT, 0);
     }
-    set_trust(p, t);
+    if (t->https)
+        set_trust(p, t);
 }
 
 static void set_callbacks(struct s3_xfer *x)

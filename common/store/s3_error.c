@@ -5,6 +5,7 @@
 
 #include "common/base/clk.h"
 #include "common/store/s3_class.h"
+#include "common/store/s3_trust.h"
 #include "common/store/s3_xml.h"
 
 #define KEY_SHOWN 160
@@ -126,6 +127,12 @@ static int hint_https(const struct s3_target *t, struct err *e)
                     t->name);
 }
 
+/* What was wrong with them when they were read; otherwise what curl says. */
+static const char *why_of_files(const struct s3_target *t, const struct s3_answer *a)
+{
+    return t->trust && t->trust->bad == a->curl ? t->trust->why : a->curl_text;
+}
+
 static int by_curl(const struct s3_target *t, const struct s3_answer *a, struct err *e)
 {
     switch (a->curl) {
@@ -152,11 +159,11 @@ static int by_curl(const struct s3_target *t, const struct s3_answer *a, struct 
         return tls_untrusted(t, a, e);
     case CURLE_SSL_CACERT_BADFILE:
         (void)err_set(e, ERR_CONFIG, "the ca-file %s cannot be used: %s",
-                      t->ca_file ? t->ca_file : "", a->curl_text);
+                      t->ca_file ? t->ca_file : "", why_of_files(t, a));
         return err_hint(e, "it has to exist, be readable and hold certificates in PEM form");
     case CURLE_SSL_CERTPROBLEM:
         (void)err_set(e, ERR_CONFIG, "client-certificate %s and client-key %s cannot be used: %s",
-                      t->client_cert ? t->client_cert : "", t->client_key ? t->client_key : "", a->curl_text);
+                      t->client_cert ? t->client_cert : "", t->client_key ? t->client_key : "", why_of_files(t, a));
         return err_hint(e, "both have to be PEM, readable, and belong together; the key must not have a passphrase");
     case CURLE_SSL_CONNECT_ERROR:
         return tls_failed(t, a, e);

@@ -1,6 +1,7 @@
 #include "common/store/s3_answer.h"
 
 #include "common/format/conf.h"
+#include "common/store/s3_trust.h"
 
 #define DEFAULT_CONNECTIONS 8
 #define DEFAULT_CONNECT_MS 5000
@@ -122,4 +123,5 @@ void s3_target_done(struct s3_target *t)
     free(t->keys_from.credential_process);
     secret_free(t->customer_key.key);
     cred_done(&t->cred);
+    s3_trust_free(t->trust);
 }

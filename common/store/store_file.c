@@ -12,6 +12,7 @@
 
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
+#include "common/format/crc64.h"
 
 #define OP_MAGIC 0x0f11e0a1u
 #define TMP_STALE_MS (3600 * 1000)
@@ -307,8 +308,8 @@ static void after_work(uv_work_t *w, int status);
 
 void file_op_queue(struct file_op *op)
 {
-    op->work.data = op;
-    (void)uv_queue_work(op->store->base.loop, &op->work, on_work, after_work);
+    op->work.uv.data = op;
+    work_queue(op->store->base.loop, &op->work, op->store->wall, on_work, after_work);
 }
 
 static void after_work(uv_work_t *w, int status)
@@ -414,7 +415,7 @@ static void file_head(struct store *s, struct store_req *req, const char *key,
 static void op_cancel(struct file_op *op)
 {
     atomic_store(&op->canceled, true);
-    (void)uv_cancel((uv_req_t *)&op->work); /* fails when it runs: then the flag ends it */
+    work_cancel(&op->work); /* not when it runs: then the flag ends it */
 }
 
 static void file_cancel(struct store_req *req)
@@ -497,6 +498,7 @@ int store_file_new(uv_loop_t *loop, const struct conf_target *t, struct store **
     size_t n = strlen(f->dir);
     while (n > 1 && f->dir[n - 1] == '/')
         f->dir[--n] = '\0';
+    f->wall = crc64(1, f->dir, n);
     *ret = &f->base;
     return 0;
 }

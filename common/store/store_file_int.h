@@ -5,6 +5,7 @@
 
 #include "common/store/store_impl.h"
 #include "common/store/store_root.h"
+#include "common/store/work.h"
 
 #include <stdatomic.h>
 
@@ -13,6 +14,7 @@
 struct store_file {
     struct store base;
     char *dir;
+    uint64_t wall; /* work.h: each directory has its own */
     struct store_root *root; /* NULL: whatever is there is the directory */
     struct file_op *ops; /* all that run, for close */
 };
@@ -31,7 +33,7 @@ struct file_op {
     struct store_file *store;
     struct store_req *req;
     struct file_op *next, *prev;
-    uv_work_t work;
+    struct work work;
     atomic_bool canceled;
     bool finished; /* the worker has nothing left to do */
     struct err err;

@@ -89,8 +89,11 @@ static int open_source(struct file_op *op, struct err *e)
     if (!op->body.path)
         return 0;
     op->fd = open(op->body.path, O_RDONLY | O_CLOEXEC);
-    if (op->fd < 0)
-        return err_sys(e, errno, "open %s", op->body.path);
+    if (op->fd < 0) {
+        int r = err_sys(e, errno, "open %s", op->body.path);
+        e->body_gone = e->code == ERR_NOTFOUND;
+        return r;
+    }
     op->chunk = malloc(CHUNK_BYTES);
     if (!op->chunk)
         return err_set(e, ERR_NOMEM, "no memory to copy %s", op->body.path);

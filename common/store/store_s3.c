@@ -33,7 +33,7 @@ static void on_timer_closed(uv_handle_t *h)
 
 static void maybe_close(struct store_s3 *s)
 {
-    if (!s->base.impl_closing || s->first || s->closed || s->fetch.running)
+    if (!s->base.impl_closing || s->first || s->closed || s->fetch.running || s->reading)
         return;
     s->closed = true;
     uv_close((uv_handle_t *)&s->timer, on_timer_closed);
@@ -88,6 +88,7 @@ static void op_fail(struct s3_op *op, const struct err *e)
 static void op_send(struct s3_op *op)
 {
     op->sending = true;
+    op->keys_turn = op->store->keys_turn;
     op->x.fresh = op->store->fresh;
     op->x.peer = &op->store->peer;
     s3_transport_send(op->store->transport, &op->x);
@@ -178,7 +179,7 @@ void s3_poke_in(struct store_s3 *s, uint64_t ms)
 
 static bool may_start(struct store_s3 *s)
 {
-    if (!s3_keys_ready(s))
+    if (!s3_trust_ready(s) || !s3_keys_ready(s))
         return false;
     if (s->parked) /* it fails at once, or is the one that asks */
         return s->started < s->base.connections;
@@ -268,8 +269,14 @@ static void note_peer(struct store_s3 *s, const struct s3_answer *a)
     s->peer.key_source = s->target.cred.source;
 }
 
-/* What this answer means for those to come. true: signed again it may succeed. */
-static bool note_outcome(struct s3_op *op)
+/* Whether these keys were refused, and others may be in their files. */
+static bool keys_refused(const struct s3_op *op)
+{
+    return op->store->target.cred.kind == CRED_STATIC && s3_refuses_keys(&op->x.answer);
+}
+
+/* What this answer means for those to come. */
+static enum outcome { OUTCOME_FINAL, OUTCOME_AGAIN /* signed again it may succeed */, OUTCOME_HELD } note_outcome(struct s3_op *op)
 {
     struct store_s3 *s = op->store;
     const struct s3_answer *a = &op->x.answer;
@@ -281,14 +288,20 @@ static bool note_outcome(struct s3_op *op)
         s->fetch.refused = false;
         s3_pace_ok(&s->pace);
         free(TAKE_PTR(s->parked));
-        return false;
+        return OUTCOME_FINAL;
     }
     if (e->code == ERR_CANCELED)
-        return false;
+        return OUTCOME_FINAL;
     s->fresh = a->status == 0;
+    if (s3_is_of_trust(a))
+        s3_trust_doubt(s);
+    if (!op->canceled && !op->signed_again && keys_refused(op)) {
+        op->signed_again = true;
+        return OUTCOME_HELD;
+    }
     if (!op->canceled && !op->signed_again && s3_learn(&s->target, a)) {
         op->signed_again = true;
-        return true;
+        return OUTCOME_AGAIN;
     }
     s3_pace_failed(&s->pace, class, a->retry_after_ms, op->started_ms, clk_mono_ms());
     /* fetched keys: others will be there in a moment; only if those are refused as well is it worth a pause */
@@ -296,22 +309,19 @@ static bool note_outcome(struct s3_op *op)
     s->fetch.refused = true;
     if (s->base.shared && s3_of_account(a->code) && !once)
         park(s, e);
-    return false;
+    return OUTCOME_FINAL;
 }
 
-static void on_xfer(struct s3_xfer *x)
+static void op_again(struct s3_op *op)
 {
-    struct s3_op *op = x->data;
-    assert(op->magic == OP_MAGIC);
-    bool again = note_outcome(op);
-    op->sending = false;
-    note_peer(op->store, &op->x.answer);
-    if (again) {
-        if (op->body)
-            s3_body_rewind(op->body);
-        op_send(op);
-        return;
-    }
+    if (op->body)
+        s3_body_rewind(op->body);
+    op_send(op);
+}
+
+static void op_answered(struct s3_op *op)
+{
+    struct s3_xfer *x = &op->x;
     struct err e = x->err;
     int more = op->answer ? op->answer(op, &e) : -(int)e.code;
     s3_page_done(&x->page);
@@ -321,6 +331,48 @@ static void on_xfer(struct s3_xfer *x)
         op_hash_and_send(op);
     else
         op_end(op);
+}
+
+static void op_noted(struct s3_op *op, enum outcome how)
+{
+    note_peer(op->store, &op->x.answer);
+    op->held = how == OUTCOME_HELD;
+    if (op->held)
+        s3_keys_reread(op->store);
+    else if (how == OUTCOME_AGAIN)
+        op_again(op);
+    else
+        op_answered(op);
+}
+
+static void on_xfer(struct s3_xfer *x)
+{
+    struct s3_op *op = x->data;
+    assert(op->magic == OP_MAGIC);
+    enum outcome how = note_outcome(op);
+    op->sending = false;
+    op_noted(op, how);
+}
+
+static struct s3_op *first_held(const struct store_s3 *s)
+{
+    struct s3_op *op = s->first;
+    while (op && !op->held)
+        op = op->next;
+    return op;
+}
+
+void s3_ops_resume(struct store_s3 *s)
+{
+    for (struct s3_op *op; (op = first_held(s));) { /* its done() may change the queue */
+        op->held = false;
+        if (op->canceled)
+            op_canceled(op);
+        else if (op->keys_turn != s->keys_turn)
+            op_again(op);
+        else
+            op_noted(op, note_outcome(op)); /* as it was answered: it is not held twice */
+    }
 }
 
 /* ---- the interface ------------------------------------------------------------------------- */
@@ -413,7 +465,7 @@ static void op_cancel(struct s3_op *op)
         op->store->canceled = true;
         s3_poke(op->store);
     }
-    /* else: it is being hashed, and on_body looks */
+    /* else: it is being hashed, or held: on_body, s3_ops_resume look */
 }
 
 static void s3_cancel(struct store_req *req)

@@ -5,6 +5,7 @@
 #include "common/store/s3_pace.h"
 #include "common/store/s3_transport.h"
 #include "common/store/store_impl.h"
+#include "common/store/work.h"
 
 struct store_s3;
 
@@ -15,6 +16,8 @@ struct s3_op {
     struct store_req *req;
     struct s3_op *next, *prev;
     bool started, sending, canceled, signed_again;
+    bool held;           /* its keys were refused: they are read again first */
+    unsigned keys_turn;  /* the keys that it was signed with */
     uint64_t started_ms;
     struct s3_xfer x;
     char *key; /* whole key or prefix */
@@ -39,9 +42,23 @@ struct s3_op {
     struct err *was; /* what led to looking whether it is there all the same */
 };
 
+/* what is being read from files, by a worker (store_s3_files.c) */
+struct s3_trusting {
+    struct work work;
+    bool running, doubted; /* doubted: a handshake failed over it */
+    uint64_t read_ms;
+    struct s3_trust *got;
+};
+struct s3_rereading {
+    struct work work;
+    bool running;
+    int result;
+    struct cred got;
+};
+
 /* keys are being fetched, by a worker; or were, to no avail */
 struct s3_fetch {
-    uv_work_t work;
+    struct work work;
     bool running, failed, refused; /* the ones in use were refused */
     enum cred_kind kind;
     char *command;
@@ -57,6 +74,10 @@ struct store_s3 {
     struct s3_transport *transport;
     struct store_peer peer;
     struct s3_fetch fetch;
+    struct s3_trusting trusting;
+    struct s3_rereading rereading;
+    unsigned reading;   /* of these two */
+    unsigned keys_turn; /* grows when target.cred changes by rereading */
     char *path; /* "" or "prefix/" */
     struct s3_op *first, *last;
     unsigned started;
@@ -91,6 +112,15 @@ void s3_poke_in(struct store_s3 *s, uint64_t ms);
  * s3_keys_error(s): why there are none; it has to fail with that. NULL: there are some. */
 bool s3_keys_ready(struct store_s3 *s);
 const struct err *s3_keys_error(const struct store_s3 *s);
+
+/** s3_trust_ready(s): whether a request may start, or has to wait for what TLS needs, which is read then.
+ * s3_trust_doubt(s): a handshake failed over it: it is read again before the next one. */
+bool s3_trust_ready(struct store_s3 *s);
+void s3_trust_doubt(struct store_s3 *s);
+/** s3_keys_reread(s): then s3_ops_resume(s) is called, never from inside. If there are other ones now, s->keys_turn is
+ * another. s3_ops_resume(s): those that are held go on. */
+void s3_keys_reread(struct store_s3 *s);
+void s3_ops_resume(struct store_s3 *s);
 
 /* of struct store_ops */
 void s3_delete(struct store *s, struct store_req *req, const char *const *keys, size_t n);

@@ -2,6 +2,7 @@
 #include "common/store/store_s3_int.h"
 
 #include "common/base/clk.h"
+#include "common/format/crc64.h"
 #include "common/store/s3_keys.h"
 
 #define EARLY_MS (5 * 60000) /* so long before their end new ones are fetched, while the old ones still serve */
@@ -10,13 +11,13 @@
 
 static void fetch_work(uv_work_t *w)
 {
-    struct s3_fetch *f = CONTAINER_OF(w, struct s3_fetch, work);
+    struct s3_fetch *f = CONTAINER_OF(CONTAINER_OF(w, struct work, uv), struct s3_fetch, work);
     f->result = s3_keys_fetch(f->kind, f->command, &f->got, &f->err);
 }
 
 static void fetch_done(uv_work_t *w, int status)
 {
-    struct s3_fetch *f = CONTAINER_OF(w, struct s3_fetch, work);
+    struct s3_fetch *f = CONTAINER_OF(CONTAINER_OF(w, struct work, uv), struct s3_fetch, work);
     struct store_s3 *s = CONTAINER_OF(f, struct store_s3, fetch);
     (void)status;
     f->running = false;
@@ -52,7 +53,8 @@ static void fetch_start(struct store_s3 *s, uint64_t not_before_ms)
     f->command = c->command ? util_strdup(c->command) : NULL;
     f->failed = false;
     f->err = (struct err){0};
-    f->running = uv_queue_work(s->base.loop, &f->work, fetch_work, fetch_done) == 0;
+    f->running = true;
+    work_queue(s->base.loop, &f->work, crc64(3, s->target.name, strlen(s->target.name)), fetch_work, fetch_done);
 }
 
 bool s3_keys_ready(struct store_s3 *s)

@@ -145,6 +145,12 @@ def section(name, keys):
     return f"[{name}]\n" + "".join(f"{k.replace('_', '-')} = {v}\n" for k, v in keys.items()) + "\n"
 
 
+def guard():
+    """a call to a disk by the loop of walsupd ends it"""
+    so = (OUT / "helpers" / "loop_guard.so").resolve()
+    return {"LD_PRELOAD": str(so)} if so.exists() else {}
+
+
 class World:
     """A directory of its own with a configuration, at most one daemon, and the tool."""
 
@@ -179,7 +185,7 @@ class World:
         self.notify = Notify(self.path / f"notify{self.starts}.sock")
         if deaf:
             self.notify.fill()
-        full = {**self.env, "NOTIFY_SOCKET": str(self.notify.path), **env}
+        full = {"WALSUP_TEST_LOOK": "check", **guard(), **self.env, "NOTIFY_SOCKET": str(self.notify.path), **env}
         log = open(self.log, "ab")
         self.proc = subprocess.Popen([*wrap, str(OUT / "walsupd"), "-c", str(self.ini)], env=full,
                                      stderr=log, stdout=log)

@@ -1,6 +1,7 @@
 """The control socket: who may do what, what it says of itself, and what a client can do to it (nothing)."""
 import contextlib
 import errno
+import itertools
 import json
 import os
 import re
@@ -296,15 +297,19 @@ def rss_kib(pid):
     return int(re.search(r"^VmRSS:\s+(\d+)", open(f"/proc/{pid}/status").read(), re.M)[1])
 
 
-def assault(path, n, kind, failures):
-    """n connections of one kind; what the daemon does with them is its business, as long as it goes on"""
+def assault(path, n, kind, failures, made, enough):
+    """n connections of one kind, and more until somebody else has had enough, all of them counted in made; what the
+    daemon does with them is its business, as long as it goes on"""
     keep = []
-    for i in range(n):
+    for i in itertools.count():
+        if i >= n and enough.is_set():
+            break
         s = socket.socket(socket.AF_UNIX)
         s.settimeout(20)
         try:
             while s.connect_ex(path) == errno.EAGAIN:  # the kernel's queue is full
                 time.sleep(0.002)
+            made.append(kind)
             if kind == "flood":
                 for _ in range(1 << 14 if i == 0 else 4):  # the first one: 1 GiB
                     s.sendall(b"\0" * 65536 if i % 2 else b"a" * 65536)
@@ -345,30 +350,39 @@ def test_ten_thousand_hostile_connections_while_status_answers_and_commits_arriv
     before, pid = rss_kib(world.proc.pid), world.proc.pid
     kinds = {"hello": 3500, "malformed": 2500, "deep": 1500, "deaf": 1000, "slow": 700, "stream": 600, "flood": 200}
     assert sum(kinds.values()) == 10000
-    failures, took, worst = [], [], before
-    threads = [threading.Thread(target=assault, args=(str(world.socket), n, kind, failures)) for kind, n in kinds.items()]
+    failures, took, made, meanwhile, worst = [], [], [], [], before
+    enough = threading.Event()
+    threads = [threading.Thread(target=assault, args=(str(world.socket), n, kind, failures, made, enough))
+               for kind, n in kinds.items()]
     begin = time.monotonic()
     for t in threads:
         t.start()
-    while any(t.is_alive() for t in threads) and time.monotonic() < begin + 100:
-        t0 = time.monotonic()
-        assert good.call("Status", limit=0)["parameters"]["total"] == 21
-        took.append(time.monotonic() - t0)
-        worst = max(worst, rss_kib(pid))
-        if len(took) % 20 == 0:
-            con.execute("insert into t(b) values (randomblob(100))")
-            con.commit()
-        time.sleep(0.005)
-    for t in threads:
-        t.join()
+    try:
+        while any(t.is_alive() for t in threads) and time.monotonic() < begin + 100:
+            t0, n = time.monotonic(), len(made)
+            assert good.call("Status", limit=0)["parameters"]["total"] == 21
+            took.append(time.monotonic() - t0)
+            meanwhile.append(len(made) - n)
+            worst = max(worst, rss_kib(pid))
+            if len(took) % 20 == 0:
+                con.execute("insert into t(b) values (randomblob(100))")
+                con.commit()
+            if len(took) == 200:
+                enough.set()
+            time.sleep(0.005)
+    finally:
+        enough.set()
+        for t in threads:
+            t.join()
     seconds = time.monotonic() - begin
     took.sort()
     p99 = took[int(len(took) * 0.99)] * 1000
-    print(f"\ncontrol: 10000 connections in {seconds:.1f} s, {len(took)} status calls meanwhile: median "
-          f"{took[len(took) // 2] * 1000:.1f} ms, p99 {p99:.1f} ms; RSS {before} -> {worst} KiB")
+    print(f"\ncontrol: {len(made)} connections in {seconds:.1f} s, {len(took)} status calls meanwhile: median "
+          f"{took[len(took) // 2] * 1000:.1f} ms, p99 {p99:.1f} ms, at most {max(meanwhile)} connections during one; "
+          f"RSS {before} -> {worst} KiB")
     assert not failures, failures[:5]
-    assert len(took) > 50
-    assert p99 < 1000, took[-10:]  # the machine is shared, and the attackers run here too
+    assert len(took) >= 200
+    assert max(meanwhile) < 2000, sorted(meanwhile)[-10:]  # by count: the machine is shared, and the attackers run here too
     if OUT.name != "asan":  # which keeps for a while what was freed
         assert worst < before + 64 * 1024
     world.sync("a")

@@ -129,6 +129,12 @@ def later(path):
     return int(index, 16), int(off, 16)
 
 
+def segments(world, name):
+    """those of the WAL in their order, and which of them are the last ones of their index"""
+    wal = sorted((o for o in objects(world, name) if o.parent.name == "wal"), key=later)
+    return wal, {w for i, w in enumerate(wal) if i + 1 == len(wal) or later(wal[i + 1])[0] != later(w)[0]}
+
+
 def restored(world, url, *args, check=True, **env):
     out = world.path / "walsup-restored.db"
     for side in ("", "-wal", "-shm"):
@@ -261,15 +267,22 @@ def test_each_object_damaged_in_turn(world, v3):
     v3.configure([(db, file_replica(world, "a"))], **{"checkpoint-interval": "300ms",
                                                      "min-checkpoint-page-count": 10})
     v3.start()
-    load([(4096, db)], max(SECONDS / 3, 3))
+
+    def enough():
+        wal, ends = segments(world, "a")
+        return len(wal) >= 12 and len(ends) > 2
+
+    end = time.monotonic() + 90
+    while not enough():
+        assert time.monotonic() < end, v3.log.read_text()
+        load([(4096, db)], 0.5)
     root = world.path / "v3" / "a"
     url = f"file://{root}"
     v3.stop((db, url))
     right = image(db)
     all_objects = objects(world, "a")
-    wal = sorted((o for o in all_objects if o.parent.name == "wal"), key=later)
-    ends = {w for i, w in enumerate(wal) if i + 1 == len(wal) or later(wal[i + 1])[0] != later(w)[0]}
-    assert len(wal) > 10 and len(ends) > 2
+    wal, ends = segments(world, "a")
+    assert enough()
     # enough of each kind, and the ends of everything
     chosen = {o for o in all_objects if o.parent.name == "snapshots"} | {wal[0], wal[-1]}
     chosen |= set(random.Random(3).sample(wal, 12)) | set(sorted(ends)[:3])

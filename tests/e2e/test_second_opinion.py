@@ -4,6 +4,7 @@ Each situation has its control: the same without what is peculiar about it is ri
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -120,6 +121,9 @@ def test_the_application_has_left_and_its_file_is_moved_away_and_restored(world,
     world.poll("it is said", lambda: world.status("a")["state"] == "missing")
     detail = world.status("a")["detail"]
     assert ("removed" if how == "rm" else "was moved away") in detail and "picked up when it appears" in detail
+    r = world.ctl("sync", "a", check=False)
+    assert r.returncode == 66 and ("removed at 2" if how == "rm" else "was moved away") in r.stderr, r.stderr
+    assert "hint: walsupctl restore a brings it back" in r.stderr and "yet" not in r.stderr
     assert [x for x in os.listdir(path.parent) if x != "a.db.backup"] == [], "nothing is left beside it"
     if how != "rm":
         assert rows(aside) == 65
@@ -422,3 +426,22 @@ def test_files_that_nobody_could_look_at_for_long_are_unproven_not_healthy(world
         hang.kill()
         hang.wait()
         world.proc.kill()
+
+
+def test_sync_right_after_the_application_made_the_database_does_not_answer_by_how_it_was(world):
+    """the call and the event of the new file reach walsupd in the same moment"""
+    world.configure(world.file_target(), world.db("a"))
+    world.start()
+    world.poll("it waits for one", lambda: world.status("a")["state"] == "waiting")
+    world.proc.send_signal(signal.SIGSTOP)
+    make_db(world.path / "a.db").close()
+    with socket.socket(socket.AF_UNIX) as line:
+        line.settimeout(60)
+        line.connect(str(world.socket))
+        line.sendall(b'{"method":"io.walsup.Sync","parameters":{"db":"a","wait":true}}\0')
+        world.proc.send_signal(signal.SIGCONT)
+        reply = b""
+        while not reply.endswith(b"\0"):
+            reply += line.recv(65536)
+    assert b"error" not in reply, reply
+    assert image(world.restore("a", "local")) == image(world.path / "a.db")
