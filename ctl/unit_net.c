@@ -21,7 +21,7 @@ static const struct {
 /* ADDRESS[/BITS] */
 static bool parse_net(const char *text, struct net *ret)
 {
-    cleanup_free char *address = strndup(text, strcspn(text, "/"));
+    cleanup_free char *address = util_printf("%.*s", (int)strcspn(text, "/"), text);
     const char *slash = strchr(text, '/');
     ret->family = strchr(address, ':') ? AF_INET6 : AF_INET;
     unsigned max = ret->family == AF_INET ? 32 : 128;
@@ -68,7 +68,7 @@ bool unit_admits(const struct unit *u, const char *address, const struct unit_li
     size_t n = bracket                                  ? strcspn(address, "]") - 1
                : colon && !strchr(colon + 1, ':') ? (size_t)(colon - address)
                                                         : strlen(address);
-    cleanup_free char *plain = strndup(address + bracket, n);
+    cleanup_free char *plain = util_printf("%.*s", (int)n, address + bracket);
     struct net a;
     plain[strcspn(plain, "%")] = '\0'; /* fe80::1%eth0 */
     if (!parse_net(plain, &a) || listed(u, "IPAddressAllow", &a))
