@@ -4,6 +4,7 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
+#include "daemon/loopmeter.h"
 
 #define DATABASE_MAGIC 0xda7aba5eu
 #define SETTLE_MS 1000  /* how long a write to the file makes us look whether our guard is in the way */
@@ -75,7 +76,7 @@ static void on_close(struct database *db, uint64_t now)
 void database_event(struct database *db, enum database_event ev)
 {
     uint64_t now = clk_mono_ms();
-    if (db->state == SOURCE_ARRIVING && (ev == DATABASE_WAL || ev == DATABASE_FILE))
+    if (db->state == SOURCE_ARRIVING && (ev == DATABASE_WAL || ev == DATABASE_WAL_MADE || ev == DATABASE_FILE))
         return; /* written while it is copied in: it is looked at soon enough */
     berths_touch(db->berths, db);
     if (now > db->last_event_ms + BUSY_GAP_MS)
@@ -84,6 +85,9 @@ void database_event(struct database *db, enum database_event ev)
         db->leave_at_ms = 0;
     switch (ev) {
     case DATABASE_WAL:
+        db->drained_round = 0;
+        /* fall through */
+    case DATABASE_WAL_MADE:
         if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED && now >= db->busy_since_ms + BUSY_MS)
             database_set_hush(db, true);
         db->last_event_ms = now;
@@ -92,6 +96,8 @@ void database_event(struct database *db, enum database_event ev)
         db->dirty = true;
         break;
     case DATABASE_FILE:
+        if (db->drained_round && (loopmeter_rounds() >= db->drained_round || now >= db->drained_ms))
+            db->unexplained = db->look = db->dirty = true;
         db->assist_until_ms = now + SETTLE_MS;
         db->file_check_ms = now + FILE_CHECK_MS;
         db->assist_peek_ms = 0;
@@ -108,6 +114,9 @@ void database_event(struct database *db, enum database_event ev)
     case DATABASE_AUDIT:
         db->audit = db->audit || db->state == SOURCE_ASLEEP;
         break;
+    case DATABASE_WAL_GONE:
+        db->drained_round = 1; /* a last close has copied all of it before */
+        /* fall through */
     case DATABASE_NAME:
         db->last_event_ms = now;
         db->dirty = true;

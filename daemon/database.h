@@ -16,9 +16,11 @@
 #include "daemon/uploader.h"
 
 enum database_event {
-    DATABASE_WAL,  /* the -wal changed: most likely a commit */
+    DATABASE_WAL,  /* the -wal was written: most likely a commit */
+    DATABASE_WAL_MADE, /* there is one now */
+    DATABASE_WAL_GONE, /* it was removed or renamed */
     DATABASE_FILE, /* the database file itself was written: somebody checkpoints */
-    DATABASE_NAME, /* created, removed or renamed; the -wal as well */
+    DATABASE_NAME, /* created, removed or renamed */
     DATABASE_INDEX, /* the -shm was created, removed or renamed */
     DATABASE_CLOSED, /* somebody who could write into it has closed it */
     DATABASE_AUDIT, /* the safety scan came by, and there is a -wal, or another name */
@@ -169,6 +171,10 @@ struct database {
         uint64_t since_mono_ms;
     } doubt; /* what is seen may not be all there is */
     char *away; /* why it is not attached, with SOURCE_BUSY and SOURCE_ARRIVING; NULL */
+    /* From this round of the loop on, or from this time, all that the WAL had was in the file: who writes into it before the WAL is written again
+     * is no SQLite. 0: it may have something. */
+    uint64_t drained_round, drained_ms;
+    bool unexplained;              /* somebody did */
     bool distrust;                 /* pages of the file are not those that were captured: compare them */
     uint64_t merged[SPOOL_LEVELS]; /* TXID up to which level n is in level n + 1 */
 

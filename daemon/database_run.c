@@ -5,11 +5,13 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
+#include "daemon/loopmeter.h"
 #include "daemon/walls.h"
 
 #define NUMBER_WAIT_MS 3000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000
 #define SETTLE_AGAIN_MS 30000
+#define OWN_WRITES_MS 5
 #define LET_GO_LOOK_MS 2000
 #define ARRIVING_MS 1000 /* an application may open what is being copied in: then it is complete */
 
@@ -51,6 +53,10 @@ void database_start_job(struct database *db, const struct source_job *job)
     db->run->db = db;
     db->run->work.uv.data = db->run;
     db->run->job = *job;
+    if (!job->load && !job->stay_away) { /* the source remembers until it has looked */
+        db->run->job.unexplained = db->unexplained;
+        db->unexplained = false;
+    }
     db->run->started_ms = clk_mono_ms();
     source_reconf(db->source, &db->source_conf);
     work_queue(db->loop, &db->run->work, wall_of_mount(db->path), work_run, work_done);
@@ -209,6 +215,12 @@ static void take_result(struct database *db, const struct source_job *job, const
         database_take_stream(db, r->stream);
     db->snapshot_wanted = db->snapshot_wanted && !r->snapshot.txid && !r->stream;
     db->distrust = db->distrust && !job->distrust;
+    if (!r->drained || db->dirty || db->hushed) {
+        db->drained_round = r->state == SOURCE_ATTACHED ? 0 : db->drained_round;
+    } else if (!db->drained_round) { /* what we have written ourselves may still be told, which is done at once */
+        db->drained_round = loopmeter_rounds() + 2;
+        db->drained_ms = clk_mono_ms() + OWN_WRITES_MS;
+    }
     db->base_wanted = db->base_wanted && db->snapshot_wanted;
     if (!job->stay_away)
         take_seen(db, r);
@@ -358,6 +370,8 @@ void database_set_hush(struct database *db, bool on)
 {
     if (db->hush && on != db->hushed)
         db->hushed = db->hush(db, on);
+    if (db->hushed) /* what is written into the WAL is not told */
+        db->drained_round = 0;
 }
 
 static void take_run(struct database *db, struct database_run *run)

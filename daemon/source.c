@@ -228,8 +228,10 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
 {
     int r = 0;
     long pid;
+    bool unlike = source_unlike(s);
     if (source_shut_out(s, ret))
         return 0;
+    s->suspect = false;
     source_stand_aside(s);
     source_map_load(s);
     if (s->pos.valid && job->distrust && !s->folded.proven)
@@ -239,6 +241,8 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
             return source_attach(s, ret, e); /* as soon as it is complete */
         return source_start_over(s, ret, "the file was written by something else than SQLite", e);
     }
+    if (s->pos.valid && unlike)
+        return source_start_over(s, ret, "something else than SQLite wrote into the file before the last commits", e);
     if (!s->still.valid) /* for what is copied over it during this job */
         source_stand_still(s);
     if (!s->pos.valid) {
@@ -358,7 +362,11 @@ static int run(struct source *s, const struct source_job *job, struct source_res
     if (job->new_lineage)
         s->lineage = 0;
     s->folded.proven = s->folded.rest = false;
+    s->suspect = s->suspect || job->unexplained;
     source_check_identity(s, ret);
+    if (s->suspect && !s->session) /* the record may be of later */
+        position_remove(s->dir);
+    s->suspect = s->suspect && s->session;
     while (!s->lineage)
         util_random(&s->lineage, sizeof s->lineage);
     if (!s->session && job->stay_away) {
@@ -416,6 +424,7 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
     *ret = (struct source_result){.state = SOURCE_LOADED};
     (void)busfault_taken(); /* of an earlier job, by a file of the spool */
     if (job->detach) {
+        s->suspect = s->suspect || job->unexplained;
         source_detach(s, job, ret);
         if (s->session && session_faulted(s->session))
             (void)lost_to_a_fault(s, &ret->err);

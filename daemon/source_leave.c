@@ -40,6 +40,12 @@ bool source_written_over(struct source *s)
            session_index(s->session, &again, NULL) == 0 && still_so(s, &again);
 }
 
+bool source_unlike(struct source *s)
+{
+    struct position now = {.txid = 0};
+    return s->suspect && !(s->still.valid && position_look(&now, s->path) && position_same_content(&s->still.file, &now));
+}
+
 bool source_tampered(struct source *s)
 {
     bool r = source_written_over(s);
@@ -421,7 +427,8 @@ void source_detach(struct source *s, const struct source_job *job, struct source
     source_check_identity(s, ret);
     if (!s->session || !s->pos.valid || s->n_out || !s->published)
         return;
-    if (source_tampered(s)) { /* then this position proves nothing */
+    bool unlike = source_unlike(s);
+    if (source_tampered(s) || unlike) { /* then this position proves nothing */
         if (!source_replaced(s, ret))
             position_remove(s->dir);
         return;

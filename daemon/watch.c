@@ -119,10 +119,12 @@ static void on_side_file(struct database *db, const char *suffix, uint32_t mask)
 {
     if (!strcmp(suffix, "-shm") && mask & NAMES)
         database_event(db, DATABASE_INDEX);
-    else if (!strcmp(suffix, "-wal") && mask & (IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO))
+    else if (!strcmp(suffix, "-wal") && mask & (IN_DELETE | IN_MOVED_FROM))
+        database_event(db, DATABASE_WAL_GONE);
+    else if (!strcmp(suffix, "-wal") && mask & IN_MOVED_TO)
         database_event(db, DATABASE_NAME);
     else if (!strcmp(suffix, "-wal") && mask & (IN_MODIFY | IN_CREATE))
-        database_event(db, DATABASE_WAL);
+        database_event(db, mask & IN_MODIFY ? DATABASE_WAL : DATABASE_WAL_MADE);
 }
 
 static void on_name(struct watch *w, struct watch_dir *d, const char *name, uint32_t mask)

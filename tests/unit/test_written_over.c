@@ -1,0 +1,121 @@
+/* Another file is copied over a database, and the application's next commit is over, last close and all, before anybody
+ * looks: the times of the file are explained by that close, and only the event of the first write tells of the copy. */
+#include "tests/unit/db_harness.h"
+
+#include "daemon/source.h"
+
+struct src {
+    struct tdb t;
+    char *spool;
+    struct source *s;
+    struct source_result r;
+    struct shadow sh;
+};
+
+static void good(struct src *c, const struct source_job *job)
+{
+    source_run(c->s, job, &c->r);
+    if (c->r.err.code != ERR_OK)
+        fail_msg("%s", c->r.err.msg);
+    for (size_t i = 0; i < c->r.n_files; i++) {
+        cleanup_free char *path = spool_path(c->spool, c->r.file[i].txid);
+        (void)shadow_apply(&c->sh, path);
+    }
+}
+
+/* Attached, with nothing in the WAL that is not in the file, and nobody else there. */
+static void begin(struct src *c)
+{
+    *c = (struct src){.spool = NULL};
+    tdb_new(&c->t, 4096);
+    ex(c->t.app, "insert into t values(1, randomblob(90000)); insert into t values(2, randomblob(90000))");
+    assert_int_equal(sqlite3_close(c->t.app), SQLITE_OK);
+    c->t.app = NULL;
+    c->spool = util_printf("%s/spool", c->t.dir);
+    struct source_conf conf = {.path = c->t.path, .dir = c->spool, .checkpoint_pages = 50, .wal_limit_bytes = 1 << 20};
+    c->s = source_new(&conf);
+    good(c, &(struct source_job){.load = true});
+    for (int i = 0; i < 3; i++)
+        good(c, &(struct source_job){.capture = true, .settle = true});
+    assert_int_equal(c->r.state, SOURCE_ATTACHED);
+    assert_true(c->r.drained);
+    shadow_equals(&c->sh, c->t.path);
+}
+
+static void done(struct src *c)
+{
+    c->s = source_free(c->s);
+    shadow_done(&c->sh);
+    free(c->spool);
+    tdb_done(&c->t);
+}
+
+/* As cp does it: the same inode. The same database, but for the content of two rows. */
+static void copy_over(struct src *c)
+{
+    cleanup_buf struct buf b = BUF_INIT;
+    struct err e = {0};
+    assert_int_equal(fsx_read(c->t.path, SIZE_MAX, &b, &e), 0);
+    for (size_t i = 20 * 4096ul + 100; i < 40 * 4096ul; i += 4096) /* overflow pages of a blob */
+        b.p[i] ^= 0x5a;
+    int fd = open(c->t.path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    assert_int_equal(write(fd, b.p, b.len), (ssize_t)b.len);
+    assert_int_equal(close(fd), 0);
+}
+
+/* Without being told it is noticed only if the file system's clock does not tick between the close's last write and its end. */
+static void what_the_next_last_close_has_written_does_not_explain_a_copy(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    copy_over(&c);
+    assert_string_equal(child("close", c.t.path, "insert into t values(null, 3)"), "");
+    assert_false(exists(c.t.path, "-wal"));
+    for (int i = 0; i < 3; i++)
+        good(&c, &(struct source_job){.capture = true, .unexplained = !i});
+    assert_int_equal(c.r.count.resyncs, 1);
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+static void a_write_of_our_own_that_is_told_late_is_none(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    uint64_t looked = c.r.count.resyncs;
+    good(&c, &(struct source_job){.capture = true, .unexplained = true});
+    assert_int_equal(c.r.state, SOURCE_ATTACHED);
+    assert_int_equal(c.r.count.resyncs, looked);
+    done(&c);
+}
+
+static void a_copy_that_is_told_when_the_last_close_was_followed_is_compared(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c);
+    copy_over(&c);
+    assert_string_equal(child("close", c.t.path, "insert into t values(null, 3)"), "");
+    good(&c, &(struct source_job){.detach = true}); /* may believe it */
+    for (int i = 0; i < 3; i++)
+        good(&c, &(struct source_job){.capture = true, .doze = true, .unexplained = !i});
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 2)
+        return child_main(argv);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_the_next_last_close_has_written_does_not_explain_a_copy),
+        cmocka_unit_test(a_write_of_our_own_that_is_told_late_is_none),
+        cmocka_unit_test(a_copy_that_is_told_when_the_last_close_was_followed_is_compared),
+    };
+    struct err e;
+    if (session_setup(&e) < 0)
+        return 1;
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
