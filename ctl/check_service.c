@@ -19,7 +19,7 @@ static char *unit_short(const struct unit *u)
 {
     size_t n = strlen(u->name);
     bool service = n > 8 && !strcmp(u->name + n - 8, ".service");
-    return strndup(u->name, service ? n - 8 : n);
+    return util_strndup(u->name, service ? n - 8 : n);
 }
 
 static void drop_privileges(const struct service *s)
@@ -103,7 +103,7 @@ static bool of_the_output(const char *variable)
 void service_become(struct service *s)
 {
     for (char **at = environ; at && *at;) {
-        cleanup_free char *name = strndup(*at, strcspn(*at, "="));
+        cleanup_free char *name = util_strndup(*at, strcspn(*at, "="));
         if (of_the_output(*at) || !*name)
             at++;
         else
@@ -184,7 +184,7 @@ static char *denied_name_server(const struct unit *u, const struct unit_line **r
         return NULL;
     for (const char *p = buf_str(&text); *p; p += strcspn(p, "\n"), p += *p == '\n') {
         const char *at = p + strcspn(p, " \t\n"), *from = at + strspn(at, " \t");
-        cleanup_free char *server = strndup(from, strcspn(from, " \t\r\n"));
+        cleanup_free char *server = util_strndup(from, strcspn(from, " \t\r\n"));
         if (!strncmp(p, "nameserver", 10) && at == p + 10 && *server && !unit_admits(u, server, ret_line))
             return TAKE_PTR(server);
     }

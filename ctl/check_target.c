@@ -250,7 +250,7 @@ static bool reach_bucket(struct trip *t)
     }
     line_resolved(t, p);
     const char *host = strstr(t->target->endpoint, "://") + 3;
-    cleanup_free char *name = strndup(host, *host == '[' ? strcspn(host, "]/") : strcspn(host, ":/"));
+    cleanup_free char *name = util_strndup(host, *host == '[' ? strcspn(host, "]/") : strcspn(host, ":/"));
     if (!service_connects(t->k, p->address, name))
         return false;
     if (p->stage == STORE_RESOLVED) {

@@ -70,7 +70,7 @@ static void note_unset(struct import *x, const char *name, size_t n)
         if (!strncmp(x->unset[i], name, n) && !x->unset[i][n])
             return;
     x->unset = util_realloc(x->unset, (x->n_unset + 1) * sizeof *x->unset);
-    x->unset[x->n_unset++] = strndup(name, n);
+    x->unset[x->n_unset++] = util_strndup(name, n);
     buf_printf(&x->warnings, "%s: $%.*s is not set here, and stands in the result as ${%.*s}: give it to walsupd in "
                              "/etc/walsup.env, or set it and import again\n", x->file, (int)n, name, (int)n, name);
 }
@@ -168,7 +168,7 @@ char *import_path(const char *path, bool absolute, char **ret_last)
             if (*last)
                 buf_printf(&b, "%s%s", b.len || absolute ? "/" : "", last);
             free(last);
-            last = strndup(p, n);
+            last = util_strndup(p, n);
             if (!last)
                 last = util_strdup("");
         }

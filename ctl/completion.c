@@ -71,7 +71,7 @@ static char *settings(void)
     conf_defaults(&all);
     const char *p = strstr(buf_str(&all), "\n[db ");
     while (p && (p = strchr(p + 1, '\n')) && p[1] == ';') {
-        cleanup_free char *key = strndup(p + 3, strcspn(p + 3, ":"));
+        cleanup_free char *key = util_strndup(p + 3, strcspn(p + 3, ":"));
         cleanup_free char *line = util_printf("\n%s = ", key);
         const char *dflt = strstr(buf_str(&all), line);
         if (dflt)

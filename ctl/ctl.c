@@ -172,7 +172,7 @@ static char *socket_line(const char *path)
         p += 6 + strspn(p + 6, " \t=:");
         size_t n = strcspn(p, " \t\r\n");
         if (*p == '/')
-            return strndup(p, n);
+            return util_strndup(p, n);
     }
     return NULL;
 }

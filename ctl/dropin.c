@@ -14,7 +14,7 @@
 char *dropin_path(const struct conf *conf, const char *config, const char *name, struct err *e)
 {
     const char *base = conf->include ? strrchr(conf->include, '/') : NULL;
-    cleanup_free char *dir = base ? strndup(conf->include, (size_t)(base - conf->include)) : NULL;
+    cleanup_free char *dir = base ? util_strndup(conf->include, (size_t)(base - conf->include)) : NULL;
     cleanup_free char *file = util_printf("%s.ini", name);
     if (dir && !strpbrk(dir, "*?[") && fnmatch(base + 1, file, FNM_PERIOD) == 0)
         return util_printf("%s/%s", dir, file);

@@ -83,14 +83,14 @@ static void split_host(const char *host, char **bucket, char **region, char **en
         if (!tail || strcmp(tail, known[i].suffix) != 0 || !at || at == host || at + prefix > tail ||
             (!known[i].has_region && at + prefix != tail))
             continue;
-        *bucket = strndup(host, (size_t)(at - host));
-        *region = known[i].has_region ? strndup(at + prefix, (size_t)(tail - at) - prefix) : NULL;
+        *bucket = util_strndup(host, (size_t)(at - host));
+        *region = known[i].has_region ? util_strndup(at + prefix, (size_t)(tail - at) - prefix) : NULL;
         *endpoint = known[i].aws ? NULL : util_printf("https://%s", at + 1);
         return;
     }
     const char *port = strchr(host, ':'), *dot = strchr(host, '.');
     if (port && dot && dot < port) { /* bucket.localhost:9000 */
-        *bucket = strndup(host, (size_t)(dot - host));
+        *bucket = util_strndup(host, (size_t)(dot - host));
         *endpoint = util_printf("http://%s", dot + 1);
         return;
     }
@@ -149,7 +149,7 @@ static void url_parameter(struct import *x, unsigned line, struct from_url *u, c
             *all[i].at = decoded(eq + 1, n - k - 1);
             return;
         }
-    cleanup_free char *name = strndup(p, k);
+    cleanup_free char *name = util_strndup(p, k);
     if (k)
         import_note(x, line, name ? name : "", "parameter of the url without equivalent");
 }
@@ -164,13 +164,13 @@ static void split_url(struct import *x, unsigned line, const char *url, struct f
     }
     const char *host = colon + 3, *query = strchr(host, '?');
     const char *end = query ? query : host + strlen(host);
-    u->type = strndup(url, (size_t)(colon - url));
+    u->type = util_strndup(url, (size_t)(colon - url));
     if (u->type && !strcmp(u->type, "file")) {
         u->path = decoded(host, (size_t)(end - host));
         return;
     }
     const char *slash = memchr(host, '/', (size_t)(end - host));
-    cleanup_free char *name = strndup(host, (size_t)((slash ? slash : end) - host));
+    cleanup_free char *name = util_strndup(host, (size_t)((slash ? slash : end) - host));
     u->path = slash ? decoded(slash, (size_t)(end - slash)) : util_strdup("");
     if (name)
         split_host(name, &u->bucket, &u->region, &u->endpoint);

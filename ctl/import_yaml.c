@@ -65,7 +65,7 @@ void import_expand(struct import *x, const char *text, struct buf *out)
         p += skip + 1;
         if (!n)
             continue;
-        cleanup_free char *var = strndup(name, n);
+        cleanup_free char *var = util_strndup(name, n);
         char *value = import_variable(x, var ? var : "");
         if (value)
             buf_add_str(out, value);

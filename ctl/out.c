@@ -24,7 +24,7 @@ void out_wrapped(FILE *f, unsigned indent, const char *s)
     while (*s) {
         s += strspn(s, " \n");
         size_t n = strcspn(s, " \n");
-        cleanup_free char *word = strndup(s, n);
+        cleanup_free char *word = util_strndup(s, n);
         unsigned width = word ? (unsigned)columns_of(word) : 0;
         if (column && column + 1 + width > OUT_WIDTH) {
             (void)fputc('\n', f);
@@ -54,7 +54,7 @@ void out_sentences(FILE *f, const char *lines)
 {
     for (const char *p = lines, *end; *p; p = *end ? end + 1 : end) {
         end = p + strcspn(p, "\n");
-        cleanup_free char *line = strndup(p, (size_t)(end - p));
+        cleanup_free char *line = util_strndup(p, (size_t)(end - p));
         out_sentence(f, line ? line : "");
     }
 }
@@ -92,7 +92,7 @@ static void print_cell(const char *s, size_t width, bool last)
     size_t have = columns_of(s);
     if (have > width) { /* names differ at their ends: the middle goes */
         size_t tail = (width - 2) / 2;
-        cleanup_free char *head = strndup(s, (size_t)(after_columns(s, width - 2 - tail) - s));
+        cleanup_free char *head = util_strndup(s, (size_t)(after_columns(s, width - 2 - tail) - s));
         out_text(stdout, head ? head : "");
         (void)fputs("..", stdout);
         out_text(stdout, after_columns(s, have - tail));

@@ -19,7 +19,7 @@ static char *replica_of(enum conf_target_type type, const char *key)
     uint64_t min, max;
     const char *v3 = strstr(key, "/" V3_DIR), *slash = strrchr(key, '/');
     if (v3)
-        return strndup(key, (size_t)(v3 - key));
+        return util_strndup(key, (size_t)(v3 - key));
     if (!slash || !layout_parse(key, &min, &max))
         return NULL;
     /* <replica>/0000/<name> or <replica>/ltx/0/<name> */
@@ -29,7 +29,7 @@ static char *replica_of(enum conf_target_type type, const char *key)
             p--;
         slash = p > key ? p - 1 : NULL;
     }
-    return slash ? strndup(key, (size_t)(slash - key)) : NULL;
+    return slash ? util_strndup(key, (size_t)(slash - key)) : NULL;
 }
 
 static int on_object(void *arg, const struct store_object *o, struct err *e)

@@ -36,7 +36,7 @@ static const char shipped[] = "User=walsup\n"
 static char *instance_of(const char *name)
 {
     const char *at = strchr(name, '@'), *dot = strrchr(name, '.');
-    return at && dot && dot > at ? strndup(at + 1, (size_t)(dot - at - 1)) : NULL;
+    return at && dot && dot > at ? util_strndup(at + 1, (size_t)(dot - at - 1)) : NULL;
 }
 
 static char *expanded(const struct unit *u, const char *value)

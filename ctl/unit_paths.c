@@ -72,9 +72,9 @@ static void add_all(struct unit_view *v, enum rule_kind kind, const char *const 
 /* SOURCE[:DESTINATION[:OPTIONS]] and PATH[:OPTIONS]; whether the destination is there does not matter */
 static void add_bind(struct unit_view *v, enum rule_kind kind, const char *word, const struct unit_line *line)
 {
-    cleanup_free char *source = strndup(word, strcspn(word, ":"));
+    cleanup_free char *source = util_strndup(word, strcspn(word, ":"));
     const char *colon = strchr(word, ':');
-    cleanup_free char *target = colon && colon[1] == '/' ? strndup(colon + 1, strcspn(colon + 1, ":")) : NULL;
+    cleanup_free char *target = colon && colon[1] == '/' ? util_strndup(colon + 1, strcspn(colon + 1, ":")) : NULL;
     bool optional = *source == '-';
     const char *from = source + strspn(source, "-+");
     if (access(from, F_OK) < 0 && errno == ENOENT)

@@ -16,7 +16,9 @@ static size_t unescape(char *s)
     char *to = s;
     for (const char *p = s; *p; p++) {
         bool octal = p[0] == '\\' && p[1] >= '0' && p[1] <= '3' && p[2] >= '0' && p[2] <= '7' && p[3] >= '0' && p[3] <= '7';
-        *to++ = octal ? (char)(((p[1] - '0') << 6) | ((p[2] - '0') << 3) | (p[3] - '0')) : *p;
+        unsigned code = octal ? ((unsigned)(p[1] - '0') << 6 | (unsigned)(p[2] - '0') << 3 | (unsigned)(p[3] - '0')) & 0xff
+                              : (unsigned char)*p;
+        *to++ = (char)code;
         p += octal ? 3 : 0;
     }
     *to = '\0';

@@ -35,6 +35,11 @@ char *util_strdup(const char *s)
     return or_die(strdup(s));
 }
 
+char *util_strndup(const char *s, size_t n)
+{
+    return or_die(strndup(s, n));
+}
+
 char *util_printf(const char *fmt, ...)
 {
     char *s = NULL;

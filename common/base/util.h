@@ -91,7 +91,7 @@ static inline void be64_put(uint8_t *p, uint64_t v)
     memcpy(p, &v, sizeof v);
 }
 
-/** util_alloc(n) / util_zalloc(n) / util_strdup(s):
+/** util_alloc(n) / util_zalloc(n) / util_strdup(s) / util_strndup(s, n):
  * Memory for small control objects; the process aborts with a message when there is none,
  * because a loop that cannot allocate a list node cannot report that either. Work whose size
  * depends on a database (page maps, indexes, buffers) uses malloc and returns ERR_NOMEM. */
@@ -99,6 +99,7 @@ void *util_alloc(size_t n) __attribute__((malloc, returns_nonnull));
 void *util_zalloc(size_t n) __attribute__((malloc, returns_nonnull));
 void *util_realloc(void *p, size_t n) __attribute__((returns_nonnull));
 char *util_strdup(const char *s) __attribute__((malloc, returns_nonnull));
+char *util_strndup(const char *s, size_t n) __attribute__((malloc, returns_nonnull));
 /** util_printf(fmt, ...): asprintf that cannot fail; the caller frees. */
 char *util_printf(const char *fmt, ...) PRINTF_LIKE(1, 2) __attribute__((returns_nonnull));
 

@@ -145,6 +145,33 @@ static void a_guard_in_slot_0_lets_one_restart_pass_and_no_copy(void **state)
     tdb_done(&t);
 }
 
+/* SQLite's FULL, RESTART and TRUNCATE wait for a mark by what they read there before the guard came to it. */
+static void a_guard_moves_off_its_mark_when_it_is_told_to(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    tdb_new(&t, 4096);
+    ex(t.app, "insert into t values(1, 1)");
+    assert_int_equal(open_it(t.path, &s, &e), 0);
+    assert_string_equal(child("locks", t.path, ""), "----r---");
+    handover(s); /* nothing new: the same mark again */
+    assert_string_equal(child("locks", t.path, ""), "----r---");
+    static const char *const marks[] = {"-----r--", "------r-", "-------r", "-------r"};
+    for (size_t i = 0; i < ARRAY_LEN(marks); i++) {
+        session_guard_elsewhere(s);
+        handover(s);
+        assert_string_equal(child("locks", t.path, ""), marks[i]);
+        assert_false(session_guard_behind(s, look(s).n));
+    }
+    ex(t.app, "insert into t values(2, 2)");
+    handover(s); /* with a commit SQLite begins with the first one again */
+    assert_string_equal(child("locks", t.path, ""), "----r---");
+    (void)session_close(s);
+    tdb_done(&t);
+}
+
 static void our_locks_survive_everything_we_read(void **state)
 {
     (void)state;
@@ -341,6 +368,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(what_cannot_be_attached_is_said_and_left_alone),
         cmocka_unit_test(a_guard_with_a_mark_pins_the_wal),
         cmocka_unit_test(a_guard_in_slot_0_lets_one_restart_pass_and_no_copy),
+        cmocka_unit_test(a_guard_moves_off_its_mark_when_it_is_told_to),
         cmocka_unit_test(our_locks_survive_everything_we_read),
         cmocka_unit_test(the_checkpoint_lock_is_kept_between_our_own_checkpoints),
         cmocka_unit_test(the_write_lock_waits_no_longer_than_told),
