@@ -169,8 +169,6 @@ char *import_path(const char *path, bool absolute, char **ret_last)
                 buf_printf(&b, "%s%s", b.len || absolute ? "/" : "", last);
             free(last);
             last = util_strndup(p, n);
-            if (!last)
-                last = util_strdup("");
         }
         p += n + (p[n] == '/');
     }

@@ -52,7 +52,7 @@ static json_t *lines_json(struct buf *b)
     const char *line = buf_str(b);
     for (size_t n; (n = strcspn(line, "\n")) > 0; line += n + 1) {
         cleanup_free char *text = util_strndup(line, n);
-        json_array_append_new(a, proto_text(text ? text : ""));
+        json_array_append_new(a, proto_text(text));
     }
     return a;
 }
