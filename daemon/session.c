@@ -406,8 +406,6 @@ static int open_session(const char *path, struct session **ret, struct err *e)
         return r;
     }
     s->dms = dms_join(&s->files.shm);
-    s->using = 1;
-    session_use_end(s);
     *ret = s;
     return 0;
 }

@@ -5,8 +5,6 @@
 
 #include "common/base/util.h"
 
-#define SHM_DMS 128
-
 struct dms {
     struct dms *next;
     dev_t dev;
@@ -32,7 +30,7 @@ static struct dms **find(dev_t dev, ino_t ino)
 
 static int lock(const struct dms *d, short type)
 {
-    struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = SHM_DMS, .l_len = 1};
+    struct flock l = {.l_type = type, .l_whence = SEEK_SET, .l_start = OS_SHM_DMS, .l_len = 1};
     return fcntl(d->fd, F_SETLK, &l);
 }
 
@@ -58,6 +56,19 @@ bool dms_hold(struct dms *d)
     return held;
 }
 
+void dms_let_go(struct dms *d)
+{
+    struct stat st;
+    if (!d)
+        return;
+    (void)pthread_mutex_lock(&d->mutex);
+    if (!--d->users && fstat(d->fd, &st) == 0) {
+        d->size = st.st_size;
+        (void)lock(d, F_UNLCK);
+    }
+    (void)pthread_mutex_unlock(&d->mutex);
+}
+
 struct dms *dms_join(const struct os_file *shm)
 {
     if (!shm->ino)
@@ -77,10 +88,10 @@ struct dms *dms_join(const struct os_file *shm)
     if (d)
         d->sessions++;
     (void)pthread_mutex_unlock(&table);
-    if (d && shm->fd >= 0)
-        d->users = 1;
-    else if (d)
-        (void)dms_hold(d);
+    if (d && shm->fd >= 0) {
+        d->users = 1; /* SQLite */
+        dms_let_go(d);
+    }
     return d;
 }
 
@@ -98,17 +109,4 @@ struct dms *dms_leave(struct dms *d)
         free(d);
     }
     return NULL;
-}
-
-void dms_let_go(struct dms *d)
-{
-    struct stat st;
-    if (!d)
-        return;
-    (void)pthread_mutex_lock(&d->mutex);
-    if (!--d->users && fstat(d->fd, &st) == 0) {
-        d->size = st.st_size;
-        (void)lock(d, F_UNLCK);
-    }
-    (void)pthread_mutex_unlock(&d->mutex);
 }

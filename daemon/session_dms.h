@@ -12,8 +12,9 @@
 
 struct dms;
 
-/** dms_join(shm): SQLite has just opened the -shm (shm->fd; -1: another session had it open), and holds the switch: so
- * does the caller. Owned by the caller until dms_leave(). NULL: whose descriptor it is is not known, the switch stays. */
+/** dms_join(shm): SQLite has just opened the -shm, and holds the switch, which is let go (shm->fd is -1 if another session had
+ * it open: then that one holds it, while this one is opened). Owned by the caller until dms_leave(). NULL: whose descriptor
+ * it is is not known, the switch stays. */
 struct dms *dms_join(const struct os_file *shm);
 /** dms_leave(d): after the connections have been closed, and dms_let_go(). NULL is fine. Returns NULL. */
 struct dms *dms_leave(struct dms *d);

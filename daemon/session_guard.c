@@ -91,39 +91,47 @@ bool session_alone_guard(const struct session *s)
     return s->aside && !s->guard[!s->held].db;
 }
 
-bool session_guard_lets_restart(const struct session *s)
+/* Of the newest guard; -1: none, or it is not known. */
+static int newest_slot(const struct session *s)
 {
     const struct conn *c = &s->guard[s->both ? !s->held : s->held];
-    return c->slot && c->slot->slot == 0;
+    return c->slot ? c->slot->slot : -1;
+}
+
+bool session_guard_lets_restart(const struct session *s)
+{
+    return newest_slot(s) == 0;
 }
 
 bool session_guard_behind(const struct session *s, uint32_t n)
 {
-    const struct conn *c = &s->guard[s->both ? !s->held : s->held];
-    int slot = c->slot ? c->slot->slot : -1;
+    int slot = newest_slot(s);
     return slot > 0 && s->shm[WAL_INDEX_READ_MARKS + slot] < n;
+}
+
+/* Of marks that are as high SQLite takes the last. */
+static void raise_a_mark_above(sqlite3_file *f, int slot, uint32_t n)
+{
+    volatile void *p = NULL;
+    if (f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p) != SQLITE_OK || !p)
+        return;
+    for (int i = slot + 1; i <= WAL_READ_LOCKS; i++) {
+        if (f->pMethods->xShmLock(f, WAL_READ_LOCK_0 + i, 1, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE) != SQLITE_OK)
+            continue;
+        ((volatile uint32_t *)p)[WAL_INDEX_READ_MARKS + i] = n;
+        (void)f->pMethods->xShmLock(f, WAL_READ_LOCK_0 + i, 1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
+        return;
+    }
 }
 
 void session_guard_elsewhere(struct session *s)
 {
-    struct conn *c = &s->guard[s->held];
-    sqlite3_file *f = session_db_file(c);
     struct session_index x;
-    volatile void *p = NULL;
-    int slot = c->slot ? c->slot->slot : -1;
+    int slot = newest_slot(s);
     if (slot <= 0 || session_use_ours(s, NULL) != 0)
         return;
-    if (session_index(s, &x, NULL) == 0 && f->pMethods->xShmMap(f, 0, SHM_BLOCK, 0, &p) == SQLITE_OK && p) {
-        volatile uint32_t *mark = (volatile uint32_t *)p + WAL_INDEX_READ_MARKS;
-        bool found = false;
-        for (int i = slot + 1; i <= WAL_READ_LOCKS && !found; i++) {
-            found = f->pMethods->xShmLock(f, WAL_READ_LOCK_0 + i, 1, SQLITE_SHM_LOCK | SQLITE_SHM_EXCLUSIVE) == SQLITE_OK;
-            if (!found)
-                continue;
-            mark[i] = x.n; /* of those that are as high SQLite takes the last */
-            (void)f->pMethods->xShmLock(f, WAL_READ_LOCK_0 + i, 1, SQLITE_SHM_UNLOCK | SQLITE_SHM_EXCLUSIVE);
-        }
-    }
+    if (session_index(s, &x, NULL) == 0)
+        raise_a_mark_above(session_db_file(&s->guard[s->held]), slot, x.n);
     session_use_end(s);
 }
 

@@ -50,7 +50,7 @@ static bool read_index(const struct session *s, uint32_t a[12], uint32_t *ret_ba
     uint32_t b[12];
     copy_header(s, 0, a);
     copy_header(s, 12, b);
-    if (memcmp(a, b, sizeof b) != 0 || !a[0] || !header_good(a)) /* all zeros: somebody is making a new one */
+    if (memcmp(a, b, sizeof b) != 0 || !header_good(a))
         return false;
     *ret_backfill = s->shm[WAL_INDEX_BACKFILL];
     *ret_attempted = s->shm[WAL_INDEX_ATTEMPTED];

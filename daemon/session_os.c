@@ -17,7 +17,6 @@
 #define SHARED_FIRST (PENDING_BYTE + 2)
 #define SHARED_SIZE 510
 #define SHM_BASE 120
-#define SHM_DMS 128
 #define SHM_READ_1 4
 /* Checkpoint, and after it recovery. Whoever needs a recovery while another is under way, and finds that lock taken, tells his
  * application SQLITE_BUSY; without it he tries again, for up to ten seconds. What keeps two recoveries apart is the write
@@ -77,7 +76,7 @@ static int os_fcntl(int fd, int cmd, ...)
         less.l_len = 1;
         return fcntl(fd, cmd, &less);
     }
-    if (joining.on && cmd == F_GETLK && want->l_start == SHM_DMS && want->l_len == 1) {
+    if (joining.on && cmd == F_GETLK && want->l_start == OS_SHM_DMS && want->l_len == 1) {
         int r = fcntl(fd, cmd, arg);
         if (r < 0 || want->l_type != F_UNLCK)
             return r;
@@ -178,7 +177,7 @@ long os_lock_holder(int fd, enum os_lock which)
     } range[] = {[OS_LOCK_DB_SHARED] = {SHARED_FIRST, SHARED_SIZE},
                  [OS_LOCK_DB_ANY] = {PENDING_BYTE, 2 + SHARED_SIZE},
                  [OS_LOCK_DB_OWN] = {SHARED_FIRST, SHARED_SIZE},
-                 [OS_LOCK_SHM_OPEN] = {SHM_DMS, 1},
+                 [OS_LOCK_SHM_OPEN] = {OS_SHM_DMS, 1},
                  [OS_LOCK_SHM_READ] = {SHM_BASE + SHM_READ_1, 4}};
     struct flock q = {.l_type = which == OS_LOCK_DB_OWN ? F_RDLCK : F_WRLCK, .l_whence = SEEK_SET,
                       .l_start = range[which].start, .l_len = range[which].len};

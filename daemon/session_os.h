@@ -14,6 +14,8 @@
 
 #include "common/base/err.h"
 
+#define OS_SHM_DMS 128 /* "dead man's switch": held by whoever uses the wal-index */
+
 /* One file as SQLite opened it. fd is SQLite's: good for questions, as long as the connection lives. */
 struct os_file {
     int fd; /* -1: not opened */

@@ -228,10 +228,10 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
 {
     int r = 0;
     long pid;
-    bool unlike = source_unlike(s);
+    bool unlike = source_changed_unexplained(s);
     if (source_shut_out(s, ret))
         return 0;
-    s->suspect = false;
+    s->unexplained = false;
     source_stand_aside(s);
     source_map_load(s);
     if (s->pos.valid && job->distrust && !s->folded.proven)
@@ -267,8 +267,9 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
         source_audit(s, ret);
     if (!s->session)
         return r;
+    s->waited_for = source_is_waited_for(s);
     /* a guard that was given less than there was is soon in the way, and no event would tell */
-    ret->old_guard = ret->old_guard || session_guard_behind(s->session, s->guard_at.n) || source_is_waited_for(s);
+    ret->old_guard = ret->old_guard || session_guard_behind(s->session, s->guard_at.n) || s->waited_for;
     if (r == CAPTURE_BROKEN)
         r = broken(s, ret, "the WAL was restarted before its end was captured", e);
     if (!s->session)
@@ -362,11 +363,11 @@ static int run(struct source *s, const struct source_job *job, struct source_res
     if (job->new_lineage)
         s->lineage = 0;
     s->folded.proven = s->folded.rest = false;
-    s->suspect = s->suspect || job->unexplained;
+    s->unexplained = s->unexplained || job->unexplained;
     source_check_identity(s, ret);
-    if (s->suspect && !s->session) /* the record may be of later */
+    if (s->unexplained && !s->session) /* the record may be of later */
         position_remove(s->dir);
-    s->suspect = s->suspect && s->session;
+    s->unexplained = s->unexplained && s->session;
     while (!s->lineage)
         util_random(&s->lineage, sizeof s->lineage);
     if (!s->session && job->stay_away) {
@@ -424,7 +425,7 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
     *ret = (struct source_result){.state = SOURCE_LOADED};
     (void)busfault_taken(); /* of an earlier job, by a file of the spool */
     if (job->detach) {
-        s->suspect = s->suspect || job->unexplained;
+        s->unexplained = s->unexplained || job->unexplained;
         source_detach(s, job, ret);
         if (s->session && session_faulted(s->session))
             (void)lost_to_a_fault(s, &ret->err);

@@ -54,7 +54,7 @@ struct source {
         bool join; /* for somebody has it open, which need not be true any more when it is opened here */
         unsigned joins; /* that it was not, in a row */
     } arriving;
-    bool suspect; /* somebody wrote into the file who is no SQLite, if it is not as it stood at the end of the last job */
+    bool unexplained; /* somebody wrote into the file who is no SQLite, if it is not as it stood at the end of the last job */
     struct { /* which file it was when it was to be opened last */
         bool known;
         struct position id;
@@ -181,9 +181,9 @@ void source_compared(struct source *s, uint64_t bytes);
 bool source_shut_out(struct source *s, struct source_result *ret);
 
 /* source_audit.c */
-/** source_unlike(s): there is such a suspicion, and the file is not, or no longer known to be, as it stood: whatever has
+/** source_changed_unexplained(s): that, and the file is not, or no longer known to be, as it stood: whatever has
  * happened to it since explains nothing. */
-bool source_unlike(struct source *s);
+bool source_changed_unexplained(struct source *s);
 /** source_waits_until_still(s, ret): nobody has the database open, and it is not certain yet that it is complete. */
 bool source_waits_until_still(struct source *s, struct source_result *ret);
 /** source_open(s, ret, e): session_open(), or session_join() if it was only because somebody has the database open that it

@@ -40,10 +40,10 @@ bool source_written_over(struct source *s)
            session_index(s->session, &again, NULL) == 0 && still_so(s, &again);
 }
 
-bool source_unlike(struct source *s)
+bool source_changed_unexplained(struct source *s)
 {
     struct position now = {.txid = 0};
-    return s->suspect && !(s->still.valid && position_look(&now, s->path) && position_same_content(&s->still.file, &now));
+    return s->unexplained && !(s->still.valid && position_look(&now, s->path) && position_same_content(&s->still.file, &now));
 }
 
 bool source_tampered(struct source *s)
@@ -427,7 +427,7 @@ void source_detach(struct source *s, const struct source_job *job, struct source
     source_check_identity(s, ret);
     if (!s->session || !s->pos.valid || s->n_out || !s->published)
         return;
-    bool unlike = source_unlike(s);
+    bool unlike = source_changed_unexplained(s);
     if (source_tampered(s) || unlike) { /* then this position proves nothing */
         if (!source_replaced(s, ret))
             position_remove(s->dir);

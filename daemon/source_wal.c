@@ -32,9 +32,8 @@ bool source_guard_is_old(struct source *s)
 bool source_is_waited_for(struct source *s)
 {
     struct session_index x;
-    s->waited_for = !session_holds_checkpoints(s->session) && session_index(s->session, &x, NULL) == 0 && x.n != x.b &&
-                    session_checkpointer(s->session);
-    return s->waited_for;
+    return !session_holds_checkpoints(s->session) && session_index(s->session, &x, NULL) == 0 && x.n != x.b &&
+           session_checkpointer(s->session);
 }
 
 bool source_in_the_way(struct source *s)

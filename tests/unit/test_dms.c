@@ -149,6 +149,8 @@ static void whoever_makes_a_new_index_dies_at_once(void **state)
     uint32_t n = frames(s);
     cleanup_free char *shm = util_printf("%s-shm", t.path), *rows = util_printf("%d", FRAMES);
     assert_int_equal(truncate(shm, 3), 0); /* as SQLite begins it */
+    struct session_index x;
+    assert_int_equal(session_peek(s, &x), -ERR_CORRUPT); /* his two copies differ until he is done */
     assert_int_equal(session_guard_next(s, &e), 0);
     session_guard_switch(s);
     assert_false(session_faulted(s));

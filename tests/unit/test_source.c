@@ -1,53 +1,14 @@
 /* A database as a source of files: numbering, restarts of ours, full disks, bases. */
-#include "tests/unit/db_harness.h"
+#include "tests/unit/source_harness.h"
 #include "tests/unit/within.h"
 
 #include <sys/mount.h>
 
 #include "common/base/clk.h"
-#include "daemon/source.h"
-
-struct src {
-    struct tdb t;
-    char *spool;
-    struct source *s;
-    struct source_result r;
-    struct shadow sh;
-    uint64_t lineage;
-};
 
 static void start(struct src *c)
 {
-    struct source_conf conf = {.path = c->t.path, .dir = c->spool, .checkpoint_pages = 50,
-                               .wal_limit_bytes = 1 << 20};
-    c->s = source_new(&conf);
-    source_set_without(c->s, SOURCE_ASIDE); /* the application is in this process */
-}
-
-static void run(struct src *c, const struct source_job *job)
-{
-    source_run(c->s, job, &c->r);
-}
-
-/* A job that must work; its files go into the shadow. */
-static void good(struct src *c, const struct source_job *job)
-{
-    run(c, job);
-    if (c->r.err.code != ERR_OK)
-        fail_msg("%s", c->r.err.msg);
-    for (size_t i = 0; i < c->r.n_files; i++) {
-        cleanup_free char *path = spool_path(c->spool, c->r.file[i].txid);
-        struct ltx_header h = shadow_apply(&c->sh, path);
-        assert_int_equal(h.min_txid, h.max_txid);
-        assert_int_equal(h.node_id, c->r.lineage);
-        assert_true(h.timestamp_ms == c->r.file[i].timestamp_ms);
-        assert_true(c->r.file[i].checksum == shadow_checksum(&c->sh));
-    }
-}
-
-static void capture(struct src *c)
-{
-    good(c, &(struct source_job){.capture = true});
+    src_start(c, SOURCE_ASIDE); /* the application is in this process */
 }
 
 static void begin(struct src *c)
@@ -59,14 +20,6 @@ static void begin(struct src *c)
     start(c);
     good(c, &(struct source_job){.load = true});
     assert_int_equal(c->r.state, SOURCE_LOADED);
-}
-
-static void done(struct src *c)
-{
-    c->s = source_free(c->s);
-    shadow_done(&c->sh);
-    free(c->spool);
-    tdb_done(&c->t);
 }
 
 static void commits_become_files_and_the_wal_is_restarted(void **state)
