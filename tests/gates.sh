@@ -105,6 +105,13 @@ if [ -s "$results/unproven" ]; then
 	sed 's/^/  /' "$results/unproven"
 	echo
 fi
+# once more what a gate of a lane said last: of a long output, a reader may have the end alone
+for one in $failures; do
+	[ -s "$results/$one.said" ] || continue
+	echo "==== the end of $one, which failed:"
+	tail -n 40 "$results/$one.said"
+	echo
+done
 [ -z "$failures" ] || echo "failed:$failures"
 echo "gates: $passed passed, $failed failed, $skipped skipped"
 [ $failed -eq 0 ] && [ $passed -gt 0 ]

@@ -21,6 +21,9 @@ import threading
 import time
 import urllib.parse
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
+from ports import free_ports  # noqa: E402
+
 OUT = pathlib.Path(os.environ.get("WALSUP_OUT", "build/release"))
 MINUTES = float(os.environ.get("MINUTES", "5"))
 KEY, SECRET, BUCKET = "benchbench", "benchbench-secret", "bench"
@@ -78,12 +81,6 @@ class Counter(http.server.BaseHTTPRequestHandler):
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = serve
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 def make(path):
     con = sqlite3.connect(path, isolation_level=None)
     con.execute("pragma journal_mode=wal")
@@ -97,7 +94,7 @@ def side_by_side(base):
     if not minio:
         print("cost: MINIO_BIN is not set: no comparison with real requests")
         return
-    port = free_port()
+    port = free_ports(1)
     (base / "store" / BUCKET).mkdir(parents=True)
     procs = [subprocess.Popen([minio, "server", "--quiet", "--address", f"127.0.0.1:{port}", str(base / "store")],
                               env={**os.environ, "MINIO_ROOT_USER": KEY, "MINIO_ROOT_PASSWORD": SECRET},

@@ -3,11 +3,11 @@ The servers of providers stand for themselves in the imported file; after that w
 import json
 import os
 import re
-import socket
 
 import pytest
 
 from conftest import KEY_ID, SECRET, S3Fault, image, make_db
+from ports import free_ports
 
 LITESTREAM = {"LITESTREAM_ACCESS_KEY_ID": KEY_ID, "LITESTREAM_SECRET_ACCESS_KEY": SECRET}
 AWS = {"AWS_ACCESS_KEY_ID": KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
@@ -228,12 +228,6 @@ def effective(world, **env):
     return out
 
 
-def free_port():
-    with socket.socket(socket.AF_INET6) as s:
-        s.bind(("::", 0))
-        return s.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     s = S3Fault(tmp_path_factory.mktemp("store") / "s3")
@@ -247,7 +241,7 @@ def place(world, store):
         (world.path / d).mkdir()
     make_db(world.path / "data" / "app.db").close()
     return {"data": world.path / "data", "backup": world.path / "backup", "endpoint": store.endpoint,
-            "host": store.endpoint.split("//")[1], "port": free_port()}
+            "host": store.endpoint.split("//")[1], "port": free_ports(1)}
 
 
 def fill(value, place):

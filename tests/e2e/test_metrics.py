@@ -11,16 +11,11 @@ import time
 import pytest
 
 from conftest import OUT, ROOT, make_db, txids
+from ports import free_ports
 
 PROMTOOL = ROOT / "build" / "tools" / "promtool"
 LINE = re.compile(r'^(\w+)(?:\{(.*)\})? (-?[\d.]+)$')
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 class Metrics:
@@ -61,7 +56,7 @@ def listed():
 @pytest.fixture
 def served(world, s3):
     """two databases, one with two replicas; every request is counted by the server as well"""
-    world.port = free_port()
+    world.port = free_ports(1)
     con = make_db(world.path / "a.db")
     world.configure(world.file_target(), s3.target(), world.db("a", target="local, s3"),
                     world.db("later"), metrics_listen=f"127.0.0.1:{world.port}", level1_interval="0s",

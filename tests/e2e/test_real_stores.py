@@ -20,6 +20,7 @@ import time
 import pytest
 
 from conftest import ROOT, image, integrity, make_db, section
+from ports import free_ports
 
 # hours are seconds: everything is merged, snapshots are made, and what is older than two seconds goes
 BUSY = {"sync_interval": "50ms", "level1_interval": "300ms", "level2_interval": "1s", "level3_interval": "2s",
@@ -27,19 +28,6 @@ BUSY = {"sync_interval": "50ms", "level1_interval": "300ms", "level2_interval": 
 KEPT = {"sync_interval": "50ms", "level1_interval": "1s", "snapshot_interval": "0s", "retention": "0s"}
 PARTS = {"WALSUP_TEST_S3_PART_BYTES": str(5 << 20)}  # the smallest that S3 allows
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "walsup-test"
-
-
-def free_ports(n):
-    """n in a row, which nobody has"""
-    for base in range(20000 + os.getpid() % 400 * 100, 65000, 10):
-        with contextlib.ExitStack() as held:
-            try:
-                for i in range(n):
-                    held.enter_context(socket.create_server(("127.0.0.1", base + i)))
-                return base
-            except OSError:
-                continue
-    raise AssertionError("no free port")
 
 
 class Store:
@@ -80,6 +68,7 @@ def s3rver(tmp_path):
             assert p.poll() is None and time.monotonic() < end, (tmp_path / "s3rver.log").read_text()
             time.sleep(0.05)
         yield store
+        assert p.poll() is None, (tmp_path / "s3rver.log").read_text()
     finally:
         p.kill()
         p.wait()
