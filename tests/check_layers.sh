@@ -61,7 +61,7 @@ for f in common/*/*.[ch] daemon/*.[ch] ctl/*.[ch]; do
 	if grep -qE '\bcurl_(multi|easy|slist)_|CURLM?\b \*' "$tmp/code" && grep -qE '\buv_[a-z]+' "$tmp/code"; then
 		both="$both $f"
 		case $f in
-		common/store/s3_transport.c | common/store/s3_wrap.h) ;;
+		common/store/s3_transport.c) ;;
 		*) bad "$f speaks to libcurl and to libuv: that is for common/store/s3_transport.c" ;;
 		esac
 	fi
