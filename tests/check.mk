@@ -144,7 +144,7 @@ ANALYZE_NOT_daemon/ctlserver.c := -Wno-analyzer-use-after-free
 ANALYZE_NOT_daemon/main.c := -Wno-analyzer-null-dereference
 ANALYZE_NOT_daemon/manager_reload.c := -Wno-analyzer-null-dereference
 # a list of n files has that many that are filled
-ANALYZE_NOT_daemon/history.c := -Wno-analyzer-use-of-uninitialized-value
+ANALYZE_NOT_daemon/history_merge.c := -Wno-analyzer-use-of-uninitialized-value
 # a directory takes itself out of its parent's list before it is freed
 ANALYZE_NOT_daemon/discover_tree.c := -Wno-analyzer-use-after-free
 
