@@ -139,7 +139,7 @@ ANALYZE_NOT_common/base/fsx.c := -include tests/analyze.h
 ANALYZE_NOT_common/store/restore_fetch.c := -Wno-analyzer-malloc-leak
 ANALYZE_NOT_common/store/s3_body.c := -Wno-analyzer-malloc-leak
 # a client has two references of its handles until these are closed, which is never in the same call
-ANALYZE_NOT_daemon/ctlserver.c := -Wno-analyzer-use-after-free
+ANALYZE_NOT_daemon/ctlserver_client.c := -Wno-analyzer-use-after-free
 # a constructor that returned 0 has set its result; it is in another file
 ANALYZE_NOT_daemon/main.c := -Wno-analyzer-null-dereference
 ANALYZE_NOT_daemon/manager_reload.c := -Wno-analyzer-null-dereference
