@@ -5,7 +5,7 @@
 #   make check-all   installs what the tests need, then everything; .ci/run calls this
 
 .PHONY: demo check check-all build stress e2e e2e-smoke analyze analyze-gcc analyze-tidy \
-	analyze-cppcheck asan tsan valgrind check-layers check-hardening rest
+	analyze-cppcheck asan tsan valgrind check-layers check-house house-floor check-hardening rest
 
 help:
 	@sed -n 's/^#: //p' tests/check.mk
@@ -26,6 +26,8 @@ help:
 #:   build           everything that is compiled, warnings are errors
 #:   check-hardening the programs have what the compiler and linker were asked for
 #:   check-layers    who includes whom, who opens what
+#:   check-house     long files, lines and functions, circles of files: no more than tests/house.floor says
+#:   house-floor     write into it what has become less
 #:   check-docs, check-units      documents against conf.def, systemd units
 #:   systemd         the units under a real systemd, in namespaces; skipped without root
 #:   unit, unit-test_<name>       unit tests, JOBS at a time
@@ -72,7 +74,7 @@ help:
 # Two lanes side by side: gates that mostly wait (for events, for other processes, for systemd), and gates that compute,
 # which give way to them. Each gate is always in the same lane. The compilers of package and asan come late: until then
 # the other lane waits least.
-FIRST_GATES   := build check-hardening check-layers check-docs check-units
+FIRST_GATES   := build check-hardening check-layers check-house check-docs check-units
 WAITING_GATES := e2e systemd habits stress rest
 COMPUTE_GATES := explorer kills model history histories failnth races unit corpus
 CHECK_GATES   := $(FIRST_GATES) -- $(WAITING_GATES) -- $(COMPUTE_GATES)
@@ -104,6 +106,12 @@ check-hardening: programs
 
 check-layers:
 	$(Q)tests/check_layers.sh
+
+# Numbers that may fall and not rise. house-floor writes down where they have fallen to.
+check-house:
+	$(Q)$(PYTHON) tests/tools/house.py tests/house.floor
+house-floor:
+	$(Q)$(PYTHON) tests/tools/house.py --lower tests/house.floor
 
 # The WAL protocol, by the daemon's own code, under hostile applications. The control has the guard
 # dropped between jobs and must lose frames: if it does not, this stress would see nothing either.
