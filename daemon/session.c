@@ -49,6 +49,10 @@ int session_sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc,
     int sys = latest ? sqlite3_system_errno(db) : 0;
     bool refused = (rc & 0xff) == SQLITE_CANTOPEN || (rc & 0xff) == SQLITE_READONLY || (rc & 0xff) == SQLITE_PERM;
     enum err_code code = ERR_IO;
+    if (refused && os_leased()) {
+        err_set(e, ERR_IO, "another program has a lease (fcntl F_SETLEASE) on %s, its -wal or -shm, and does not give it up", s->path);
+        return err_hint(e, "only its owner and root can take one: end that program; /proc/locks has its pid in the line LEASE");
+    }
     if (refused && access(s->path, F_OK) == 0 && session_not_writable(s, e) < 0)
         return -(int)e->code;
     switch (rc & 0xff) {

@@ -118,6 +118,9 @@ void session_guard_undo(struct session *s);
  * held. *ret_all: every frame in the WAL at that time was copied. BUSY: another checkpointer is at
  * work. */
 int session_passive(struct session *s, bool *ret_all, struct err *e);
+/** session_left(s, ret): how the database file looked after the last write of the last session_passive(), before what that
+ * waited for on the disk; false: it did not copy all, or had nothing to copy. */
+bool session_left(const struct session *s, struct stat *ret);
 /** session_hold_checkpoints(s, on): keep SQLite's checkpoint lock between our own checkpoints. While the
  * WAL is longer than an application's autocheckpoint threshold, each of its commits tries a checkpoint
  * that cannot finish under the guard; with the lock taken that attempt ends at once instead of costing
