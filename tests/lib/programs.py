@@ -1,4 +1,4 @@
-"""What measurements and gates share: the programs as built, in a clean environment, always ended."""
+"""What measurements and gates share: the programs as built, a clean environment, an end."""
 import json
 import os
 import pathlib

@@ -136,8 +136,13 @@ static void header_rules(void **state)
     assert_int_equal(got.node_id, h.node_id);
     p[99] = 1; /* reserved: ignored */
     assert_int_equal(ltx_header_decode(p, &got, &e), 0);
+    p[3] = '2';
+    assert_int_equal(ltx_header_decode(p, &got, &e), -ERR_CORRUPT);
+    assert_string_equal(e.msg, "LTX of version 2, which this walsup cannot read");
+    assert_non_null(strstr(e.hint, "or a newer one"));
     p[0] = 'l';
     assert_int_equal(ltx_header_decode(p, &got, &e), -ERR_CORRUPT);
+    assert_non_null(strstr(e.msg, "not an LTX file"));
 }
 
 /* ---- vectors -------------------------------------------------------------------------------- */
