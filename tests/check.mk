@@ -5,7 +5,7 @@
 #   make check-all   installs what the tests need, then everything; .ci/run calls this
 
 .PHONY: demo check check-all build stress e2e e2e-smoke analyze analyze-gcc analyze-tidy \
-	analyze-cppcheck asan tsan valgrind check-layers check-house house-floor check-hardening rest
+	analyze-cppcheck asan tsan valgrind check-layers check-house house-floor check-promises check-hardening rest
 
 help:
 	@sed -n 's/^#: //p' tests/check.mk
@@ -28,7 +28,7 @@ help:
 #:   check-layers    who includes whom, who opens what
 #:   check-house     long files, lines and functions, circles of files: no more than tests/house.floor says
 #:   house-floor     write into it what has become less
-#:   check-docs, check-units      documents against conf.def, systemd units
+#:   check-docs, check-units      documents against conf.def, promises against the tests' names; systemd units
 #:   systemd         the units under a real systemd, in namespaces; skipped without root
 #:   unit, unit-test_<name>       unit tests, JOBS at a time
 #:   corpus          the fuzzers' corpus, replayed
@@ -106,6 +106,11 @@ check-hardening: programs
 
 check-layers:
 	$(Q)tests/check_layers.sh
+
+# Each promise of docs/PROMISES.md names a test that exists.
+check-docs: check-promises
+check-promises:
+	$(Q)$(PYTHON) tests/tools/check_promises.py
 
 # Numbers that may fall and not rise. house-floor writes down where they have fallen to.
 check-house:
