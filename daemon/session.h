@@ -182,6 +182,8 @@ uint32_t session_page_size(const struct session *s);
 /** session_stat(s, ret): stat of the database file by its path; -1 and errno on failure, ESTALE when
  * another file is there: what is noted about a file must be about the one that is open. */
 int session_stat(const struct session *s, struct stat *ret);
+/** session_is(s, st): whether that is the file which is open. */
+bool session_is(const struct session *s, const struct stat *st);
 /** session_moved(s): the path no longer leads to the file that is open (replaced or removed). */
 bool session_moved(const struct session *s);
 /** session_removed(s): no name leads to it any more. */

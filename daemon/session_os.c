@@ -35,8 +35,9 @@ static _Thread_local struct {
     bool on, first;
 } joining;
 
-/* A lease (F_SETLEASE) was not given up. SQLite would try once more, and be content with reading. */
-static _Thread_local bool others_lease;
+/* Why a file was not opened, an errno. After a lease that is not given up SQLite would try once more, and be content
+ * with reading. */
+static _Thread_local int refused;
 
 static uid_t pretend_root(void)
 {
@@ -61,11 +62,11 @@ static void note(struct os_files *f, const char *path, int fd)
 /* Whoever may read a file can have a lease on it, and who opens it meanwhile waits for him, 45 seconds each time. */
 static int open_unleased(const char *path, int flags, mode_t mode)
 {
-    for (unsigned tries = 1; !others_lease; tries++) {
+    for (unsigned tries = 1; refused != EWOULDBLOCK; tries++) {
         int fd = openat(AT_FDCWD, path, flags | O_NONBLOCK, mode);
         if (fd >= 0 || errno != EWOULDBLOCK || !recording)
             return fd;
-        others_lease = tries == LEASE_TRIES;
+        refused = tries == LEASE_TRIES ? EWOULDBLOCK : 0;
         (void)usleep(LEASE_PAUSE_US);
     }
     errno = EWOULDBLOCK;
@@ -76,7 +77,9 @@ static int os_open(const char *path, int flags, int mode)
 {
     bool side = ends_with(path, "-wal") || ends_with(path, "-shm");
     int less = joining.on && side ? O_CREAT : 0;
-    int fd = open_unleased(path, flags & ~less, (mode_t)mode); /* for SQLite, which knows when it may close it */
+    int more = recording && side ? O_NOFOLLOW : 0; /* or what a link leads to is written, and read into the replica */
+    int fd = open_unleased(path, (flags & ~less) | more, (mode_t)mode); /* for SQLite, which knows when it may close it */
+    refused = fd < 0 && more && errno == ELOOP ? ELOOP : refused;
     joining.first = joining.first || (fd < 0 && less && errno == ENOENT);
     if (fd >= 0 && recording)
         note(recording, path, fd);
@@ -138,14 +141,14 @@ struct os_files *os_record(struct os_files *f)
 {
     struct os_files *before = recording;
     recording = f;
-    others_lease = others_lease && !f;
+    refused = f ? 0 : refused;
     return before;
 }
 
-bool os_leased(void)
+int os_refused(void)
 {
-    bool r = others_lease;
-    others_lease = false;
+    int r = refused;
+    refused = 0;
     return r;
 }
 

@@ -1,4 +1,5 @@
 """Owners of databases who do not wish the others well."""
+import os
 import sqlite3
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import make_db
+from conftest import make_db, section
 
 KEEPS_LEASES = """
 import fcntl, os, signal, sys, time
@@ -49,3 +50,43 @@ def test_leases_on_many_databases_delay_nobody_elses(world, leased):
     restored = sqlite3.connect(world.restore("bob", "local"))
     assert restored.execute("select count(*) from t where b = 'of bob'").fetchone() == (1,)
     restored.close()
+
+
+EVE, BOB = 61001, 61002
+
+
+def give(path, uid):
+    for p in [path, *path.rglob("*")]:
+        os.chown(p, uid, uid, follow_symlinks=False)
+
+
+@pytest.mark.outside
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to somebody else")
+def test_a_link_to_somebody_elses_database_is_never_followed_below_a_pattern(world):
+    private, home = world.path / "private", world.path / "tenants" / "eve"
+    private.mkdir()
+    home.mkdir(parents=True)
+    con = make_db(private / "secret.db")
+    con.execute("insert into t(b) values('secret')")
+    con.commit()
+    make_db(home / "own.db").close()
+    (home / "link.db").symlink_to(private / "secret.db")
+    give(private, BOB)
+    give(world.path / "tenants", EVE)
+    pattern = section("db t", {"path": world.path / "tenants" / "*" / "*.db", "target": "local"})
+    world.configure(world.file_target(), pattern, scan_interval="1s", idle_timeout="1s")
+    world.start()
+    said = "link.db is reached by a symbolic link of uid 61001, but belongs to uid 61002"
+    world.poll("it is said", lambda: said in world.log.read_text())
+    assert [d["name"] for d in world.status()["databases"]] == ["t/eve/own.db"]
+    world.sync("t/eve/own.db")
+    # what was a database of hers becomes a link
+    os.rename(home / "link.db", home / "own.db")
+    world.poll("it is said", lambda: "own.db is reached by a symbolic link of uid 61001" in world.log.read_text())
+    assert (private / "secret.db-shm").stat().st_uid == BOB
+    out = world.restore("t/eve/own.db", "local")
+    restored = sqlite3.connect(out)
+    assert restored.execute("select count(*), sum(b = 'secret') from t").fetchone() == (10, 0)
+    restored.close()
+    con.close()
+    assert world.log.read_text().count(said) == 1

@@ -416,6 +416,27 @@ static void a_lease_that_is_not_given_up_is_said_and_not_waited_for(void **state
     }
 }
 
+static void a_wal_that_is_a_link_is_not_read(void **state)
+{
+    (void)state;
+    struct tdb t, other;
+    struct session *s;
+    struct err e;
+    tdb_new(&t, 4096);
+    assert_int_equal(sqlite3_close(t.app), SQLITE_OK);
+    t.app = NULL;
+    tdb_new(&other, 4096);
+    ex(other.app, "insert into t values(1, 'of somebody else')");
+    app_close_quietly(&other);
+    cleanup_free char *wal = util_printf("%s-wal", t.path), *to = util_printf("%s-wal", other.path);
+    assert_int_equal(symlink(to, wal), 0);
+    assert_int_equal(open_it(t.path, &s, &e), -ERR_PERM);
+    assert_non_null(strstr(e.msg, "is a symbolic link"));
+    assert_null(s);
+    tdb_done(&other);
+    tdb_done(&t);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 2)
@@ -433,6 +454,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_file_that_was_replaced_is_noticed),
         cmocka_unit_test(the_index_is_consistent_under_a_writer),
         cmocka_unit_test(a_lease_that_is_not_given_up_is_said_and_not_waited_for),
+        cmocka_unit_test(a_wal_that_is_a_link_is_not_read),
     };
     struct err e;
     if (session_setup(&e) < 0)
