@@ -79,8 +79,8 @@ bool source_waits_until_still(struct source *s, struct source_result *ret)
     ret->again_ms = written ? wait : wait - MIN(still, wait - 1);
     if (written)
         (void)snprintf(ret->away, sizeof ret->away,
-                       "%s is open for writing without SQLite's locks: it is being copied in, or an application uses locks that "
-                       "walsupd cannot see", s->path);
+                       "%s is open for writing without SQLite's locks: it is being copied in, an application has opened it and "
+                       "not read it yet, or it uses locks that walsupd cannot see", s->path);
     return true;
 }
 
