@@ -60,8 +60,10 @@ static int may_run(const char *path, struct err *e)
         if (stat(real, &st) < 0)
             return err_sys(e, errno, "on-state-change = %s", path);
         if (!ours(&st) || ((st.st_mode & (S_IWGRP | S_IWOTH)) && !(st.st_mode & S_ISVTX))) {
-            err_set(e, ERR_PERM, "on-state-change = %s is not run: others may put another file in its place, in %s", path,
-                    real);
+            err_set(
+                e, ERR_PERM,
+                "on-state-change = %s is not run: others may put another file in its place, in %s",
+                path, real);
             return err_hint(e, "chown root, chmod go-w");
         }
         if (slash == real)
