@@ -88,7 +88,8 @@ void database_event(struct database *db, enum database_event ev)
         db->drained_round = 0;
         /* fall through */
     case DATABASE_WAL_MADE:
-        if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED && now >= db->busy_since_ms + BUSY_MS)
+        if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED &&
+            now >= db->busy_since_ms + BUSY_MS)
             database_set_hush(db, true);
         db->last_event_ms = now;
         db->peek_ms = 0;

@@ -171,8 +171,8 @@ struct database {
         uint64_t since_mono_ms;
     } doubt; /* what is seen may not be all there is */
     char *away; /* why it is not attached, with SOURCE_BUSY and SOURCE_ARRIVING; NULL */
-    /* From this round of the loop on, or from this time, all that the WAL had was in the file: who writes into it before the WAL is written again
-     * is no SQLite. 0: it may have something. */
+    /* From this round of the loop on, or from this time, all that the WAL had was in the file: who
+     * writes into it before the WAL is written again is no SQLite. 0: it may have something. */
     uint64_t drained_round, drained_ms;
     bool unexplained;              /* somebody did */
     bool distrust;                 /* pages of the file are not those that were captured: compare them */
@@ -242,8 +242,8 @@ void database_want_snapshot(struct database *db, bool base);
 void database_snapshot_used(struct database *db, uint64_t txid);
 void database_history_closed(struct database *db);
 
-/** database_beats(db, ret): the pulses of the jobs under way: of the source, of merging, of a snapshot that is read. They
- * are good until the loop goes on. */
+/** database_beats(db, ret): the pulses of the jobs under way: of the source, of merging, of a
+ * snapshot that is read. They are good until the loop goes on. */
 #define DATABASE_BEATS 3
 size_t database_beats(const struct database *db, struct beat *ret[static DATABASE_BEATS]);
 

@@ -293,8 +293,10 @@ void history_sweep(struct history *h)
             drop(h, j, i, at);
         }
     if (over && !h->overflow_told)
-        log_line(LOG_WARN, "%s: merged files wait for replicas and there is no more room for them: dropped; level 0 has "
-                           "the same",
+        log_line(LOG_WARN,
+                 "%s: merged files wait for replicas and there is no more room for them: dropped; "
+                 "level 0 has "
+                 "the same",
                  h->db->name);
     h->overflow_told = over;
     if (j)
