@@ -45,7 +45,8 @@ static bool outside_sandbox(const struct job *j, struct err *e)
     if (!what)
         return false;
     (void)err_set(e, ERR_PERM, "%s is outside the sandbox of walsupd: %s is %s", j->path, dir, what);
-    (void)err_hint(e, "walsupctl sandbox > /etc/systemd/system/walsupd.service.d/paths.conf && systemctl daemon-reload && "
+    (void)err_hint(e, "walsupctl sandbox > /etc/systemd/system/walsupd.service.d/paths.conf && "
+                      "systemctl daemon-reload && "
                       "systemctl restart walsupd");
     return true;
 }
@@ -87,7 +88,8 @@ static int judge(const struct job *j, const json_t *d, struct err *e)
         return err_wrap(e, "target %s", text_of(r, "target"));
     }
     if (!strcmp(state, "waiting") || !strcmp(state, "not-wal") || !strcmp(state, "paused"))
-        return err_set(e, !strcmp(state, "waiting") ? ERR_NOTFOUND : ERR_UNSUPPORTED, "%s: %s", state, text_of(d, "detail"));
+        return err_set(e, !strcmp(state, "waiting") ? ERR_NOTFOUND : ERR_UNSUPPORTED, "%s: %s",
+                       state, text_of(d, "detail"));
     return 0;
 }
 
@@ -96,7 +98,8 @@ static int await(const struct job *j, struct err *e)
     uint64_t deadline = clk_mono_ms() + j->timeout_ms;
     for (;;) {
         json_t *reply = NULL;
-        int r = client_call(j->socket, "Status", json_pack("{s:o}", "db", proto_text(j->name)), ANSWER_MS, &reply, NULL, e);
+        int r = client_call(j->socket, "Status", json_pack("{s:o}", "db", proto_text(j->name)),
+                            ANSWER_MS, &reply, NULL, e);
         if (r == 0)
             r = judge(j, json_array_get(json_object_get(reply, "databases"), 0), e);
         json_decref(reply);
@@ -118,8 +121,9 @@ static int say(struct job *j, const char *what, const struct err *e)
         (void)err_wrap(&said, "[db %s] was added in %s, but is not replicated yet", j->name, j->file);
     }
     if (j->c->json) {
-        json_t *o = json_pack("{s:o, s:o, s:o, s:s, s:s}", "name", proto_text(j->name), "path", proto_text(j->path), "file",
-                              proto_text(j->file), "targets", buf_str(&j->targets), "state", what);
+        json_t *o = json_pack("{s:o, s:o, s:o, s:s, s:s}", "name", proto_text(j->name), "path",
+                              proto_text(j->path), "file", proto_text(j->file), "targets",
+                              buf_str(&j->targets), "state", what);
         if (e)
             (void)json_object_set_new(o, "error", json_pack("{s:s, s:s, s:s}", "code", err_name(said.code), "message",
                                                             said.msg, "hint", said.hint));
@@ -168,8 +172,11 @@ static int default_target(struct job *j, const struct conf *conf)
     for (size_t i = 0; i < conf->n_targets; i++)
         buf_printf(&names, "%s%s", i ? ", " : "", conf->target[i].name);
     struct err e = {0};
-    (void)err_set(&e, ERR_USAGE, conf->n_targets ? "which target? There are %s" : "no target is configured%s", buf_str(&names));
-    (void)err_hint(&e, conf->n_targets ? "--target NAME, once for each" : "write a section [target NAME] first: walsup.ini(5)");
+    (void)err_set(&e, ERR_USAGE,
+                  conf->n_targets ? "which target? There are %s" : "no target is configured%s",
+                  buf_str(&names));
+    (void)err_hint(&e, conf->n_targets ? "--target NAME, once for each"
+                                       : "write a section [target NAME] first: walsup.ini(5)");
     return out_fail(j->c->json, &e);
 }
 

@@ -82,8 +82,10 @@ static json_t *check_exposed(struct check *k, struct buf *exposed)
     k->steps = json_array();
     for (const char *p = buf_str(exposed); *p; p += strcspn(p, "\n") + 1) {
         cleanup_free char *file = util_strndup(p, strcspn(p, "\n"));
-        cleanup_free char *text = util_printf("%s contains a secret and everybody on this machine can read it, so walsupd "
-                                              "does not start", file);
+        cleanup_free char *text = util_printf(
+            "%s contains a secret and everybody on this machine can read it, so walsupd "
+            "does not start",
+            file);
         cleanup_free char *hint = util_printf("chgrp walsup %s && chmod 640 %s", file, file);
         check_step(k, "permissions", FAILED, text, hint);
     }

@@ -58,13 +58,15 @@ static json_t *conf_json(const struct conf *conf)
     json_t *files = json_array();
     for (size_t i = 0; i < conf->n_files; i++)
         (void)json_array_append_new(files, json_string(conf->file[i]));
-    return json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:I, s:i, s:I, s:I, s:o, s:o, s:o}", "state-dir", conf->state_dir,
-                     "socket", conf->socket, "log-level", conf->log_level, "workers",
-                     (int)conf->workers, "scan-interval-ms", (json_int_t)conf->scan_interval_ms,
-                     "idle-timeout-ms", (json_int_t)conf->idle_timeout_ms, "copy-wait-ms",
-                     (json_int_t)conf->copy_wait_ms, "max-open", (int)conf->max_open, "min-free-bytes", (json_int_t)conf->min_free_bytes,
-                     "shutdown-timeout-ms", (json_int_t)conf->shutdown_timeout_ms, "files", files,
-                     "targets", targets_json(conf), "databases", databases_json(conf));
+    return json_pack("{s:s, s:s, s:s, s:i, s:I, s:I, s:I, s:i, s:I, s:I, s:o, s:o, s:o}",
+                     "state-dir", conf->state_dir, "socket", conf->socket, "log-level",
+                     conf->log_level, "workers", (int)conf->workers, "scan-interval-ms",
+                     (json_int_t)conf->scan_interval_ms, "idle-timeout-ms",
+                     (json_int_t)conf->idle_timeout_ms, "copy-wait-ms",
+                     (json_int_t)conf->copy_wait_ms, "max-open", (int)conf->max_open,
+                     "min-free-bytes", (json_int_t)conf->min_free_bytes, "shutdown-timeout-ms",
+                     (json_int_t)conf->shutdown_timeout_ms, "files", files, "targets",
+                     targets_json(conf), "databases", databases_json(conf));
 }
 
 int cmd_config(struct ctl *c)

@@ -48,7 +48,8 @@ static int print_replicas(const json_t *db, void (*print)(const json_t *replica)
             print(r);
             continue;
         }
-        (void)err_set(&e, err_by_name(text_of(error, "code")), "%s -> %s: %s", text_of(db, "name"), text_of(r, "target"), text_of(error, "message"));
+        (void)err_set(&e, err_by_name(text_of(error, "code")), "%s -> %s: %s", text_of(db, "name"),
+                      text_of(r, "target"), text_of(error, "message"));
         if (*text_of(error, "hint"))
             (void)err_hint(&e, "%s", text_of(error, "hint"));
         out_error(&e);
@@ -111,8 +112,10 @@ int cmd_snapshot(struct ctl *c)
 static void print_comparison(const json_t *r)
 {
     char size[32];
-    uint64_t unknown = count_of(r, "not_in_inventory"), missing = count_of(r, "missing"), foreign = count_of(r, "foreign");
-    printf("%llu file%s, %s", (unsigned long long)count_of(r, "objects"), PLURAL(count_of(r, "objects")), util_size(size, count_of(r, "bytes")));
+    uint64_t unknown = count_of(r, "not_in_inventory"), missing = count_of(r, "missing"),
+             foreign = count_of(r, "foreign");
+    printf("%llu file%s, %s", (unsigned long long)count_of(r, "objects"),
+           PLURAL(count_of(r, "objects")), util_size(size, count_of(r, "bytes")));
     if (!unknown && !missing)
         printf(", as expected");
     if (unknown)

@@ -214,7 +214,8 @@ static void take_snapshot(struct import *x, const struct import_pair *of, struct
 /* The lines of [walsup], or of a database beside those. A snapshot has to be there before the last one is too old. */
 static void put_history(struct buf *b, struct import_history h, const struct import_history *above)
 {
-    static const struct import_history dflt = {.retention_ms = 7 * (uint64_t)IMPORT_DAY_MS, .snapshot_ms = IMPORT_DAY_MS};
+    static const struct import_history dflt = {.retention_ms = 7 * (uint64_t)IMPORT_DAY_MS,
+                                               .snapshot_ms = IMPORT_DAY_MS};
     uint64_t retention = h.retention_ms     ? h.retention_ms
                          : above && above->retention_ms ? above->retention_ms
                                                         : dflt.retention_ms;
@@ -285,8 +286,10 @@ static char *db_path(struct import *x, const struct import_db *d)
                                       ? util_printf("%s/%s", getenv("HOME"), given + 2)
                                       : ctl_absolute(given);
     if (*given != '/')
-        import_warn(x, d->line, "path", "was relative, and is taken from the home or the working directory: correct it if "
-                                        "Litestream runs in another one");
+        import_warn(
+            x, d->line, "path",
+            "was relative, and is taken from the home or the working directory: correct it if "
+            "Litestream runs in another one");
     cleanup_free char *last = NULL;
     cleanup_free char *dir = import_path(absolute, true, &last);
     const char *pattern = d->pattern ? d->pattern : "*.db";
@@ -464,8 +467,8 @@ static void build(struct import *x, struct buf *out)
     buf_add_str(out, buf_str(&x->dbs));
 }
 
-/* What was printed is read back: a mistake of the file may have been taken over. Something stands for variables that are
- * not set here, which was said; digits are right wherever one may stand. */
+/* What was printed is read back: a mistake of the file may have been taken over. Something stands
+ * for variables that are not set here, which was said; digits are right wherever one may stand. */
 static int check(struct import *x, struct buf *out, struct err *e)
 {
     cleanup_buf struct buf problems = BUF_INIT;

@@ -89,9 +89,10 @@ static void print_text(const struct job *j, const struct from_replica *from, con
     struct out_table t = {.head = p->v3 ? head_v3 : head};
     char a[WHEN_TEXT_SIZE], b[WHEN_TEXT_SIZE], size[32];
     cleanup_free char *first = name_of(&p->oldest), *last = name_of(newest);
-    cleanup_free char *title = util_printf("%s in %s%s%s%s: %zu point%s", j->from.db_name, from->name ? from->name : where,
-                                           from->name ? " (" : "", from->name ? where : "", from->name ? ")" : "", p->total,
-                                           p->total == 1 ? "" : "s");
+    cleanup_free char *title =
+        util_printf("%s in %s%s%s%s: %zu point%s", j->from.db_name, from->name ? from->name : where,
+                    from->name ? " (" : "", from->name ? where : "", from->name ? ")" : "",
+                    p->total, p->total == 1 ? "" : "s");
     out_sentence(stdout, title);
     printf("from %s of %s\nto   %s of %s\n", first, when_text(a, p->oldest.time_ms), last,
            when_text(b, newest->time_ms));

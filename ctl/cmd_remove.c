@@ -24,7 +24,8 @@ static const struct conf_db *find(struct ctl *c, const struct conf *conf, const 
         conf_found_done(&found);
         return d;
     }
-    (void)err_set(e, ERR_USAGE, "%s belongs to the pattern of [db %s] (%s:%u)", text, d->name, d->origin.file, d->origin.line);
+    (void)err_set(e, ERR_USAGE, "%s belongs to the pattern of [db %s] (%s:%u)", text, d->name,
+                  d->origin.file, d->origin.line);
     (void)err_hint(e, "move the file out of the pattern, or change the pattern");
     conf_found_done(&found);
     return NULL;
@@ -44,7 +45,8 @@ static bool was_captured(const char *socket, const struct conf_db *d)
 {
     json_t *reply = NULL;
     struct err ignored;
-    if (d->glob || client_call(socket, "Status", json_pack("{s:s}", "db", d->name), ANSWER_MS, &reply, NULL, &ignored) < 0)
+    if (d->glob || client_call(socket, "Status", json_pack("{s:s}", "db", d->name), ANSWER_MS,
+                               &reply, NULL, &ignored) < 0)
         return true;
     const json_t *db = json_array_get(json_object_get(reply, "databases"), 0);
     const char *txid = json_string_value(json_object_get(db, "txid")), *state = json_string_value(json_object_get(db, "state"));
@@ -68,7 +70,9 @@ static int flush(const char *socket, const struct conf_db *d, uint64_t timeout_m
     (void)err_wrap(e, "[db %s] stays, since not everything may be in its replicas", d->name);
     if (e->code == ERR_NET)
         return err_hint(e, "start walsupd, or use --force: what is not uploaded stays in the state directory");
-    return e->hint[0] ? -(int)e->code : err_hint(e, "--force removes it all the same: what is not uploaded stays in the state directory");
+    return e->hint[0] ? -(int)e->code
+                      : err_hint(e, "--force removes it all the same: what is not uploaded stays "
+                                    "in the state directory");
 }
 
 /* what restore --url takes */
@@ -79,7 +83,8 @@ static char *url_of(const struct conf_target *t, const struct conf_replica *r)
     return util_printf("s3://%s/%s%s%s?endpoint=%s", t->bucket, t->path, *t->path ? "/" : "", r->path, t->endpoint);
 }
 
-static int report(const struct ctl *c, const struct conf *conf, const struct conf_db *d, const char *file, bool captured)
+static int report(const struct ctl *c, const struct conf *conf, const struct conf_db *d,
+                  const char *file, bool captured)
 {
     json_t *replicas = json_array();
     for (size_t i = 0; captured && i < d->n_replicas; i++) {

@@ -253,8 +253,11 @@ static void add_asked(const struct job *j, const struct restore_result *r, struc
     if (r->set_back_txid) {
         buf_printf(b, "warning: the clock was set back at TXID %016llx, from %s", (unsigned long long)r->set_back_txid,
                when_text(stamp, r->set_back_from_ms));
-        buf_printf(b, " to %s, so this time may have passed twice; this is the newest state whose own time is not after it. "
-               "walsupctl points shows the others, and --txid restores them\n", when_text(stamp, r->set_back_to_ms));
+        buf_printf(b,
+                   " to %s, so this time may have passed twice; this is the newest state whose own "
+                   "time is not after it. "
+                   "walsupctl points shows the others, and --txid restores them\n",
+                   when_text(stamp, r->set_back_to_ms));
     }
 }
 
@@ -311,7 +314,8 @@ static void add_result(const struct job *j, const struct from_replica *from, con
     add_point(r, b);
     buf_printf(b, from->name ? " from %s (%s)" : " from %s%s", from->name ? from->name : where,
            from->name ? where : "");
-    buf_printf(b, ": %s to %s in %s, ", util_size(size, r->database_bytes), j->output_path, util_duration(took, took_ms));
+    buf_printf(b, ": %s to %s in %s, ", util_size(size, r->database_bytes), j->output_path,
+               util_duration(took, took_ms));
     if (r->note.unchecked)
         buf_printf(b, "%scould not be checked by SQLite: ", r->verified ? "checksum verified; " : "");
     else

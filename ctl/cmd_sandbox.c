@@ -305,8 +305,8 @@ static int finish(struct ctl *c, struct sandbox *s, const char *file, bool insta
             (void)json_array_append_new(dirs, json_string(s->write.dir[i]));
         for (size_t i = 0; i < s->read.n; i++)
             (void)json_array_append_new(files, json_string(s->read.dir[i]));
-        status = out_json(json_pack("{s:o, s:o, s:s, s:s}", "paths", dirs, "files", files, "unit", s->unit->name, "text",
-                                    buf_str(out)));
+        status = out_json(json_pack("{s:o, s:o, s:s, s:s}", "paths", dirs, "files", files, "unit",
+                                    s->unit->name, "text", buf_str(out)));
     } else if (installed) {
         printf("%s: written; it takes effect with: systemctl restart %s\n", file, s->unit->name);
     } else {

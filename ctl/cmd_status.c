@@ -224,7 +224,10 @@ static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
     row->cell[3] = txid_text(l->replica ? l->replica : l->db);
     row->cell[4] = lag_text(l);
     /* of what an earlier process stored, only what was stored is known, not when */
-    const char *none = l->replica && strspn(str(l->replica, "txid"), "0") < strlen(str(l->replica, "txid")) ? "before start" : "never";
+    const char *none =
+        l->replica && strspn(str(l->replica, "txid"), "0") < strlen(str(l->replica, "txid"))
+            ? "before start"
+            : "never";
     row->cell[5] = l->replica ? ago(num(l->replica, "last_success_ms"), now_ms, none)
                               : util_strdup("-");
     row->tone = l->tone;
@@ -236,7 +239,9 @@ static void add_line(struct out_table *t, const struct line *l, uint64_t now_ms)
 static enum out_tone replica_tone(const json_t *r)
 {
     const char *state = str(r, "state");
-    return !strcmp(state, "error") || !strcmp(state, "fenced") ? OUT_BAD : !strcmp(state, "behind") ? OUT_WARN : OUT_PLAIN;
+    return !strcmp(state, "error") || !strcmp(state, "fenced") ? OUT_BAD
+           : !strcmp(state, "behind")                          ? OUT_WARN
+                                                               : OUT_PLAIN;
 }
 
 static void print_table(const json_t *reply)
@@ -343,8 +348,8 @@ static void print_lost(const json_t *reply)
     size_t i;
     json_t *p;
     json_array_foreach(json_object_get(reply, "lost_patterns"), i, p) {
-        cleanup_free char *line = util_printf("[db %s] %s: %s; hint: %s", str(p, "section"), str(p, "path"), str(p, "detail"),
-                                              str(p, "hint"));
+        cleanup_free char *line = util_printf("[db %s] %s: %s; hint: %s", str(p, "section"),
+                                              str(p, "path"), str(p, "detail"), str(p, "hint"));
         out_tone(stdout, OUT_WARN);
         out_wrapped(stdout, 0, line);
         out_tone(stdout, OUT_PLAIN);

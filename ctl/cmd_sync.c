@@ -140,7 +140,8 @@ bool ctl_reload_restart(const json_t *reply, const char *db, struct err *e)
         if (!line || (db && !is_about(line, db)))
             continue;
         (void)err_set(e, ERR_PERM, "%s", line);
-        (void)err_hint(e, "systemctl restart walsupd%s", n > 1 ? "; walsupctl reload --json lists all that needs it" : "");
+        (void)err_hint(e, "systemctl restart walsupd%s",
+                       n > 1 ? "; walsupctl reload --json lists all that needs it" : "");
         return true;
     }
     return false;

@@ -81,8 +81,10 @@ static int ask_daemon(struct job *j, const char *socket, struct err *e)
         rc = err_sys(e, errno, "open the page map %s", path ? path : "?");
     ask_status(j, socket);
     /* what fails to be uploaded is said to be delayed */
-    if (!in_trouble(j) && client_call(socket, "Sync", json_pack("{s:o, s:b, s:I}", "db", proto_text(j->from.db_name), "wait", 1,
-                                              "timeout_ms", (json_int_t)SYNC_TIMEOUT_MS),
+    if (!in_trouble(j) &&
+        client_call(socket, "Sync",
+                    json_pack("{s:o, s:b, s:I}", "db", proto_text(j->from.db_name), "wait", 1,
+                              "timeout_ms", (json_int_t)SYNC_TIMEOUT_MS),
                     SYNC_TIMEOUT_MS * 2, &synced, NULL, &ignored) == 0)
         json_decref(synced);
     json_decref(reply);

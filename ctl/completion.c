@@ -75,7 +75,8 @@ static char *settings(void)
         cleanup_free char *line = util_printf("\n%s = ", key);
         const char *dflt = strstr(buf_str(&all), line);
         if (dflt)
-            buf_printf(&out, "%s%s=%.*s", out.len ? " " : "", key, (int)strcspn(dflt + strlen(line), "\n"), dflt + strlen(line));
+            buf_printf(&out, "%s%s=%.*s", out.len ? " " : "", key,
+                       (int)strcspn(dflt + strlen(line), "\n"), dflt + strlen(line));
     }
     return util_strdup(buf_str(&out));
 }

@@ -49,7 +49,8 @@ int ctl_usage_error(struct ctl *c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 bool ctl_load(struct ctl *c, struct conf **ret, int *ret_status);
 /** ctl_load_environment(c): set what the unit gives to the service, if this is its configuration. ctl_load does it. */
 void ctl_load_environment(const struct ctl *c);
-/** ctl_load_failed(c, e, errors): print why a configuration was not loaded, as ctl_load does; returns the exit status. */
+/** ctl_load_failed(c, e, errors): print why a configuration was not loaded, as ctl_load does;
+ * returns the exit status. */
 int ctl_load_failed(struct ctl *c, struct err *e, struct buf *errors);
 /** ctl_socket(c, ret, ret_status): malloc'ed path of the control socket: --socket, what the
  * configuration says even if something else in it is wrong, else the default. */

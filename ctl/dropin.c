@@ -36,8 +36,8 @@ bool dropin_is_ours(const char *path)
 int dropin_write(const char *path, const char *text, struct err *e)
 {
     char now[40];
-    cleanup_free char *all = util_printf(MARK ", %s; walsupctl remove takes it away\n%s", util_rfc3339(now, clk_real_ms()),
-                                         text);
+    cleanup_free char *all = util_printf(MARK ", %s; walsupctl remove takes it away\n%s",
+                                         util_rfc3339(now, clk_real_ms()), text);
     cleanup_free char *dir = util_strdup(path);
     *strrchr(dir, '/') = '\0';
     cleanup_fsx_tmp struct fsx_tmp t = FSX_TMP_INIT;

@@ -5,8 +5,8 @@
 
 #include "ctl/ctl.h"
 
-/** dropin_path(conf, config, name, e): where the file of database `name` lies, malloc'ed; NULL: there is no include that
- * would read one. */
+/** dropin_path(conf, config, name, e): where the file of database `name` lies, malloc'ed; NULL:
+ * there is no include that would read one. */
 char *dropin_path(const struct conf *conf, const char *config, const char *name, struct err *e);
 /** dropin_is_ours(path): whether `add` made it. */
 bool dropin_is_ours(const char *path);

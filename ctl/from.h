@@ -28,8 +28,8 @@ struct from {
     struct conf_target url_target;
 };
 
-/** from_open(f, ret_status): fill f from c's operand (which may be a url), f->url and f->target; false with *ret_status set.
- * Either way from_done ends it. */
+/** from_open(f, ret_status): fill f from c's operand (which may be a url), f->url and f->target;
+ * false with *ret_status set. Either way from_done ends it. */
 bool from_open(struct from *f, int *ret_status);
 void from_done(struct from *f);
 

@@ -36,7 +36,9 @@ void from_url_replicas(struct from *f, struct err *e)
     if (up.type == CONF_FILE && !strcmp(parent, "/"))
         return;
     look(f, &up, &l);
-    cleanup_free char *place = up.type == CONF_FILE ? util_printf("in %s", parent) : util_printf("in the bucket%s%s", *parent ? ", below " : "", parent);
+    cleanup_free char *place =
+        up.type == CONF_FILE ? util_printf("in %s", parent)
+                             : util_printf("in the bucket%s%s", *parent ? ", below " : "", parent);
     if (l.n)
         name_them(&l, place, e);
     replicas_done(&l);

@@ -145,8 +145,11 @@ static void warn_pending(const struct hold *h, json_int_t n)
     struct err e = {0};
     if (n <= 0)
         return;
-    (void)err_set(&e, ERR_BUSY, "walsupd has %lld file%s of %s that could not be uploaded yet: what is restored is older "
-                  "than the database was", (long long)n, n == 1 ? "" : "s", h->name);
+    (void)err_set(
+        &e, ERR_BUSY,
+        "walsupd has %lld file%s of %s that could not be uploaded yet: what is restored is older "
+        "than the database was",
+        (long long)n, n == 1 ? "" : "s", h->name);
     (void)err_hint(&e, "walsupctl status says why; when they are uploaded, restore again");
     out_warning(&e);
 }

@@ -24,8 +24,9 @@ struct import_pair {
 #define IMPORT_UNSET "\xee\x80\x80"
 #define IMPORT_UNSET_END "\xee\x80\x81"
 
-/** import_variable(x, name): what Litestream would see: of the environment, else of that of its unit; malloc'ed, NULL: it
- * is not set. import_expand(x, text, out): $NAME and ${NAME} as Litestream does it; of an unset one the name is kept. */
+/** import_variable(x, name): what Litestream would see: of the environment, else of that of its
+ * unit; malloc'ed, NULL: it is not set. import_expand(x, text, out): $NAME and ${NAME} as
+ * Litestream does it; of an unset one the name is kept. */
 char *import_variable(struct import *x, const char *name);
 void import_expand(struct import *x, const char *text, struct buf *out);
 /** import_load(name, p, n, doc, e): one document; the caller deletes it. */

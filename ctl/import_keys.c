@@ -14,8 +14,10 @@ static const struct import_key key[] = {
     TOP("dbs", READ, ""),
     TOP("exec", READ, ""),
     TOP("heartbeat-interval", NOTE, "a timer of yours decides how often walsupctl status is asked"),
-    TOP("heartbeat-url", NOTE, "walsupd calls no URL; 'walsupctl status && curl URL' in a timer does, since status says by "
-                               "its exit status whether all is well"),
+    TOP("heartbeat-url", NOTE,
+        "walsupd calls no URL; 'walsupctl status && curl URL' in a timer does, since status says "
+        "by "
+        "its exit status whether all is well"),
     TOP("l0-retention", READ, ""),
     TOP("l0-retention-check-interval", NOTE, "walsup knows when the next file is due"),
     TOP("levels", READ, ""),
@@ -44,8 +46,9 @@ static const struct import_key key[] = {
     DB("recursive", READ, ""),
     DB("replica", READ, ""),
     DB("replicas", READ, ""),
-    DB("restore-if-db-not-exists", NOTE, "walsupctl restore --if-db-not-exists --if-replica-exists, "
-                                         "before the application starts"),
+    DB("restore-if-db-not-exists", NOTE,
+       "walsupctl restore --if-db-not-exists --if-replica-exists, "
+       "before the application starts"),
     DB("snapshot", READ, ""),
     DB("truncate-page-n", NOTE, "walsup never truncates the WAL; wal-limit holds writers back"),
     DB("watch", READ, ""),

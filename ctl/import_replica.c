@@ -242,10 +242,12 @@ static void put_keys(struct import *x, unsigned line, const struct import_settin
         secret_wipe(secret);
     }
     if (!named)
-        import_warn(x, line, "no keys", "there are none in the file, nor in the environment: write access-key-id and "
-                                        "secret-access-key into the target, or AWS_ACCESS_KEY_ID=... and "
-                                        "AWS_SECRET_ACCESS_KEY=... into /etc/walsup.env (on a machine of AWS's with a role: "
-                                        "instance-role = yes)");
+        import_warn(
+            x, line, "no keys",
+            "there are none in the file, nor in the environment: write access-key-id and "
+            "secret-access-key into the target, or AWS_ACCESS_KEY_ID=... and "
+            "AWS_SECRET_ACCESS_KEY=... into /etc/walsup.env (on a machine of AWS's with a role: "
+            "instance-role = yes)");
 }
 
 /* The target's lines, and what its section may be called. */
@@ -312,8 +314,10 @@ static void place_replica(struct import *x, struct import_db *d, unsigned line, 
         import_note(x, line, "path", "Litestream v0.5 takes the slash at an end as part of the names: a "
                                      "replica that it has written is somewhere else than walsup's");
     if (!*last)
-        import_warn(x, line, "path", "Litestream had none; walsup's replica lies below, under the database's name, and does "
-                                     "not continue Litestream's");
+        import_warn(
+            x, line, "path",
+            "Litestream had none; walsup's replica lies below, under the database's name, and does "
+            "not continue Litestream's");
     if (file && !*dir) {
         free(dir);
         dir = *last ? util_printf("/%s", last) : util_strdup("");

@@ -254,7 +254,9 @@ static bool leading_options(struct ctl *c, int argc, char **argv, int *ret_statu
 /* On a machine without one, that of walsupd DB URL. */
 static const char *default_config(void)
 {
-    return access(CTL_DEFAULT_CONFIG, F_OK) < 0 && access(CTL_KEPT_CONFIG, R_OK) == 0 ? CTL_KEPT_CONFIG : CTL_DEFAULT_CONFIG;
+    return access(CTL_DEFAULT_CONFIG, F_OK) < 0 && access(CTL_KEPT_CONFIG, R_OK) == 0
+               ? CTL_KEPT_CONFIG
+               : CTL_DEFAULT_CONFIG;
 }
 
 int main(int argc, char **argv)

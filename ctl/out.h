@@ -36,7 +36,8 @@ void out_text(FILE *f, const char *s);
 /** out_wrapped(f, indent, s): the same in lines of at most OUT_WIDTH columns, each indented; words
  * longer than that are not broken. */
 void out_wrapped(FILE *f, unsigned indent, const char *s);
-/** out_sentence(f, s): s on a line of its own; on a terminal it is wrapped if it is too long. out_sentences: each line. */
+/** out_sentence(f, s): s on a line of its own; on a terminal it is wrapped if it is too long.
+ * out_sentences: each line. */
 void out_sentence(FILE *f, const char *s);
 void out_sentences(FILE *f, const char *lines);
 /** out_tone(f, tone): start a colour (OUT_PLAIN: end it); nothing unless f is a terminal. */

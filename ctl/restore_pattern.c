@@ -75,8 +75,8 @@ static int look(struct pattern *p, uv_loop_t *loop, struct err *e)
             cleanup_free char *rel = name_split(p->replica->path, p->d->name, found.name[0]);
             cleanup_free char *first = name_make(p->d->name_template, p->d->name, rel);
             replicas_text(&found, &text);
-            (void)err_set(e, ERR_NOTFOUND, "no file matches %s, but target %s has replicas: %s", p->d->path, target->name,
-                          buf_str(&text));
+            (void)err_set(e, ERR_NOTFOUND, "no file matches %s, but target %s has replicas: %s",
+                          p->d->path, target->name, buf_str(&text));
             (void)err_hint(e, "restore them, as with walsupctl restore %s; if they were removed on purpose, remove the "
                               "replicas as well", first);
         } else if (r < 0) {
@@ -110,8 +110,10 @@ bool restore_pattern(struct ctl *c, const char *name, int *ret_status)
         *ret_status = nothing_done(c, name, "a file matches the pattern");
     } else if (it) {
         (void)uv_loop_init(&loop);
-        *ret_status = look(&p, &loop, &e) ? out_fail(c->json, &e)
-                                          : nothing_done(c, name, "no file matches the pattern, and there is no replica");
+        *ret_status =
+            look(&p, &loop, &e)
+                ? out_fail(c->json, &e)
+                : nothing_done(c, name, "no file matches the pattern, and there is no replica");
         (void)uv_loop_close(&loop);
     }
     (void)conf_free(conf);

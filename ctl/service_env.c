@@ -165,7 +165,8 @@ static bool decrypt(const char *id, const char *from, const char *to)
 static void give(struct service *s, const char *path)
 {
     if (s->drop && chown(path, s->uid, (gid_t)-1) < 0)
-        found(s, "credentials", FAILED, util_printf("cannot give %s to user %s: %s", path, s->user, strerror(errno)), NULL);
+        found(s, "credentials", FAILED,
+              util_printf("cannot give %s to user %s: %s", path, s->user, strerror(errno)), NULL);
 }
 
 static void keep_credential(struct service *s, const char *id, const void *p, size_t n)
@@ -218,7 +219,8 @@ void service_env_credentials(struct service *s)
     if (!has_credentials(s->unit))
         return;
     if (geteuid() != 0 || !mkdtemp(dir)) {
-        found(s, "credentials", WARNING, util_printf("the credentials of %s cannot be read by this user", s->unit->name),
+        found(s, "credentials", WARNING,
+              util_printf("the credentials of %s cannot be read by this user", s->unit->name),
               util_strdup("run the check as root"));
         return;
     }
@@ -293,9 +295,11 @@ void service_env_user(struct service *s)
     }
     s->drop = geteuid() == 0 && s->uid != 0;
     if (geteuid() != 0 && geteuid() != s->uid)
-        found(s, "user", WARNING, util_printf("%s runs as %s, and this user cannot tell what that one may read and write",
-                                              s->unit->name, s->user),
-              util_strdup("run the check as root"));
+        found(
+            s, "user", WARNING,
+            util_printf("%s runs as %s, and this user cannot tell what that one may read and write",
+                        s->unit->name, s->user),
+            util_strdup("run the check as root"));
 }
 
 void service_env_done(struct service *s)

@@ -24,8 +24,8 @@ enum status_exit status_exit_of(const json_t *reply);
 /** status_row_state(db, replica): a database is "behind" because one of its replicas is; the others are not to be
  * blamed for it. replica may be NULL. */
 const char *status_row_state(const json_t *db, const json_t *replica);
-/** status_note(b, db, replica, now_ms): what is wrong, since when, what happens next; nothing if all is well. Either may
- * be NULL. */
+/** status_note(b, db, replica, now_ms): what is wrong, since when, what happens next; nothing if
+ * all is well. Either may be NULL. */
 void status_note(struct buf *b, const json_t *db, const json_t *replica, uint64_t now_ms);
 /** status_print(reply, one): the page; one: of one database. */
 void status_print(const json_t *reply, bool one);

@@ -22,8 +22,8 @@ static const char *severity_name(enum severity s)
 static void print_row(const struct state_row *r, bool man)
 {
     if (man) {
-        printf(".It Sy %s\n%c%s:\n%s.\n", r->word, severity_name(r->severity)[0] - 'a' + 'A', severity_name(r->severity) + 1,
-               r->meaning);
+        printf(".It Sy %s\n%c%s:\n%s.\n", r->word, severity_name(r->severity)[0] - 'a' + 'A',
+               severity_name(r->severity) + 1, r->meaning);
         if (*r->remedy)
             printf("What to do: %s.\n", r->remedy);
         return;
@@ -39,8 +39,8 @@ static void print_row(const struct state_row *r, bool man)
 
 static json_t *row_json(const struct state_row *r)
 {
-    return json_pack("{s:s, s:s, s:s, s:s}", "state", r->word, "health", severity_name(r->severity), "meaning", r->meaning,
-                     "remedy", r->remedy);
+    return json_pack("{s:s, s:s, s:s, s:s}", "state", r->word, "health", severity_name(r->severity),
+                     "meaning", r->meaning, "remedy", r->remedy);
 }
 
 int status_states(bool json, bool man)

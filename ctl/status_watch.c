@@ -45,9 +45,10 @@ static void say(const struct watching *w, const struct said *s, const char *old,
     char moment[OUT_MOMENT_SIZE];
     int64_t now = clk_real_ms();
     if (w->json) {
-        json_t *j = json_pack("{s:I, s:s?, s:s?, s:s?, s:s, s:s}", "time_ms", (json_int_t)now, "name",
-                              s ? s->name : NULL, "target", s && *s->target ? s->target : NULL, "from", old, "to", state,
-                              "message", note);
+        json_t *j =
+            json_pack("{s:I, s:s?, s:s?, s:s?, s:s, s:s}", "time_ms", (json_int_t)now, "name",
+                      s ? s->name : NULL, "target", s && *s->target ? s->target : NULL, "from", old,
+                      "to", state, "message", note);
         (void)json_dumpf(j, stdout, JSON_COMPACT);
         json_decref(j);
     } else {
@@ -140,7 +141,8 @@ static void look(struct watching *w, bool terminal)
 {
     struct err e = {0};
     json_t *reply = NULL;
-    int r = client_call(w->ask->socket, "Status", status_parameters(w->ask, false), STATUS_TIMEOUT_MS, &reply, NULL, &e);
+    int r = client_call(w->ask->socket, "Status", status_parameters(w->ask, false),
+                        STATUS_TIMEOUT_MS, &reply, NULL, &e);
     if (r < 0 && e.code != ERR_NET && e.code != ERR_TIMEOUT) { /* there is no such database: waiting is no use */
         w->status = out_fail(w->json, &e);
         stopped = 1;

@@ -49,9 +49,10 @@ const struct unit_line *unit_root(const struct unit *u);
 
 /* ---- with whom it may talk (unit_net.c) ------------------------------------------------------ */
 
-/** unit_admits(u, address, ret_line): whether IPAddressAllow= and IPAddressDeny= of the unit let packets to and from that
- * address pass: "192.0.2.1:443", "[2001:db8::1]:443", or without a port. *ret_line is the line that does not. What is
- * not an address passes. Those of slices are not known here. */
+/** unit_admits(u, address, ret_line): whether IPAddressAllow= and IPAddressDeny= of the unit let
+ * packets to and from that address pass: "192.0.2.1:443", "[2001:db8::1]:443", or without a port.
+ * *ret_line is the line that does not. What is not an address passes. Those of slices are not known
+ * here. */
 bool unit_admits(const struct unit *u, const char *address, const struct unit_line **ret_line);
 
 /* ---- what of the file system it sees (unit_paths.c) ------------------------------------------ */
@@ -68,8 +69,9 @@ struct unit_view;
 /** unit_view_new(u): the rules of the unit, with the symbolic links of today. unit_view_free(v). */
 struct unit_view *unit_view_new(const struct unit *u);
 struct unit_view *unit_view_free(struct unit_view *v);
-/** unit_look(v, path, ret_line, ret_where): what the unit sees of a path, which need not exist: of the nearest directory
- * that does, then. *ret_line is the line that decides (NULL: none), *ret_where the path in it. Each may be NULL. */
+/** unit_look(v, path, ret_line, ret_where): what the unit sees of a path, which need not exist: of
+ * the nearest directory that does, then. *ret_line is the line that decides (NULL: none),
+ * *ret_where the path in it. Each may be NULL. */
 enum unit_sight unit_look(const struct unit_view *v, const char *path, const struct unit_line **ret_line,
                           const char **ret_where);
 /** unit_brings(v, path): whether a line of the unit brings what lies there into its own root directory (unit_root). */

@@ -80,8 +80,12 @@ static void add_summary(struct buf *b, const struct verify_result *r, const char
 {
     char size[32];
     size_t wrong = verify_wrong(r);
-    buf_add_str(b, !r->latest_restores ? "THE LATEST STATE IS NOT SAFE" : wrong ? "damaged, but the latest state restores" : "proven");
-    buf_printf(b, ": %zu object%s, %s read, ", r->n_objects - r->count[VERIFY_MISSING] - r->count[VERIFY_LOST] - r->count[VERIFY_DELAYED],
+    buf_add_str(b, !r->latest_restores ? "THE LATEST STATE IS NOT SAFE"
+                   : wrong             ? "damaged, but the latest state restores"
+                                       : "proven");
+    buf_printf(b, ": %zu object%s, %s read, ",
+               r->n_objects - r->count[VERIFY_MISSING] - r->count[VERIFY_LOST] -
+                   r->count[VERIFY_DELAYED],
                plural(r->n_objects), util_size(size, r->bytes));
     if (wrong)
         buf_printf(b, "%zu thing%s wrong, ", wrong, plural(wrong));

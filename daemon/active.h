@@ -1,10 +1,11 @@
-/* active.h - the databases that are not at rest: a job is under way, something is wrong or late, or was a moment ago.
- * What happens every second (beats, health, the status line, the hook) looks at these alone, so that a sleeping database
- * costs nothing. Loop thread only.
+/* active.h - the databases that are not at rest: a job is under way, something is wrong or late, or
+ * was a moment ago. What happens every second (beats, health, the status line, the hook) looks at
+ * these alone, so that a sleeping database costs nothing. Loop thread only.
  *
- * Whoever changes something by which a database is at rest no more calls active_add(); that it is at rest again is
- * noticed by the next look (manager_look.c). A sleeping database changes by itself in one way only: nobody has
- * compared its files for too long. So all databases are also in a list by the time of that, the longest ago first. */
+ * Whoever changes something by which a database is at rest no more calls active_add(); that it is
+ * at rest again is noticed by the next look (manager_look.c). A sleeping database changes by itself
+ * in one way only: nobody has compared its files for too long. So all databases are also in a list
+ * by the time of that, the longest ago first. */
 #ifndef WALSUP_ACTIVE_H
 #define WALSUP_ACTIVE_H
 

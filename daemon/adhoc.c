@@ -13,7 +13,9 @@ static int plain(const char *what, const char *text, struct err *e)
     const char *bad = strstr(text, " ;") ? " ;" : strstr(text, " #") ? " #" : NULL;
     if (!bad && *text && text[0] != ' ' && text[strlen(text) - 1] != ' ')
         return 0;
-    (void)err_set(e, ERR_USAGE, bad ? "%s contains '%s', which a configuration cannot hold" : "%s is empty, or begins or ends with a blank",
+    (void)err_set(e, ERR_USAGE,
+                  bad ? "%s contains '%s', which a configuration cannot hold"
+                      : "%s is empty, or begins or ends with a blank",
                   what, bad);
     return err_hint(e, "rename it, or make a link to it");
 }
@@ -60,7 +62,8 @@ static char *parent_of(const char *url)
 }
 
 /* The target is everything but the last part of the path, which is the replica's. */
-static int add_target(struct buf *out, struct buf *replicas, const char *db, const char *url, const char *name, struct err *e)
+static int add_target(struct buf *out, struct buf *replicas, const char *db, const char *url,
+                      const char *name, struct err *e)
 {
     struct conf_target t = {0};
     int r = plain("the url", url, e);
@@ -72,7 +75,8 @@ static int add_target(struct buf *out, struct buf *replicas, const char *db, con
     bool bucket = t.type == CONF_S3;
     conf_target_done(&t);
     if (!*replica) {
-        (void)err_set(e, ERR_CONFIG, "%s names no place in the %s for the replica", url, bucket ? "bucket" : "directory");
+        (void)err_set(e, ERR_CONFIG, "%s names no place in the %s for the replica", url,
+                      bucket ? "bucket" : "directory");
         return err_hint(e, "append a path, such as /app");
     }
     cleanup_free char *parent = parent_of(url);

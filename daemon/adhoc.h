@@ -1,5 +1,5 @@
-/* adhoc.h - walsupd DB URL: a configuration from the command line. It is kept as walsup.ini in the state directory, where
- * walsupctl finds it. */
+/* adhoc.h - walsupd DB URL: a configuration from the command line. It is kept as walsup.ini in the
+ * state directory, where walsupctl finds it. */
 #ifndef WALSUP_ADHOC_H
 #define WALSUP_ADHOC_H
 

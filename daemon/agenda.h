@@ -14,8 +14,8 @@ struct agenda_entry {
     size_t place;   /* the agenda's own; 0: not in it */
 };
 
-/** agenda_new(loop, fire, arg): fire(arg, x) is called when x is due; x is in the agenda no more then. fire NULL: nothing
- * happens by itself, and times may be of any clock: see agenda_first(). */
+/** agenda_new(loop, fire, arg): fire(arg, x) is called when x is due; x is in the agenda no more
+ * then. fire NULL: nothing happens by itself, and times may be of any clock: see agenda_first(). */
 struct agenda *agenda_new(uv_loop_t *loop, void (*fire)(void *arg, struct agenda_entry *x), void *arg);
 /** agenda_set(a, x, at_ms): due then, and no more when it was due before. */
 void agenda_set(struct agenda *a, struct agenda_entry *x, uint64_t at_ms);

@@ -17,7 +17,8 @@ static void on_bus(int signum, siginfo_t *info, void *context)
     int saved = errno;
     char *page = (char *)((uintptr_t)info->si_addr & ~((uintptr_t)page_size - 1));
     if (info->si_code != BUS_ADRERR ||
-        mmap(page, (size_t)page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
+        mmap(page, (size_t)page_size, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
         (void)signal(signum, SIG_DFL);
         return; /* the same instruction faults again */
     }

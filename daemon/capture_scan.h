@@ -25,8 +25,9 @@ struct capture_scan {
 
 /** capture_scan_header(s, x, sc, e): read the WAL's header to sc->wal. CAPTURE_BROKEN: its salts are not those of x. */
 int capture_scan_header(struct session *s, const struct session_index *x, struct capture_scan *sc, struct err *e);
-/** capture_scan_frames(s, sc, first, last, limit_frames, e): check and map frames first..last; stops at the first commit
- * frame that is limit_frames or more into the range. sc->cksum is the running checksum before `first`. */
+/** capture_scan_frames(s, sc, first, last, limit_frames, e): check and map frames first..last;
+ * stops at the first commit frame that is limit_frames or more into the range. sc->cksum is the
+ * running checksum before `first`. */
 int capture_scan_frames(struct session *s, struct capture_scan *sc, uint32_t first, uint32_t last,
                         uint64_t limit_frames, struct err *e);
 /** capture_scan_page(s, sc, frame, page, e): the page of a frame in the range, or of an older one of this WAL. */

@@ -27,7 +27,8 @@ enum {
     FS_ALL_OF_ABI_2 = (1 << 14) - 1,
     FS_TRUNCATE = 1 << 14, /* ABI 3 */
     FS_READ = FS_EXECUTE | FS_READ_FILE | FS_READ_DIR,
-    FS_OF_FILES = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE | FS_TRUNCATE, /* what a file that is no directory can have */
+    FS_OF_FILES = FS_EXECUTE | FS_WRITE_FILE | FS_READ_FILE |
+                  FS_TRUNCATE, /* what a file that is no directory can have */
     NET_CONNECT_TCP = 1 << 1,
     RULE_PATH = 1,
     RULE_PORT = 2,
@@ -48,9 +49,20 @@ struct port_rule {
 #define ABI_MIN 2  /* before it nothing can be renamed from one directory to another */
 #define ABI_PORTS 4
 
-static const char *const system_read[] = {"/usr",  "/lib",  "/lib64", "/bin", "/sbin", "/etc", "/proc", "/sys",
-                                          "/dev/urandom", "/run/systemd/resolve", "/run/NetworkManager", "/run/resolvconf",
-                                          "/run/nscd", "/run/systemd/userdb"};
+static const char *const system_read[] = {"/usr",
+                                          "/lib",
+                                          "/lib64",
+                                          "/bin",
+                                          "/sbin",
+                                          "/etc",
+                                          "/proc",
+                                          "/sys",
+                                          "/dev/urandom",
+                                          "/run/systemd/resolve",
+                                          "/run/NetworkManager",
+                                          "/run/resolvconf",
+                                          "/run/nscd",
+                                          "/run/systemd/userdb"};
 static const char *const system_write[] = {"/run/lock", "/dev/null"};
 
 /* What is granted, or would have to be. */
@@ -275,7 +287,8 @@ void confine_apply(const struct conf *conf, const char *conf_path)
     }
     long abi = syscall(__NR_landlock_create_ruleset, NULL, 0, VERSION);
     if (abi < ABI_MIN) {
-        not_confined(abi < 0 ? "the kernel has none, or a filter of system calls forbids it" : "the kernel's is too old");
+        not_confined(abi < 0 ? "the kernel has none, or a filter of system calls forbids it"
+                             : "the kernel's is too old");
         return;
     }
     collect(conf, conf_path, &granted);
@@ -330,7 +343,9 @@ void confine_missing(const struct conf *conf, const char *conf_path, struct buf 
         for (size_t k = 0; k < granted.n_ports; k++)
             known = known || granted.port[k] == l.port[i];
         if (!known)
-            buf_printf(out, "a target needs port %" PRIu64 ", which walsupd gave up when it started (landlock): restart it\n",
+            buf_printf(out,
+                       "a target needs port %" PRIu64
+                       ", which walsupd gave up when it started (landlock): restart it\n",
                        l.port[i]);
     }
     const char *programs = runs_programs(conf);

@@ -1,8 +1,9 @@
-/* confine.h - the second layer under the unit's sandbox: Landlock, by which the process gives up everything that its
- * configuration does not need, also where there is no systemd. Paths can be written below the directories of databases,
- * state and directory targets, and read below those of the configuration, of keys and certificates, and of the system's
- * own (/usr, /etc: files there are replaced by renaming, so a rule for each would not last); connections go to the ports
- * of the targets. What was given up does not come back, so what a reload adds outside needs a restart. */
+/* confine.h - the second layer under the unit's sandbox: Landlock, by which the process gives up
+ * everything that its configuration does not need, also where there is no systemd. Paths can be
+ * written below the directories of databases, state and directory targets, and read below those of
+ * the configuration, of keys and certificates, and of the system's own (/usr, /etc: files there are
+ * replaced by renaming, so a rule for each would not last); connections go to the ports of the
+ * targets. What was given up does not come back, so what a reload adds outside needs a restart. */
 #ifndef WALSUP_CONFINE_H
 #define WALSUP_CONFINE_H
 

@@ -43,8 +43,10 @@ static bool may(struct client *cl, const char *method, bool admin)
     if (cl->role == ROLE_ADMIN || (cl->role == ROLE_READER && !admin))
         return true;
     log_refused(cl, method);
-    err_set(&e, ERR_PERM, cl->role == ROLE_READER ? "%.100s is for root and the daemon's user"
-                                                  : "%.100s is for root, the daemon's user and the group walsup", method);
+    err_set(&e, ERR_PERM,
+            cl->role == ROLE_READER ? "%.100s is for root and the daemon's user"
+                                    : "%.100s is for root, the daemon's user and the group walsup",
+            method);
     client_reply(cl, proto_make_error(&e), cl->role == ROLE_READER ? REPLY : REPLY_LAST);
     return false;
 }
@@ -61,7 +63,8 @@ static void dispatch(struct client *cl, const struct proto_call *call)
     }
     if (method->admin) {
         log_about(LOG_CONTROL, NULL, NULL, NULL);
-        log_line(LOG_INFO, "control: %s by uid %u gid %u", call->method, (unsigned)cl->cred.uid, (unsigned)cl->cred.gid);
+        log_line(LOG_INFO, "control: %s by uid %u gid %u", call->method, (unsigned)cl->cred.uid,
+                 (unsigned)cl->cred.gid);
     }
     method->call(cl, call->parameters);
 }

@@ -1,7 +1,8 @@
-/* ctlserver_int.h - what the parts of the control socket share: ctlserver.c (who comes, what is called),
- * ctlserver_client.c (a connection, its answers), ctlserver_socket.c (the socket), ctlserver_methods.c (the table; list,
- * reload), ctlserver_stream.c (status, metrics), ctlserver_sync.c, ctlserver_pause.c, ctlserver_history.c (snapshots,
- * comparisons with the buckets), ctlserver_adopt.c, ctlserver_map.c (page maps). Loop thread only. */
+/* ctlserver_int.h - what the parts of the control socket share: ctlserver.c (who comes, what is
+ * called), ctlserver_client.c (a connection, its answers), ctlserver_socket.c (the socket),
+ * ctlserver_methods.c (the table; list, reload), ctlserver_stream.c (status, metrics),
+ * ctlserver_sync.c, ctlserver_pause.c, ctlserver_history.c (snapshots, comparisons with the
+ * buckets), ctlserver_adopt.c, ctlserver_map.c (page maps). Loop thread only. */
 #ifndef WALSUP_CTLSERVER_INT_H
 #define WALSUP_CTLSERVER_INT_H
 
@@ -49,8 +50,9 @@ void ctl_reply_varlink(struct client *cl, const char *error, const char *key, co
  * with any other answer. */
 bool ctl_wants_more(const struct client *cl);
 void ctl_again(struct client *cl, uint64_t next_ms, void (*again)(struct client *cl, json_t *p), json_t *p);
-/** ctl_piece(cl, b, s): takes the bytes of b, a part of a message. Once they are written, or cannot be,
- * ctl_stream_next(s, ok) is called, which sends another or ends; maybe before this returns. s NULL: the end of the message. */
+/** ctl_piece(cl, b, s): takes the bytes of b, a part of a message. Once they are written, or cannot
+ * be, ctl_stream_next(s, ok) is called, which sends another or ends; maybe before this returns. s
+ * NULL: the end of the message. */
 struct ctl_stream;
 void ctl_piece(struct client *cl, struct buf *b, struct ctl_stream *s);
 /** ctl_unpack(p, e, fmt, ...): as json_unpack; unknown names and wrong types are errors. */

@@ -127,10 +127,14 @@ static void call_description(struct client *cl, json_t *p);
 /* text: as in the description; of methods of our own interface */
 static const struct ctl_method methods[] = {
     {PROTO_INTERFACE ".Status", false,
-     "# state of one database or all of them; of more than limit, the worst that are not fine, 1000 at most. With more:\n"
-     "# again and again, every interval_ms (1000), until the client goes. The fields are in walsupctl(1)\n"
-     "method Status(db: ?string, limit: ?int, interval_ms: ?int) -> (schema: int, version: string, pid: int, started_ms: int, now_ms: "
-     "int, sqlite_version: string, state: string, total: int, counts: object, watch: object, databases: []object)\n",
+     "# state of one database or all of them; of more than limit, the worst that are not fine, "
+     "1000 at most. With more:\n"
+     "# again and again, every interval_ms (1000), until the client goes. The fields are in "
+     "walsupctl(1)\n"
+     "method Status(db: ?string, limit: ?int, interval_ms: ?int) -> (schema: int, version: string, "
+     "pid: int, started_ms: int, now_ms: "
+     "int, sqlite_version: string, state: string, total: int, counts: object, watch: object, "
+     "databases: []object)\n",
      ctl_call_status},
     {PROTO_INTERFACE ".Metrics", false,
      "# what Prometheus would fetch\n"
@@ -147,12 +151,15 @@ static const struct ctl_method methods[] = {
      ctl_call_snapshot},
     {PROTO_INTERFACE ".Reconcile", true,
      "# compare what is known of the replicas with the buckets; trust_clock: the clock is right\n"
-     "method Reconcile(db: ?string, target: ?string, trust_clock: ?bool) -> (databases: []object)\n",
+     "method Reconcile(db: ?string, target: ?string, trust_clock: ?bool) -> (databases: "
+     "[]object)\n",
      ctl_call_reconcile},
     {PROTO_INTERFACE ".PageMap", true,
-     "# capture now, and leave a copy of the page map at path until the connection is closed: what the replicas must\n"
+     "# capture now, and leave a copy of the page map at path until the connection is closed: what "
+     "the replicas must\n"
      "# come to at txid\n"
-     "method PageMap(db: string) -> (name: string, txid: string, lineage: string, path: string, page_size: int, "
+     "method PageMap(db: string) -> (name: string, txid: string, lineage: string, path: string, "
+     "page_size: int, "
      "pages: int)\n",
      ctl_call_page_map},
     {PROTO_INTERFACE ".Takeover", true,
@@ -164,9 +171,11 @@ static const struct ctl_method methods[] = {
      "method Adopt(target: string) -> (target: string, path: string)\n",
      ctl_call_adopt},
     {PROTO_INTERFACE ".Pause", true,
-     "# let go of a database, or all, as a stop does, and stay away, also after a restart; what is captured is still\n"
+     "# let go of a database, or all, as a stop does, and stay away, also after a restart; what is "
+     "captured is still\n"
      "# uploaded\n"
-     "method Pause(db: ?string, all: ?bool, reason: ?string, for_ms: ?int) -> (databases: []object)\n",
+     "method Pause(db: ?string, all: ?bool, reason: ?string, for_ms: ?int) -> (databases: "
+     "[]object)\n",
      ctl_call_pause},
     {PROTO_INTERFACE ".Resume", true,
      "# go on with it\n"
@@ -174,7 +183,8 @@ static const struct ctl_method methods[] = {
      ctl_call_resume},
     {PROTO_INTERFACE ".Reload", true,
      "# read the configuration again\n"
-     "method Reload() -> (changes: []object, restart: []string, added: []string, removed: []string, changed: []string, unchanged: int)\n",
+     "method Reload() -> (changes: []object, restart: []string, added: []string, removed: "
+     "[]string, changed: []string, unchanged: int)\n",
      call_reload},
     {SERVICE ".GetInfo", false, NULL, call_info},
     {SERVICE ".GetInterfaceDescription", false, NULL, call_description},
@@ -190,13 +200,15 @@ const struct ctl_method *ctl_method_find(const char *name)
 
 static void describe(struct buf *b)
 {
-    buf_add_str(b, "# walsup's control interface; version 1. \"admin\": for root and the daemon's user only; the others are for\n"
+    buf_add_str(b, "# walsup's control interface; version 1. \"admin\": for root and the daemon's "
+                   "user only; the others are for\n"
                    "# the group walsup as well\n"
                    "interface " PROTO_INTERFACE "\n\n");
     for (size_t i = 0; i < ARRAY_LEN(methods); i++)
         if (methods[i].text)
             buf_printf(b, "%s%s\n", methods[i].admin ? "# admin\n" : "", methods[i].text);
-    buf_add_str(b, "# code: one of usage, not-found, permission, busy, timeout, config and the like; the words are for people\n"
+    buf_add_str(b, "# code: one of usage, not-found, permission, busy, timeout, config and the "
+                   "like; the words are for people\n"
                    "error Error(code: string, message: string, hint: string)\n");
 }
 

@@ -130,7 +130,10 @@ static void start(struct client *cl, struct database *only, bool pause, const ch
         a->one[i] = (struct one){.of = a, .name = util_strdup(db->name), .dir = util_strdup(db->dir)};
         if (pause)
             a->one[i].record = pause_new(db->pause ? db->pause->since_ms : clk_real_ms(),
-                                         for_ms ? clk_real_ms() + for_ms : 0, ctl_uid(cl), reason ? reason : db->pause ? db->pause->reason : "");
+                                         for_ms ? clk_real_ms() + for_ms : 0, ctl_uid(cl),
+                                         reason      ? reason
+                                         : db->pause ? db->pause->reason
+                                                     : "");
     }
     ctl_hold(cl, abandon, a);
     work_queue(m->loop, &a->work, WALL_OWN, work, work_done);

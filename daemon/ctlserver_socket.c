@@ -1,4 +1,5 @@
-/* The control socket itself: inherited from systemd, or bound; and removed only if it still is the one that was bound. */
+/* The control socket itself: inherited from systemd, or bound; and removed only if it still is the
+ * one that was bound. */
 #include "daemon/ctlserver_int.h"
 
 #include <errno.h>
@@ -31,7 +32,8 @@ static int remove_stale(const char *path, const struct sockaddr_un *a, struct er
     if (errno != ECONNREFUSED)
         return err_sys(e, errno, "connect to %s", path);
     if (geteuid() != 0 && st.st_uid != geteuid()) {
-        err_set(e, ERR_PERM, "a socket that nobody listens at is at %s, and belongs to uid %u", path, (unsigned)st.st_uid);
+        err_set(e, ERR_PERM, "a socket that nobody listens at is at %s, and belongs to uid %u",
+                path, (unsigned)st.st_uid);
         return err_hint(e, "remove it");
     }
     return fsx_unlink(path, e);

@@ -89,7 +89,8 @@ void database_event(struct database *db, enum database_event ev)
         /* fall through */
     case DATABASE_WAL_MADE:
     case DATABASE_WAL_FOUND:
-        if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED && now >= db->busy_since_ms + BUSY_MS)
+        if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED &&
+            now >= db->busy_since_ms + BUSY_MS)
             database_set_hush(db, true);
         db->last_event_ms = now;
         db->peek_ms = 0;

@@ -247,8 +247,8 @@ void database_want_snapshot(struct database *db, bool base);
 void database_snapshot_used(struct database *db, uint64_t txid);
 void database_history_closed(struct database *db);
 
-/** database_beats(db, ret): the pulses of the jobs under way: of the source, of merging, of a snapshot that is read. They
- * are good until the loop goes on. */
+/** database_beats(db, ret): the pulses of the jobs under way: of the source, of merging, of a
+ * snapshot that is read. They are good until the loop goes on. */
 #define DATABASE_BEATS 3
 size_t database_beats(const struct database *db, struct beat *ret[static DATABASE_BEATS]);
 

@@ -196,9 +196,13 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
         *job = (struct source_job){.detach = leave};
         return leave;
     }
-    *job = (struct source_job){.next_txid = db->renumber, .new_lineage = db->new_lineage, .drop_snapshot = db->drop_snapshot,
-                               .snapshot = db->snapshot_wanted && !db->stream, .base = db->base_wanted,
-                               .reading = db->stream != NULL, .distrust = db->distrust};
+    *job = (struct source_job){.next_txid = db->renumber,
+                               .new_lineage = db->new_lineage,
+                               .drop_snapshot = db->drop_snapshot,
+                               .snapshot = db->snapshot_wanted && !db->stream,
+                               .base = db->base_wanted,
+                               .reading = db->stream != NULL,
+                               .distrust = db->distrust};
     bool quiet = asleep && !db->dirty && !db->force && !db->waiting;
     if (quiet && db->audit) {
         *job = (struct source_job){.stay_away = true, .audit = true};
@@ -218,8 +222,12 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
                   (!attached && !asleep && !db->flushing);
     if (attached && !db->flushing && (!needed || db->leave_at_ms) && leaves(db, now, ret_at)) {
         bool alone = !db->leave_at_ms && db->alone_at_ms && db->alone_at_ms <= now;
-        *job = (struct source_job){.detach = true, .hurry = leaves_in_a_hurry(db), .if_alone = alone,
-                                   .let_go = now >= db->let_go_ms + LET_GO_MS, .may_stay = !db->leave_at_ms, .drop_snapshot = db->drop_snapshot};
+        *job = (struct source_job){.detach = true,
+                                   .hurry = leaves_in_a_hurry(db),
+                                   .if_alone = alone,
+                                   .let_go = now >= db->let_go_ms + LET_GO_MS,
+                                   .may_stay = !db->leave_at_ms,
+                                   .drop_snapshot = db->drop_snapshot};
         database_files_to_drop(db, !db->leave_at_ms, job);
         return true;
     }

@@ -33,8 +33,8 @@ void database_maybe_closed(struct database *db);
 void database_pause_load(struct database *db, struct pause *p);
 /** database_paused_job(db, job): what a paused database still does; false: nothing now. */
 bool database_paused_job(struct database *db, struct source_job *job);
-/** database_pause_left_ms(db): how long until its end is to be looked at; UINT64_MAX: it has none, or it is over: then it
- * is resumed. */
+/** database_pause_left_ms(db): how long until its end is to be looked at; UINT64_MAX: it has none,
+ * or it is over: then it is resumed. */
 uint64_t database_pause_left_ms(struct database *db);
 /** database_pause_check(db): tell those who wait for it that it is let go. database_pause_abandon(db): tell them
  * anyway. */

@@ -65,25 +65,31 @@ static void set_state(struct database *db, enum source_state state)
 {
     if (db->state == state && db->attached_once)
         return;
-    static const char *const say[] = {[SOURCE_LOADED] = "could not be attached",
-                                      [SOURCE_WAITING] = "waits for a database to appear there (walsupctl check says whether the service sees it)",
-                                      [SOURCE_NOT_WAL] = ("is not in WAL mode: not replicated "
-                                                          "(PRAGMA journal_mode=WAL changes that)"),
-                                      [SOURCE_BUSY] = "is locked by an application",
-                                      [SOURCE_ARRIVING] = "waits until the file has been still for a moment",
-                                      [SOURCE_ATTACHED] = "is attached",
-                                      [SOURCE_ASLEEP] = "is idle"};
+    static const char *const say[] = {
+        [SOURCE_LOADED] = "could not be attached",
+        [SOURCE_WAITING] = "waits for a database to appear there (walsupctl check says whether the "
+                           "service sees it)",
+        [SOURCE_NOT_WAL] = ("is not in WAL mode: not replicated "
+                            "(PRAGMA journal_mode=WAL changes that)"),
+        [SOURCE_BUSY] = "is locked by an application",
+        [SOURCE_ARRIVING] = "waits until the file has been still for a moment",
+        [SOURCE_ATTACHED] = "is attached",
+        [SOURCE_ASLEEP] = "is idle"};
     enum source_state was = db->state;
     /* coming and going of the idle is nothing to tell */
-    bool routine = state == SOURCE_ASLEEP || state == SOURCE_ARRIVING || (state == SOURCE_ATTACHED && was == SOURCE_ASLEEP) ||
+    bool routine = state == SOURCE_ASLEEP || state == SOURCE_ARRIVING ||
+                   (state == SOURCE_ATTACHED && was == SOURCE_ASLEEP) ||
                    (was == SOURCE_ATTACHED && state == SOURCE_LOADED);
     enum log_level level = routine                                                ? LOG_DEBUG
                            : state == SOURCE_ATTACHED || state == SOURCE_WAITING ? LOG_NOTICE
                                                                                  : LOG_WARN;
-    static const char *const words[] = {[SOURCE_LOADED] = "failed", [SOURCE_WAITING] = "waiting", [SOURCE_NOT_WAL] = "not-wal",
-                                        [SOURCE_BUSY] = "locked", [SOURCE_ARRIVING] = "starting", [SOURCE_ATTACHED] = "replicating",
-                                        [SOURCE_ASLEEP] = "idle"};
-    log_about(state == SOURCE_ATTACHED || state == SOURCE_ASLEEP ? LOG_ATTACHED : LOG_STATE, db->name, NULL, words[state]);
+    static const char *const words[] = {
+        [SOURCE_LOADED] = "failed",     [SOURCE_WAITING] = "waiting",
+        [SOURCE_NOT_WAL] = "not-wal",   [SOURCE_BUSY] = "locked",
+        [SOURCE_ARRIVING] = "starting", [SOURCE_ATTACHED] = "replicating",
+        [SOURCE_ASLEEP] = "idle"};
+    log_about(state == SOURCE_ATTACHED || state == SOURCE_ASLEEP ? LOG_ATTACHED : LOG_STATE,
+              db->name, NULL, words[state]);
     log_line(level, "%s: %s %s", db->name, db->path, say[state]);
     db->state = state;
     if (!routine || !db->attached_once || state == SOURCE_ARRIVING || was == SOURCE_ARRIVING)

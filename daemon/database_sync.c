@@ -105,7 +105,8 @@ static void sync_timeout(uv_timer_t *t)
         if (db->retry.failures)
             err_set(&e, ERR_TIMEOUT, "%s: not captured in time: %s", db->name, db->err ? db->err->msg : "");
         else
-            err_set(&e, ERR_TIMEOUT, "%s: not captured in time%s%s", db->name, db->away ? ": " : "", db->away ? db->away : "");
+            err_set(&e, ERR_TIMEOUT, "%s: not captured in time%s%s", db->name, db->away ? ": " : "",
+                    db->away ? db->away : "");
     } else {
         const struct uploader *late = NULL;
         for (size_t i = 0; i < db->n_up && !late; i++)

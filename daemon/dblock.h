@@ -13,9 +13,9 @@
 
 #include "common/base/err.h"
 
-/** dblock_take(dev, ino, path, e): ERR_BUSY, with the other's process id, when another process has it. What
- * this process has already is given once more, and has to be dropped as often. Without a lock file everything is granted. path is for the
- * message. */
+/** dblock_take(dev, ino, path, e): ERR_BUSY, with the other's process id, when another process has
+ * it. What this process has already is given once more, and has to be dropped as often. Without a
+ * lock file everything is granted. path is for the message. */
 int dblock_take(dev_t dev, ino_t ino, const char *path, struct err *e);
 void dblock_drop(dev_t dev, ino_t ino);
 /** dblock_setup(e): open the lock file; once, before the first thread. Negative: there will be no locks. */

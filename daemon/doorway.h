@@ -1,5 +1,6 @@
-/* doorway.h - a listening socket that lets in a few connections per round of the loop. libuv (before 1.45) accepts until
- * nobody is waiting: whoever connects without end would hold the loop for seconds. Loop thread only. */
+/* doorway.h - a listening socket that lets in a few connections per round of the loop. libuv
+ * (before 1.45) accepts until nobody is waiting: whoever connects without end would hold the loop
+ * for seconds. Loop thread only. */
 #ifndef WALSUP_DOORWAY_H
 #define WALSUP_DOORWAY_H
 
@@ -17,8 +18,9 @@ struct doorway {
     unsigned open; /* handles */
 };
 
-/** doorway_open(d, loop, fd, backlog, come_in): listens on fd, which becomes its own. come_in(d) has to uv_accept() from
- * d->pipe once. Negative: an error of libuv's; the loop may not run then, because handles are left in it. */
+/** doorway_open(d, loop, fd, backlog, come_in): listens on fd, which becomes its own. come_in(d)
+ * has to uv_accept() from d->pipe once. Negative: an error of libuv's; the loop may not run then,
+ * because handles are left in it. */
 int doorway_open(struct doorway *d, uv_loop_t *loop, int fd, int backlog, void (*come_in)(struct doorway *d));
 /** doorway_close(d, closed): nobody comes in any more; closed(d) when d may be freed. */
 void doorway_close(struct doorway *d, void (*closed)(struct doorway *d));

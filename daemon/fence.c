@@ -71,7 +71,8 @@ static int own_past(const char *key, const char *when, uint64_t lineage, struct 
     (void)err_set(e, ERR_CONFLICT, "\"%s\" is this machine's own past: it was stored from here, with a commit of %s "
                   "(lineage %016" PRIx64 "), and the state directory does not know it, as if it, or the whole machine, "
                   "went back in time: nothing more is uploaded here", key, when, lineage);
-    return err_hint(e, "if a copy of this machine runs elsewhere, stop it first; walsupctl takeover, or takeover --all for "
+    return err_hint(e, "if a copy of this machine runs elsewhere, stop it first; walsupctl "
+                       "takeover, or takeover --all for "
                        "every database, continues behind what is stored");
 }
 

@@ -31,7 +31,8 @@ static void decide(struct probe *p, enum store_fencing f)
         struct err e;
         (void)err_set(&e, ERR_UNSUPPORTED, "target %s: %s ignores the condition that an object must not exist: "
                       "two writers at one path would not notice each other", p->target, store_describe(p->store));
-        (void)err_hint(&e, "make sure that only one walsupd has this path; If-None-Match on PUT is what the store lacks");
+        (void)err_hint(&e, "make sure that only one walsupd has this path; If-None-Match on PUT is "
+                           "what the store lacks");
         log_err(LOG_WARN, &e, "fencing is off");
     }
     if (p->append_only) {

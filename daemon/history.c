@@ -65,8 +65,8 @@ static bool keeper_rests(const struct history *h, const struct keeper *k)
 /* Nothing to do for a while, and nobody writes: what is needed again is read again. */
 static bool rests(const struct history *h, uint64_t at)
 {
-    bool idle = h->db->state != SOURCE_ATTACHED && !h->db->run && !h->db->stream && !h->call && !h->job && !h->queued && h->loaded &&
-                at > clk_mono_ms() + REST_MS;
+    bool idle = h->db->state != SOURCE_ATTACHED && !h->db->run && !h->db->stream && !h->call &&
+                !h->job && !h->queued && h->loaded && at > clk_mono_ms() + REST_MS;
     for (size_t i = 0; i < h->n_keepers; i++)
         idle = idle && keeper_rests(h, &h->keeper[i]);
     return idle;
@@ -80,7 +80,8 @@ bool history_at_rest(const struct database *db)
     bool idle = h->loaded && !h->job && !h->queued && !db->stream &&
                 (!db->due.place || db->due.at_ms > clk_mono_ms() + REST_MS);
     for (size_t i = 0; i < h->n_keepers; i++)
-        idle = idle && (keeper_rests(h, &h->keeper[i]) || h->keeper[i].err || h->keeper[i].delete_err || h->keeper[i].u->fenced);
+        idle = idle && (keeper_rests(h, &h->keeper[i]) || h->keeper[i].err ||
+                        h->keeper[i].delete_err || h->keeper[i].u->fenced);
     return idle;
 }
 
@@ -171,8 +172,11 @@ void history_captured(struct database *db)
     uint64_t interval = db->conf.history.level_ms[0];
     size_t waiting = history_merge_waiting(db);
     if (interval && waiting)
-        agenda_sooner(a, &db->due,
-                      history_due_at(history_boundary(db, db->file[db->n_files - waiting].timestamp_ms, interval), interval));
+        agenda_sooner(
+            a, &db->due,
+            history_due_at(
+                history_boundary(db, db->file[db->n_files - waiting].timestamp_ms, interval),
+                interval));
     else if (!db->due.place)
         agenda_set(a, &db->due, clk_mono_ms() + FIRST_LOOK_MS);
 }

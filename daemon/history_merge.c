@@ -2,6 +2,8 @@
  * what nobody needs any more. */
 #include "daemon/history_int.h"
 
+#include <assert.h>
+
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
 #include "common/base/log.h"
@@ -178,8 +180,9 @@ void history_queue_leave(struct history *h)
     if (!h->queued)
         return;
     struct history **p = &s->queue;
-    while (*p != h)
+    while (*p && *p != h)
         p = &(*p)->next;
+    assert(*p);
     *p = h->next;
     if (!h->next)
         s->queue_end = p;
@@ -293,8 +296,10 @@ void history_sweep(struct history *h)
             drop(h, j, i, at);
         }
     if (over && !h->overflow_told)
-        log_line(LOG_WARN, "%s: merged files wait for replicas and there is no more room for them: dropped; level 0 has "
-                           "the same",
+        log_line(LOG_WARN,
+                 "%s: merged files wait for replicas and there is no more room for them: dropped; "
+                 "level 0 has "
+                 "the same",
                  h->db->name);
     h->overflow_told = over;
     if (j)

@@ -213,7 +213,8 @@ static int objects(const struct inventory_db *d, sqlite3_stmt *st, struct invent
             }
             o = more;
         }
-        o[n++] = (struct inventory_object){(unsigned)sql_column(st, 0), sql_column(st, 1), sql_column(st, 2), sql_column(st, 3),
+        o[n++] = (struct inventory_object){(unsigned)sql_column(st, 0), sql_column(st, 1),
+                                           sql_column(st, 2), sql_column(st, 3),
                                            (int64_t)sql_column(st, 4)};
     }
     int r = sql_finish(d, st, rc, e);

@@ -7,9 +7,9 @@
 
 struct inventory_db;
 
-/** inventory_db_open(path, ret, e): create or read it; one that is damaged, or of another version, is begun
- * anew (which is said in the log). If the last process did not close it, no replica is `known` any more: what was stored
- * at its end may be missing here. */
+/** inventory_db_open(path, ret, e): create or read it; one that is damaged, or of another version,
+ * is begun anew (which is said in the log). If the last process did not close it, no replica is
+ * `known` any more: what was stored at its end may be missing here. */
 int inventory_db_open(const char *path, struct inventory_db **ret, struct err *e);
 /** inventory_db_close(d, clean): clean: everything that was acknowledged is in it. Returns NULL. */
 struct inventory_db *inventory_db_close(struct inventory_db *d, bool clean);

@@ -33,8 +33,8 @@ struct inventory_place keeper_place(const struct keeper *k)
 
 bool keeper_is_quiet(const struct keeper *k)
 {
-    return k->doing == KEEPER_RESTS && !k->wants_snapshot && !k->snapshot.txid && !k->wants_list && !k->retry.failures &&
-           !k->delete_retry.failures;
+    return k->doing == KEEPER_RESTS && !k->wants_snapshot && !k->snapshot.txid && !k->wants_list &&
+           !k->retry.failures && !k->delete_retry.failures;
 }
 
 /* ---- outcome ----------------------------------------------------------------------------------- */
@@ -225,9 +225,9 @@ bool keeper_needs(const struct keeper *k, unsigned level, const struct level_fil
     return f->max > k->has[level - 1] && !is_covered(k->h, level, f) && !fence_has_lost(&k->u->lost, f->lineage);
 }
 
-/* Between what the replica has above level 0 and this file there is something that only level 0 has: where walsup took
- * over, or behind a whole database that is not merged. Litestream, handed the replica back, would delete it from level 0. A
- * snapshot in between makes it dispensable. */
+/* Between what the replica has above level 0 and this file there is something that only level 0
+ * has: where walsup took over, or behind a whole database that is not merged. Litestream, handed
+ * the replica back, would delete it from level 0. A snapshot in between makes it dispensable. */
 static bool leaves_hole(const struct keeper *k, const struct level_file *f)
 {
     uint64_t reach = k->facts.newest[LTX_SNAPSHOT_LEVEL];
@@ -284,8 +284,10 @@ static bool send_something(struct keeper *k)
         s->txid = 0; /* made before the takeover */
     if (!s->txid || k->u->acked < s->txid)
         return false;
-    send_file(k, LTX_SNAPSHOT_LEVEL, &(struct level_file){1, s->txid, s->size, s->timestamp_ms, s->checksum, s->lineage, true},
-         spool_snapshot_path(dir, s->txid));
+    send_file(
+        k, LTX_SNAPSHOT_LEVEL,
+        &(struct level_file){1, s->txid, s->size, s->timestamp_ms, s->checksum, s->lineage, true},
+        spool_snapshot_path(dir, s->txid));
     return true;
 }
 
@@ -336,7 +338,9 @@ static void not_sent(struct keeper *k)
         let_go(k); /* dropped from the spool for want of room */
         return;
     }
-    keeper_failed(k, &k->req.err, k->level == LTX_SNAPSHOT_LEVEL ? "snapshot not uploaded" : "merged file not uploaded");
+    keeper_failed(k, &k->req.err,
+                  k->level == LTX_SNAPSHOT_LEVEL ? "snapshot not uploaded"
+                                                 : "merged file not uploaded");
 }
 
 static void sending_over(struct keeper *k)

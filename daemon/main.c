@@ -79,7 +79,8 @@ static void set_limits(void)
     (void)prctl(PR_SET_DUMPABLE, 0);
     (void)signal(SIGPIPE, SIG_IGN);
     cred_take_environment();
-    (void)OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG, NULL); /* it reads files, and would when the loop first needs it */
+    (void)OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CONFIG,
+                              NULL); /* it reads files, and would when the loop first needs it */
 }
 
 /* Two daemons on one state directory would give out the same TXIDs. */
@@ -138,8 +139,9 @@ static int run(const struct call *c, struct conf *conf, int ready_fd, int stop_f
     }
     log_line(LOG_NOTICE, "walsupd %s, SQLite %s%s, %zu database%s", WALSUP_VERSION,
              sqlite3_libversion(),
-             sqlite_affected(sqlite3_libversion_number()) ? " (has the WAL-reset bug; walsup's checkpoints do not trigger it)"
-                                                          : "",
+             sqlite_affected(sqlite3_libversion_number())
+                 ? " (has the WAL-reset bug; walsup's checkpoints do not trigger it)"
+                 : "",
              m->n_dbs, PLURAL(m->n_dbs));
     confine_tell();
     (void)uv_run(&loop, UV_RUN_DEFAULT);
@@ -219,10 +221,11 @@ static int load(struct call *c)
 /* True: go on. */
 static bool take_options(struct call *c, int argc, char **argv, int *ret_status)
 {
-    static const struct option opts[] = {{"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, 'k'},
-                                         {"once", no_argument, NULL, 'o'},         {"exec", required_argument, NULL, 'e'},
-                                         {"set", required_argument, NULL, 's'},    {"help", no_argument, NULL, 'h'},
-                                         {"version", no_argument, NULL, 'V'},      {NULL, 0, NULL, 0}};
+    static const struct option opts[] = {
+        {"config", required_argument, NULL, 'c'}, {"check", no_argument, NULL, 'k'},
+        {"once", no_argument, NULL, 'o'},         {"exec", required_argument, NULL, 'e'},
+        {"set", required_argument, NULL, 's'},    {"help", no_argument, NULL, 'h'},
+        {"version", no_argument, NULL, 'V'},      {NULL, 0, NULL, 0}};
     *ret_status = 0;
     for (int o; (o = getopt_long(argc, argv, "c:hV", opts, NULL)) != -1;)
         switch (o) {
@@ -257,10 +260,12 @@ static bool take_options(struct call *c, int argc, char **argv, int *ret_status)
     c->adhoc.set = c->set;
     c->adhoc.operand = (const char *const *)argv + optind;
     c->adhoc.n = (size_t)(argc - optind);
-    const char *wrong = c->once && c->exec            ? "--once and --exec exclude each other"
-                        : c->config_given && c->adhoc.n ? "--config and DB URL exclude each other"
-                        : c->adhoc.n_set && !c->adhoc.n ? "--set is for DB URL; a configuration file has its own section [walsup]"
-                                                        : NULL;
+    const char *wrong =
+        c->once && c->exec              ? "--once and --exec exclude each other"
+        : c->config_given && c->adhoc.n ? "--config and DB URL exclude each other"
+        : c->adhoc.n_set && !c->adhoc.n
+            ? "--set is for DB URL; a configuration file has its own section [walsup]"
+            : NULL;
     if (!wrong)
         return true;
     (void)fprintf(stderr, "walsupd: %s\n%s", wrong, usage);

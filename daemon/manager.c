@@ -203,9 +203,10 @@ void manager_stop_now(struct manager *m)
             char size[32];
             if (files)
                 log_line(LOG_WARN,
-                         "%s -> %s: stopped with %llu file%s (%s) not uploaded, to go from the spool after the next start",
-                         m->db[i]->name, m->db[i]->up[r]->target, (unsigned long long)files, PLURAL(files),
-                         util_size(size, bytes));
+                         "%s -> %s: stopped with %llu file%s (%s) not uploaded, to go from the "
+                         "spool after the next start",
+                         m->db[i]->name, m->db[i]->up[r]->target, (unsigned long long)files,
+                         PLURAL(files), util_size(size, bytes));
         }
     if (m->once && !m->exit_status) /* whoever waits for it wants to know; a service has its spool */
         m->exit_status = err_exit_status(ERR_TIMEOUT);

@@ -185,8 +185,8 @@ void manager_identify(struct manager_db *e);
 /** manager_same_file(m, id, self, ret_sure): the other database that has the file, as far as is known; not sure: it is
  * asked, and then self is begun or identified again, or what patterns have found is offered again. self may be NULL.
  * manager_is_second_name(m, f): the same for what a pattern found; says so. */
-const struct manager_db *manager_same_file(struct manager *m, const struct manager_file_id *id, const struct manager_db *self,
-                                           bool *ret_sure);
+const struct manager_db *manager_same_file(struct manager *m, const struct manager_file_id *id,
+                                           const struct manager_db *self, bool *ret_sure);
 bool manager_is_second_name(struct manager *m, struct discover_file *f);
 /** manager_asked(m): one of its questions was answered (manager.c). */
 void manager_asked(struct manager *m);

@@ -136,7 +136,8 @@ bool manager_refigure(struct manager_db *e, const struct conf *conf, const struc
                 db->source_conf.min_free_bytes == sc.min_free_bytes &&
                 db->source_conf.encoding == sc.encoding &&
                 db->source_conf.checkpoint_pages == sc.checkpoint_pages &&
-                db->source_conf.wal_limit_bytes == sc.wal_limit_bytes && db->source_conf.copy_wait_ms == sc.copy_wait_ms;
+                db->source_conf.wal_limit_bytes == sc.wal_limit_bytes &&
+                db->source_conf.copy_wait_ms == sc.copy_wait_ms;
     for (size_t i = 0; i < db->n_up; i++)
         same = same && db->up[i]->interval_ms == c->replica[i].sync_interval_ms &&
                db->up[i]->may_delete == (conf->target[c->replica[i].target].may_delete && c->retention_ms);

@@ -1,5 +1,5 @@
-/* manager_id.c - one file is one database: which file a path leads to is asked on a worker, because a file system that is
- * away does not answer. Until it does, what was known holds. */
+/* manager_id.c - one file is one database: which file a path leads to is asked on a worker, because
+ * a file system that is away does not answer. Until it does, what was known holds. */
 #include "daemon/manager.h"
 
 #include <sys/stat.h>
@@ -96,8 +96,8 @@ static void on_checked(uv_work_t *w, int status)
     ask_over(a);
 }
 
-const struct manager_db *manager_same_file(struct manager *m, const struct manager_file_id *id, const struct manager_db *self,
-                                           bool *ret_sure)
+const struct manager_db *manager_same_file(struct manager *m, const struct manager_file_id *id,
+                                           const struct manager_db *self, bool *ret_sure)
 {
     struct manager_db *other = id->ino ? map_get(&m->by_id, id, sizeof *id) : NULL;
     if (!other || other == self)
@@ -194,8 +194,8 @@ static void decide(struct manager_db *e)
     refuse(e, other, sure);
 }
 
-/* Of two names for one file the first one in the configuration is meant: they are decided in its order, as long as their
- * file systems answer. */
+/* Of two names for one file the first one in the configuration is meant: they are decided in its
+ * order, as long as their file systems answer. */
 void manager_decide(struct manager *m)
 {
     struct manager_db *e;

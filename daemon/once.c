@@ -98,7 +98,8 @@ static int explain(const struct database *db, struct err *e)
         *e = *db->err;
         return err_wrap(e, "not captured, given up after shutdown-timeout (%s)", limit);
     }
-    return err_set(e, ERR_TIMEOUT, "%s, given up after shutdown-timeout (%s)", db->away ? db->away : "it takes too long", limit);
+    return err_set(e, ERR_TIMEOUT, "%s, given up after shutdown-timeout (%s)",
+                   db->away ? db->away : "it takes too long", limit);
 }
 
 static void watch(struct one *x, struct database *db, uint64_t now)

@@ -8,10 +8,11 @@
 struct manager;
 struct once;
 
-/** once_new(m, ready_fd, stop_fd): --once if stop_fd is -1: it begins when everything is attached (once_ready), waits for
- * each database as long as something succeeds within shutdown-timeout, and does what is due of merging and retention.
- * Else a byte is written to ready_fd then, and it begins when stop_fd reaches its end, with shutdown-timeout for all. Takes
- * over both descriptors. m->once is it. */
+/** once_new(m, ready_fd, stop_fd): --once if stop_fd is -1: it begins when everything is attached
+ * (once_ready), waits for each database as long as something succeeds within shutdown-timeout, and
+ * does what is due of merging and retention. Else a byte is written to ready_fd then, and it begins
+ * when stop_fd reaches its end, with shutdown-timeout for all. Takes over both descriptors. m->once
+ * is it. */
 void once_new(struct manager *m, int ready_fd, int stop_fd);
 void once_ready(struct once *o);
 /** once_is_held(o): signals are somebody else's business: it ends when it is told to by stop_fd. NULL: no. */

@@ -84,9 +84,10 @@ json_t *patterns_json(const struct manager *m)
         const struct conf_db *c = m->conf->pattern[i];
         if (!is_lost(m, c))
             continue;
-        cleanup_free char *hint =
-            util_printf("is a disk not mounted? if the databases were removed on purpose, remove the section [db %s], or "
-                        "their directories below %s/db and restart walsupd", c->name, m->conf->state_dir);
+        cleanup_free char *hint = util_printf("is a disk not mounted? if the databases were "
+                                              "removed on purpose, remove the section [db %s], or "
+                                              "their directories below %s/db and restart walsupd",
+                                              c->name, m->conf->state_dir);
         json_array_append_new(all, json_pack("{s:s, s:o, s:s, s:o}", "section", c->name, "path", proto_text(c->path),
                                              "detail", "had databases, and has none now", "hint", proto_text(hint)));
     }

@@ -65,8 +65,9 @@ struct pause *pause_read(const char *dir)
 int pause_write(const char *dir, const struct pause *p, struct err *e)
 {
     cleanup_free char *path = path_of(dir);
-    json_t *j = json_pack("{s:I, s:I, s:s, s:I}", "since_ms", (json_int_t)p->since_ms, "uid", (json_int_t)p->uid, "reason",
-                          p->reason, "until_ms", (json_int_t)p->until_ms);
+    json_t *j =
+        json_pack("{s:I, s:I, s:s, s:I}", "since_ms", (json_int_t)p->since_ms, "uid",
+                  (json_int_t)p->uid, "reason", p->reason, "until_ms", (json_int_t)p->until_ms);
     cleanup_free char *text = json_dumps(j, JSON_COMPACT);
     json_decref(j);
     if (!text)

@@ -153,8 +153,9 @@ int position_write(const char *dir, const struct position *p, bool sync, struct 
                      " %" PRId64 " %" PRId64 " %" PRIu64 " %" PRIu64 " %" PRId64 " %016" PRIx64
                      " %016" PRIx64,
                      FORMAT_VERSION, p->txid, p->lineage, p->pos.salt[0], p->pos.salt[1],
-                     p->pos.frame, p->pos.cksum[0], p->pos.cksum[1], p->pos.pages, p->ino, p->birth_ns,
-                     p->drained ? 1 : 0, p->size, p->mtime_ns, p->ctime_ns, p->wal_ino, p->wal_size, p->wal_mtime_ns, p->checksum, p->boot);
+                     p->pos.frame, p->pos.cksum[0], p->pos.cksum[1], p->pos.pages, p->ino,
+                     p->birth_ns, p->drained ? 1 : 0, p->size, p->mtime_ns, p->ctime_ns, p->wal_ino,
+                     p->wal_size, p->wal_mtime_ns, p->checksum, p->boot);
     n += snprintf(text + n, sizeof text - (size_t)n, " %016" PRIx64 "\n",
                   crc64(0, text, (size_t)n));
     cleanup_free char *path = position_path(dir);

@@ -43,9 +43,10 @@ bool position_same_wal(const struct position *p, const struct position *now);
  * another time; 0: it is. The clock of a file system ticks in milliseconds; where no time has a fraction of a
  * second, in up to two seconds. */
 uint64_t position_settled_ms(const struct position *p);
-/** position_sealed(p): whether the file system's clock had ticked between the last change to the database file and the look,
- * so that a change after the look shows. Only for file systems of this machine. position_seals(p): false: waiting does
- * not help, because its times are whole seconds, or ahead of the clock. */
+/** position_sealed(p): whether the file system's clock had ticked between the last change to the
+ * database file and the look, so that a change after the look shows. Only for file systems of this
+ * machine. position_seals(p): false: waiting does not help, because its times are whole seconds, or
+ * ahead of the clock. */
 bool position_sealed(const struct position *p);
 bool position_seals(const struct position *p);
 /** position_successor(p, salt): whether a WAL with this first salt can be the next one after the recorded one: SQLite

@@ -27,9 +27,10 @@ int snapshot_begin(struct snapshot *sn, const char *dir, enum ltx_encoding encod
 const struct snapshot_info *snapshot_info(const struct snapshot *sn);
 /** snapshot_bound(sn): no more bytes than this will come of it. */
 uint64_t snapshot_bound(const struct snapshot *sn);
-/** snapshot_slice(sn, bytes, ms, ret_size, ret_done, e): read on until so many bytes were written or so much time
- * has passed. *ret_size: all that is in the file now; done: that is the whole of it, and its checksum is the map's. BROKEN:
- * the guard did not hold. ERR_CORRUPT: pages of the file are not those that were captured. */
+/** snapshot_slice(sn, bytes, ms, ret_size, ret_done, e): read on until so many bytes were written
+ * or so much time has passed. *ret_size: all that is in the file now; done: that is the whole of
+ * it, and its checksum is the map's. BROKEN: the guard did not hold. ERR_CORRUPT: pages of the file
+ * are not those that were captured. */
 int snapshot_slice(struct snapshot *sn, uint64_t bytes, uint64_t ms, uint64_t *ret_size, bool *ret_done, struct err *e);
 /** snapshot_punch(sn, bytes): so much from the beginning is needed no more. */
 void snapshot_punch(struct snapshot *sn, uint64_t bytes);

@@ -235,8 +235,10 @@ const char *status_detail(const struct database *db, char buf[static STATUS_DETA
     if (db->pause) {
         char stamp[40], by[24];
         (void)snprintf(buf, STATUS_DETAIL, "%s%spaused by %s%s%s; commits are not captured",
-                       db->pause->reason, *db->pause->reason ? ": " : "", pause_by(db->pause, by), db->pause->until_ms ? " until " : "",
-                       db->pause->until_ms ? util_rfc3339(stamp, db->pause->until_ms / 1000 * 1000) : "");
+                       db->pause->reason, *db->pause->reason ? ": " : "", pause_by(db->pause, by),
+                       db->pause->until_ms ? " until " : "",
+                       db->pause->until_ms ? util_rfc3339(stamp, db->pause->until_ms / 1000 * 1000)
+                                           : "");
         return buf;
     }
     if (e->leaving)
@@ -412,7 +414,8 @@ void status_line(const struct manager *m, const struct status_tally *t, char *bu
     size_t lost = patterns_lost(m);
     if (!m->n_dbs && !lost) {
         (void)snprintf(buf, n, "nothing to replicate: %s",
-                       m->conf->n_patterns ? "no file matches a pattern" : "no database is configured (walsupctl add FILE)");
+                       m->conf->n_patterns ? "no file matches a pattern"
+                                           : "no database is configured (walsupctl add FILE)");
         return;
     }
     /* below a few seconds the figure would change with every commit and say nothing */

@@ -91,11 +91,13 @@ static void add_tail(struct status_walk *w, struct buf *out)
         if (w->count[i])
             json_object_set_new(counts, db_state_row((enum db_state)i)->word, json_integer((json_int_t)w->count[i]));
     cleanup_free char *tail = text_of(json_pack(
-        "{s:i, s:s, s:i, s:I, s:I, s:s, s:s, s:I, s:o, s:o, s:o, s:{s:I, s:I, s:I}}", "schema", STATUS_SCHEMA, "version", WALSUP_VERSION,
-        "pid", (int)getpid(), "started_ms", (json_int_t)w->m->started_ms, "now_ms", (json_int_t)clk_real_ms(),
-        "sqlite_version", sqlite3_libversion(), "state", health[w->worst], "total", (json_int_t)w->m->n_dbs, "counts",
-        counts, "lost_patterns", lost, "watch", status_watch_json(w->m), "looks", "rounds", (json_int_t)w->m->look.rounds,
-        "visits", (json_int_t)w->m->look.visits, "checks", (json_int_t)w->m->look.checks));
+        "{s:i, s:s, s:i, s:I, s:I, s:s, s:s, s:I, s:o, s:o, s:o, s:{s:I, s:I, s:I}}", "schema",
+        STATUS_SCHEMA, "version", WALSUP_VERSION, "pid", (int)getpid(), "started_ms",
+        (json_int_t)w->m->started_ms, "now_ms", (json_int_t)clk_real_ms(), "sqlite_version",
+        sqlite3_libversion(), "state", health[w->worst], "total", (json_int_t)w->m->n_dbs, "counts",
+        counts, "lost_patterns", lost, "watch", status_watch_json(w->m), "looks", "rounds",
+        (json_int_t)w->m->look.rounds, "visits", (json_int_t)w->m->look.visits, "checks",
+        (json_int_t)w->m->look.checks));
     buf_printf(out, "],%s", tail + 1);
 }
 

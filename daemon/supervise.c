@@ -233,8 +233,8 @@ static void daemon_ended(struct super *x)
     char text[64];
     x->wait_ms = x->wait_ms ? MIN(x->wait_ms * 2, (uint64_t)AGAIN_MAX_MS) : AGAIN_MS;
     x->again_ms = clk_mono_ms() + x->wait_ms;
-    log_line(LOG_ERROR, "walsupd %s while %s runs: it is started again in %u s", ended(x->daemon_status, text), x->s->argv[0],
-             (unsigned)(x->wait_ms / 1000));
+    log_line(LOG_ERROR, "walsupd %s while %s runs: it is started again in %u s",
+             ended(x->daemon_status, text), x->s->argv[0], (unsigned)(x->wait_ms / 1000));
 }
 
 static void attend(struct super *x)

@@ -152,8 +152,9 @@ void uploader_look_again(struct uploader *u);
  * seemed to be missing are there. */
 void uploader_anchored(struct uploader *u, uint64_t txid);
 void uploader_mended(struct uploader *u);
-/** uploader_close(u): cancel; when nothing is in flight any more database_uploader_closed() is called. uploader_free(u):
- * after that, and after everybody else who may have something of the replica's in flight: keepers, a stream. */
+/** uploader_close(u): cancel; when nothing is in flight any more database_uploader_closed() is
+ * called. uploader_free(u): after that, and after everybody else who may have something of the
+ * replica's in flight: keepers, a stream. */
 void uploader_close(struct uploader *u);
 void uploader_free(struct uploader *u);
 

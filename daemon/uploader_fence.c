@@ -1,5 +1,5 @@
-/* uploader_fence.c - somebody else writes to the replica: noticed, remembered, told; and what was stored before that and
- * does not fit is taken back. */
+/* uploader_fence.c - somebody else writes to the replica: noticed, remembered, told; and what was
+ * stored before that and does not fit is taken back. */
 #include "daemon/uploader_int.h"
 
 #include "common/base/clk.h"

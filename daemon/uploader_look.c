@@ -154,8 +154,11 @@ static void missed(struct uploader *u, const char *key)
     struct err e;
     err_set(&e, ERR_NOTFOUND, "\"%s\" is gone from %s: somebody else deleted what this replica needs", key,
             store_describe(u->store));
-    err_hint(&e, "a new snapshot is being stored; states before it may be lost (walsupctl verify %s); look for a lifecycle "
-                 "rule, or for whoever deletes there", u->db->name);
+    err_hint(&e,
+             "a new snapshot is being stored; states before it may be lost (walsupctl verify %s); "
+             "look for a lifecycle "
+             "rule, or for whoever deletes there",
+             u->db->name);
     if (!u->broken)
         u->broken = util_alloc(sizeof *u->broken);
     *u->broken = e;

@@ -15,8 +15,11 @@ static size_t unescape(char *s)
 {
     char *to = s;
     for (const char *p = s; *p; p++) {
-        bool octal = p[0] == '\\' && p[1] >= '0' && p[1] <= '3' && p[2] >= '0' && p[2] <= '7' && p[3] >= '0' && p[3] <= '7';
-        unsigned code = octal ? ((unsigned)(p[1] - '0') << 6 | (unsigned)(p[2] - '0') << 3 | (unsigned)(p[3] - '0')) & 0xff
+        bool octal = p[0] == '\\' && p[1] >= '0' && p[1] <= '3' && p[2] >= '0' && p[2] <= '7' &&
+                     p[3] >= '0' && p[3] <= '7';
+        unsigned code = octal ? ((unsigned)(p[1] - '0') << 6 | (unsigned)(p[2] - '0') << 3 |
+                                 (unsigned)(p[3] - '0')) &
+                                    0xff
                               : (unsigned char)*p;
         *to++ = (char)code;
         p += octal ? 3 : 0;

@@ -34,11 +34,12 @@ struct watch_found {
     uint64_t dev, ino;
 };
 typedef void (*watch_added_fn)(struct database *db, const struct watch_found *found);
-/** watch_add(w, db, mark, added): events of db's files go to database_event(). Never fails for good: if no watch
- * can be had (directory missing, limit reached) scans cover it, and the log says so once. mark: db and
- * -wal as they were before anybody looked at the content; NULL: as they are now. added() is called later, when what
- * happens to it is noticed, which is never if its file system does not answer; unless watch_remove() came before. It may
- * be NULL, and may call watch_remove(). */
+/** watch_add(w, db, mark, added): events of db's files go to database_event(). Never fails for
+ * good: if no watch can be had (directory missing, limit reached) scans cover it, and the log says
+ * so once. mark: db and -wal as they were before anybody looked at the content; NULL: as they are
+ * now. added() is called later, when what happens to it is noticed, which is never if its file
+ * system does not answer; unless watch_remove() came before. It may be NULL, and may call
+ * watch_remove(). */
 void watch_add(struct watch *w, struct database *db, const struct scan_mark mark[2], watch_added_fn added);
 void watch_remove(struct watch *w, struct database *db);
 /** watch_hear(w): what the kernel knows is told now, rather than when the loop comes to it. */
@@ -46,8 +47,9 @@ void watch_hear(struct watch *w);
 /** watch_hush(w, db, on): db looks for its commits itself: no more events of writes in its directory, each of
  * which its writers pay for, if it is the only one there; off: as before. Whether that is so now. */
 bool watch_hush(struct watch *w, struct database *db, bool on);
-/** watch_listen(w, path, l): all events of a directory, from now on; false: from when it is known whether there can be a
- * watch, and l->event(l, NULL, 0) comes then. watch_deaf(w, l): no more. watch_listening(l): whether there is a watch. */
+/** watch_listen(w, path, l): all events of a directory, from now on; false: from when it is known
+ * whether there can be a watch, and l->event(l, NULL, 0) comes then. watch_deaf(w, l): no more.
+ * watch_listening(l): whether there is a watch. */
 bool watch_listen(struct watch *w, const char *path, struct watch_listener *l);
 void watch_deaf(struct watch *w, struct watch_listener *l);
 bool watch_listening(const struct watch_listener *l);

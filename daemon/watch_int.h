@@ -78,8 +78,8 @@ struct watch_ask {
     int wd, errnum; /* wd -1: errnum says why */
 };
 
-/** watch_ask_db(loop, a, db_path), watch_ask_dir(loop, a, dir): a is filled up to `epoch`, but for db_path and dir; it is
- * taken over. */
+/** watch_ask_db(loop, a, db_path), watch_ask_dir(loop, a, dir): a is filled up to `epoch`, but for
+ * db_path and dir; it is taken over. */
 void watch_ask_db(uv_loop_t *loop, struct watch_ask *a, const char *db_path);
 void watch_ask_dir(uv_loop_t *loop, struct watch_ask *a, const char *dir);
 void watch_ask_free(struct watch_ask *a);
@@ -101,8 +101,9 @@ void watch_ask_for(struct watch *w, struct watch_dir *d);
 /** watch_new_ask(w, d, done): for d, or with all events. watch_ask_over(a): after done(). */
 struct watch_ask *watch_new_ask(struct watch *w, struct watch_dir *d, void (*done)(struct watch_ask *a));
 void watch_ask_over(struct watch_ask *a);
-/** watch_is_stale(a): its watch may have been removed between its answer and now. watch_drop_answer(a): nobody wants it.
- * watch_take_wd(w, d, a): the path of d leads to this watch, or to none. */
+/** watch_is_stale(a): its watch may have been removed between its answer and now.
+ * watch_drop_answer(a): nobody wants it. watch_take_wd(w, d, a): the path of d leads to this watch,
+ * or to none. */
 bool watch_is_stale(const struct watch_ask *a);
 void watch_drop_answer(const struct watch_ask *a);
 void watch_take_wd(struct watch *w, struct watch_dir *d, const struct watch_ask *a);

@@ -73,7 +73,8 @@ int err_sys(struct err *e, int errnum, const char *fmt, ...)
     (void)vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
     /* 0: the call did less than was asked for, without an error */
-    return err_set(e, code_of_errno(errnum), "%s: %s", msg, errnum ? strerror(errnum) : "incomplete, and no reason given");
+    return err_set(e, code_of_errno(errnum), "%s: %s", msg,
+                   errnum ? strerror(errnum) : "incomplete, and no reason given");
 }
 
 int err_wrap(struct err *e, const char *fmt, ...)

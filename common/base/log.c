@@ -84,7 +84,8 @@ static bool to_stderr(enum log_level level, const char *line)
 {
     char out[8 + LINE_BYTES];
     struct pollfd p = {STDERR_FILENO, POLLOUT, 0};
-    int n = to_journal ? snprintf(out, sizeof out, "<%d>%s\n", (int)level, line) : snprintf(out, sizeof out, "%s\n", line);
+    int n = to_journal ? snprintf(out, sizeof out, "<%d>%s\n", (int)level, line)
+                       : snprintf(out, sizeof out, "%s\n", line);
     return poll(&p, 1, 0) == 1 && write(STDERR_FILENO, out, (size_t)n) == (ssize_t)n;
 }
 

@@ -100,7 +100,8 @@ static int judge(const struct way *w, const char *path, const struct stat *st, s
         return err_sys(e, errno, "look at the directory of %s", path);
     return trusted(dir.st_uid) || dir.st_uid == st->st_uid
                ? 0
-               : refuse(e, path, "one of several names of a file, in a directory of", dir.st_uid, "but belongs to", st->st_uid);
+               : refuse(e, path, "one of several names of a file, in a directory of", dir.st_uid,
+                        "but belongs to", st->st_uid);
 }
 
 int whose_follow(int dir, const char *path, struct stat *ret, struct err *e)

@@ -135,7 +135,9 @@ static bool take_text(struct lines *l, struct conf_value *v, const char *written
     const struct conf_key *k = &conf_key[v->key];
     struct err e = {0};
     char *expanded = NULL;
-    int rc = value_plain(l, k->name, written) ? conf_expand(written, k->flags & CONF_SECRET, &expanded, &e) : -ERR_CONFIG;
+    int rc = value_plain(l, k->name, written)
+                 ? conf_expand(written, k->flags & CONF_SECRET, &expanded, &e)
+                 : -ERR_CONFIG;
     l->secret = l->secret || ((k->flags & CONF_SECRET) && rc != CONF_EXPANDED);
     v->text = expanded ? expanded : util_strdup(written);
     if (rc < 0 && e.code)

@@ -132,8 +132,9 @@ int conf_load(const char *path, struct conf **ret, struct buf *errors, struct er
  * were not there. For a change that is to be judged before it is made. */
 int conf_load_with(const char *path, const char *file, const char *text, struct conf **ret, struct buf *errors,
                    struct err *e);
-/** conf_load_exposed(path, ret, exposed, errors, e): the same, but a file that holds a secret and that everybody may read
- * is no problem: its path is appended to `exposed`, a line each. For a check that has more to say. */
+/** conf_load_exposed(path, ret, exposed, errors, e): the same, but a file that holds a secret and
+ * that everybody may read is no problem: its path is appended to `exposed`, a line each. For a
+ * check that has more to say. */
 int conf_load_exposed(const char *path, struct conf **ret, struct buf *exposed, struct buf *errors, struct err *e);
 /** conf_parse(name, text, n, ret, errors, e): the same for bytes at hand, includes refused. */
 int conf_parse(const char *name, const char *text, size_t n, struct conf **ret,

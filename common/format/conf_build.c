@@ -45,7 +45,8 @@ static void build_daemon(struct conf_ctx *x)
     c->on_state_change = conf_dup_of(s, CONF_WALSUP_on_state_change);
     c->hook_timeout_ms = conf_num_of(s, CONF_WALSUP_hook_timeout);
     if (c->metrics_listen && !is_address(c->metrics_listen))
-        conf_problem(x, &conf_get(s, CONF_WALSUP_metrics_listen)->origin, "write 127.0.0.1:9629, or [::]:9629 for every address",
+        conf_problem(x, &conf_get(s, CONF_WALSUP_metrics_listen)->origin,
+                     "write 127.0.0.1:9629, or [::]:9629 for every address",
                      "'%.100s' is no address in digits with a port", c->metrics_listen);
     if (strlen(c->socket) > 107)
         conf_problem(x, &conf_get(s, CONF_WALSUP_socket)->origin,

@@ -11,14 +11,15 @@ static int bad_name(const char *p, struct err *e)
     if (!close)
         (void)err_set(e, ERR_CONFIG, "'${%.*s' has no closing '}'", SHOWN, p);
     else
-        (void)err_set(e, ERR_CONFIG, "'${%.*s}' does not name a variable: letters, digits and _", (int)MIN(close - p, SHOWN),
-                      p);
+        (void)err_set(e, ERR_CONFIG, "'${%.*s}' does not name a variable: letters, digits and _",
+                      (int)MIN(close - p, SHOWN), p);
     return err_hint(e, "write $${ for '${' itself");
 }
 
 static int not_set(const char *name, bool empty, struct err *e)
 {
-    (void)err_set(e, ERR_CONFIG, "${%s} is %s", name, empty ? "empty in the environment" : "not set in the environment");
+    (void)err_set(e, ERR_CONFIG, "${%s} is %s", name,
+                  empty ? "empty in the environment" : "not set in the environment");
     return err_hint(e, "set %s, for the service in " CONF_ENVIRONMENT "; for the text itself write $${%s}", name, name);
 }
 

@@ -89,9 +89,10 @@ void conf_sort_sections(struct conf_ctx *x);
 /** conf_section_find(raw, kind, name): after conf_build has sorted; NULL if there is none. */
 struct conf_section *conf_section_find(const struct conf_raw *raw, enum conf_kind kind,
                                        const char *name);
-/** conf_expand(text, secret, ret, e): text with ${NAME} taken from the environment (env.h), and $${ for a plain ${. 0: it
- * has neither, CONF_EXPANDED: from the environment, CONF_UNESCAPED: only plain ones; then *ret is malloc'ed. ERR_CONFIG: not
- * set, or not a name. secret: the variables are taken out of the environment (env_hide). */
+/** conf_expand(text, secret, ret, e): text with ${NAME} taken from the environment (env.h), and $${
+ * for a plain ${. 0: it has neither, CONF_EXPANDED: from the environment, CONF_UNESCAPED: only
+ * plain ones; then *ret is malloc'ed. ERR_CONFIG: not set, or not a name. secret: the variables are
+ * taken out of the environment (env_hide). */
 enum { CONF_UNESCAPED = 1, CONF_EXPANDED };
 int conf_expand(const char *text, bool secret, char **ret, struct err *e);
 /** conf_number(k, text, ret, e): text as the type of row k says, within its range. */

@@ -164,7 +164,8 @@ void conf_defaults(struct buf *out)
     }
 }
 
-/* the length of what comes next and is not broken: a word, or of one that is longer than a line a part that ends with | */
+/* the length of what comes next and is not broken: a word, or of one that is longer than a line a
+ * part that ends with | */
 static size_t unbroken(const char *p)
 {
     size_t n = strcspn(p, " ");

@@ -25,11 +25,12 @@ int plan_restore(const struct plan_file *file, size_t n, uint64_t txid, struct p
  * `have`. ret is malloc'ed copies. */
 int plan_from(const struct plan_file *file, size_t n, uint64_t have, struct plan_file **ret,
               size_t *ret_n, struct err *e);
-/** plan_points(file, n, ret, ret_n, ret_newest, e): every TXID that a plan can end at, ascending: for
- * each the file of the lowest level that ends there, whose header has the time closest to the commit.
- * Its `way` is what the shortest way to it weighs, where the levels nest as compaction makes them exactly
- * what plan_restore chooses. ret is malloc'ed; ret_newest (may be NULL): highest TXID of all files, beyond the last point if
- * there is a gap. Errors as for plan_restore, but a gap is none. */
+/** plan_points(file, n, ret, ret_n, ret_newest, e): every TXID that a plan can end at, ascending:
+ * for each the file of the lowest level that ends there, whose header has the time closest to the
+ * commit. Its `way` is what the shortest way to it weighs, where the levels nest as compaction
+ * makes them exactly what plan_restore chooses. ret is malloc'ed; ret_newest (may be NULL): highest
+ * TXID of all files, beyond the last point if there is a gap. Errors as for plan_restore, but a gap
+ * is none. */
 int plan_points(const struct plan_file *file, size_t n, struct plan_file **ret, size_t *ret_n,
                 uint64_t *ret_newest, struct err *e);
 

@@ -239,7 +239,9 @@ static void take_line(struct cred *c, const char *line, size_t n)
     if (!eq)
         return;
     cleanup_free char *name = trimmed(line, (size_t)(eq - line));
-    char **to = !strcmp(name, "aws_access_key_id") ? &c->key_id : !strcmp(name, "credential_process") ? &c->command : NULL;
+    char **to = !strcmp(name, "aws_access_key_id")    ? &c->key_id
+                : !strcmp(name, "credential_process") ? &c->command
+                                                      : NULL;
     struct secret **secret = !strcmp(name, "aws_secret_access_key") ? &c->secret
                              : !strcmp(name, "aws_session_token")   ? &c->token
                                                                     : NULL;
@@ -257,7 +259,8 @@ static void take_line(struct cred *c, const char *line, size_t n)
 
 static void to_fetch(enum cred_kind kind, const char *command, struct cred *ret)
 {
-    static const char *const source[] = {[CRED_PROCESS] = "credential-process", [CRED_CONTAINER] = "the container's role",
+    static const char *const source[] = {[CRED_PROCESS] = "credential-process",
+                                         [CRED_CONTAINER] = "the container's role",
                                          [CRED_INSTANCE] = "the instance's role"};
     *ret = (struct cred){.key_id = util_strdup("(not fetched yet)"), .secret = NULL,
                          .source = util_strdup(source[kind]), .kind = kind,
@@ -346,8 +349,9 @@ int cred_load(const struct conf_target *t, struct cred *ret, struct err *e)
         return 0;
     if (r < 0)
         return t->by_url ? r : err_wrap(e, "target %s", t->name ? t->name : "");
-    (void)err_set(e, ERR_CONFIG, "%s%s%sno secret access key was found%s%s", t->by_url ? "" : "target ",
-                  t->by_url || !t->name ? "" : t->name, t->by_url ? "" : ": ", given(t->access_key_id) ? " for key id " : "",
+    (void)err_set(e, ERR_CONFIG, "%s%s%sno secret access key was found%s%s",
+                  t->by_url ? "" : "target ", t->by_url || !t->name ? "" : t->name,
+                  t->by_url ? "" : ": ", given(t->access_key_id) ? " for key id " : "",
                   given(t->access_key_id) ? t->access_key_id : "");
     return err_hint(e, "write access-key-id and secret-access-key-file in the target's section, or "
                        "set WALSUP_ACCESS_KEY_ID and WALSUP_SECRET_ACCESS_KEY (LITESTREAM_* and "

@@ -30,8 +30,9 @@ int cred_load(const struct conf_target *t, struct cred *ret, struct err *e);
 /** cred_done(c): wipe and free. */
 void cred_done(struct cred *c);
 
-/** cred_read_secret(path, strict, ret, e): a file that holds one secret; strict: nobody but its owner and root may have
- * access, but the group walsup may read what is root's, and in /run/secrets it is as the container's runtime made it. */
+/** cred_read_secret(path, strict, ret, e): a file that holds one secret; strict: nobody but its
+ * owner and root may have access, but the group walsup may read what is root's, and in /run/secrets
+ * it is as the container's runtime made it. */
 int cred_read_secret(const char *path, bool strict, struct secret **ret, struct err *e);
 /** cred_take_environment(): secrets of the environment are taken out of it (env.h), where others see them
  * (/proc/PID/environ). Once, at the start of a program, before there are threads. */

@@ -16,7 +16,8 @@ bool needs_below(const char *path, const char *dir)
     return !strncmp(path, dir, n) && (!path[n] || path[n] == '/' || (n && dir[n - 1] == '/'));
 }
 
-static void add(struct needs *l, enum need_kind kind, const char *path, const char *what, const char *name, const char *key)
+static void add(struct needs *l, enum need_kind kind, const char *path, const char *what,
+                const char *name, const char *key)
 {
     if (!path || *path != '/')
         return;
@@ -69,7 +70,8 @@ void needs_collect(const struct conf *conf, const char *conf_path, struct needs 
         add_target(l, &conf->target[i]);
     for (size_t i = 0; i < conf->n_dbs; i++) {
         const struct conf_db *d = &conf->db[i];
-        add(l, d->glob ? NEED_WRITE_DIR : NEED_WRITE_BESIDE, d->glob ? glob_base(d->glob) : d->path, "db", d->name, "path");
+        add(l, d->glob ? NEED_WRITE_DIR : NEED_WRITE_BESIDE, d->glob ? glob_base(d->glob) : d->path,
+            "db", d->name, "path");
     }
 }
 

@@ -1,5 +1,6 @@
-/* needs.h - every file and directory that walsupd uses with a configuration: what Landlock has to grant, what the unit has
- * to open, what `walsupctl check` looks at. Blocking (symbolic links are resolved by callers); any thread. */
+/* needs.h - every file and directory that walsupd uses with a configuration: what Landlock has to
+ * grant, what the unit has to open, what `walsupctl check` looks at. Blocking (symbolic links are
+ * resolved by callers); any thread. */
 #ifndef WALSUP_NEEDS_H
 #define WALSUP_NEEDS_H
 

@@ -446,9 +446,10 @@ static int prove_leftover(uv_loop_t *loop, struct store *s, const struct restore
     if (k < 0)
         return err_wrap(e, "find out whether the replica has what is in %s-wal", opts->output);
     cleanup_close int fd = open(latest, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    k = fd < 0             ? err_sys(e, errno, "open %s", latest)
-        : !r.page_size     ? err_set(e, ERR_CORRUPT, "%s has no page size", latest)
-                           : side_wal_adds(opts->output, &w, fd, r.page_size, (uint32_t)(r.database_bytes / r.page_size), &pages, e);
+    k = fd < 0         ? err_sys(e, errno, "open %s", latest)
+        : !r.page_size ? err_set(e, ERR_CORRUPT, "%s has no page size", latest)
+                       : side_wal_adds(opts->output, &w, fd, r.page_size,
+                                       (uint32_t)(r.database_bytes / r.page_size), &pages, e);
     if (!k && !pages)
         *ret = w;
     restore_result_done(&r);

@@ -69,8 +69,9 @@ struct restore_result {
     /* by time only: the first point after it, which was too late; 0 = there is none */
     uint64_t next_txid;
     int64_t next_ms;
-    /* by time only: the clock was set back, with set_back_txid from set_back_from_ms to set_back_to_ms, and passed the time
-     * asked for before as well; the point is the newest whose time is not after it. 0: nothing of the kind */
+    /* by time only: the clock was set back, with set_back_txid from set_back_from_ms to
+     * set_back_to_ms, and passed the time asked for before as well; the point is the newest whose
+     * time is not after it. 0: nothing of the kind */
     uint64_t set_back_txid;
     int64_t set_back_from_ms, set_back_to_ms;
     uint64_t dropped_bytes; /* of v0.3: at the end of the WAL, no whole transaction */
@@ -94,9 +95,9 @@ typedef void (*restore_progress_fn)(void *arg, const char *phase, uint64_t done,
 /** restore_run(loop, s, opts, progress, arg, ret, e): blocks in uv_run until finished or failed.
  * ERR_NOTFOUND: the replica is empty, or does not reach back to the time asked for (nothing was
  * written). A time after the newest transaction gives the latest state. A time costs about 2 + log2
- * of the number of points in requests of 100 bytes, and three for each time the clock was set back. ERR_EXISTS: output is
- * there, or a -wal or -journal beside it that may hold what the replica does not have. ERR_BUSY: somebody uses it.
- * ERR_CORRUPT: a file or the result is damaged; names it.
+ * of the number of points in requests of 100 bytes, and three for each time the clock was set back.
+ * ERR_EXISTS: output is there, or a -wal or -journal beside it that may hold what the replica does
+ * not have. ERR_BUSY: somebody uses it. ERR_CORRUPT: a file or the result is damaged; names it.
  * ret: free with restore_result_done. */
 int restore_run(uv_loop_t *loop, struct store *s, const struct restore_opts *opts,
                 restore_progress_fn progress, void *arg, struct restore_result *ret,

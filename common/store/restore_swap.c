@@ -124,8 +124,11 @@ static int judge_leftovers(const struct swap *w, int fd, bool *ret_aside, struct
     *ret_aside = hot || pages > 0;
     if (!pages || w->force || (w->proven.frames && side_wal_same(&w->proven, &wal)))
         return 0;
-    err_set(e, ERR_EXISTS, "%s-wal holds commits that are not in what is restored (%llu of the pages in it differ), and "
-                           "may be the only place that has them", w->output, (unsigned long long)pages);
+    err_set(e, ERR_EXISTS,
+            "%s-wal holds commits that are not in what is restored (%llu of the pages in it "
+            "differ), and "
+            "may be the only place that has them",
+            w->output, (unsigned long long)pages);
     return err_hint(e, "move it beside the database it belongs to, under that name, or away; --force removes it");
 }
 

@@ -1,9 +1,10 @@
 /* Moments: which TXID is that of a time, and what a replica can be restored to.
  *
  * The time of a commit is in the header of its LTX file, the first 100 bytes. TXIDs and times grow
- * together, so a time is found by bisection. Where a clock was set back they do not; each header says since which
- * TXID they do (clock_txid). So the points fall into runs, which are looked through from the newest to the oldest: what is
- * found is the newest point whose own time is not after the moment asked for. */
+ * together, so a time is found by bisection. Where a clock was set back they do not; each header
+ * says since which TXID they do (clock_txid). So the points fall into runs, which are looked
+ * through from the newest to the oldest: what is found is the newest point whose own time is not
+ * after the moment asked for. */
 #include "common/store/restore_int.h"
 
 struct probe {

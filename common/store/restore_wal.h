@@ -39,9 +39,10 @@ struct walx {
     size_t last; /* in out: the frame that may become the commit */
 };
 
-/** walx_begin(x, db, path, page_size, timeout_ms, e): db has the database open in WAL mode and no transaction. Takes the
- * lock of the writer; x->h and x->pages are the state that a reader would see now, and stay that until walx_end.
- * ERR_BUSY: somebody else held the lock that long. ERR_UNSUPPORTED: a wal-index that is not understood. */
+/** walx_begin(x, db, path, page_size, timeout_ms, e): db has the database open in WAL mode and no
+ * transaction. Takes the lock of the writer; x->h and x->pages are the state that a reader would
+ * see now, and stay that until walx_end. ERR_BUSY: somebody else held the lock that long.
+ * ERR_UNSUPPORTED: a wal-index that is not understood. */
 int walx_begin(struct walx *x, struct sqlite3 *db, const char *path, uint32_t page_size, unsigned timeout_ms,
                struct err *e);
 /** walx_read(x, pgno, p, e): the page, up to x->pages, as that reader sees it. */

@@ -52,8 +52,8 @@ struct s3_target {
  * read. s3_target_done(t): wipe and free, also what a failed fill left. */
 int s3_target_fill(const struct conf_target *c, struct s3_target *t, struct err *e);
 void s3_target_done(struct s3_target *t);
-/** s3_hint_for_url(name, e): what the hint says to write into [target name] goes to the url, or the environment. Returns
- * -e->code. */
+/** s3_hint_for_url(name, e): what the hint says to write into [target name] goes to the url, or the
+ * environment. Returns -e->code. */
 int s3_hint_for_url(const char *name, struct err *e);
 
 /* what a transfer left behind, all of it from outside */

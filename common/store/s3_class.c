@@ -131,13 +131,15 @@ bool s3_refuses_keys(const struct s3_answer *a)
 {
     bool of_clock = !strcmp(a->code, "RequestTimeTooSkewed") || !strcmp(a->code, "RequestExpired");
     bool of_region = !strcmp(a->code, "AuthorizationHeaderMalformed");
-    return a->status >= 300 && !of_clock && !of_region && (a->status == 401 || a->status == 403 || strstr(a->code, "Token"));
+    return a->status >= 300 && !of_clock && !of_region &&
+           (a->status == 401 || a->status == 403 || strstr(a->code, "Token"));
 }
 
 bool s3_is_of_trust(const struct s3_answer *a)
 {
     return a->curl == CURLE_PEER_FAILED_VERIFICATION || a->curl == CURLE_SSL_ISSUER_ERROR ||
-           a->curl == CURLE_SSL_CACERT_BADFILE || a->curl == CURLE_SSL_CERTPROBLEM || a->curl == CURLE_SSL_CONNECT_ERROR;
+           a->curl == CURLE_SSL_CACERT_BADFILE || a->curl == CURLE_SSL_CERTPROBLEM ||
+           a->curl == CURLE_SSL_CONNECT_ERROR;
 }
 
 bool s3_learn(struct s3_target *t, const struct s3_answer *a)

@@ -67,7 +67,8 @@ static int hint_certificate(const struct s3_target *t, enum remedy remedy, struc
         return err_hint(e, "if the certificate is your own, write ca-file = /path/of/its/ca.pem in [target %s]; "
                            "skip-verify = yes trusts anybody", t->name);
     case RENEW:
-        return err_hint(e, "renew it on the server, or set this machine's clock if that is what is wrong (timedatectl)");
+        return err_hint(e, "renew it on the server, or set this machine's clock if that is what is "
+                           "wrong (timedatectl)");
     case CLOCK:
         return err_hint(e, "is this machine's clock behind (timedatectl)?");
     case NAME:

@@ -14,7 +14,8 @@ int s3_hint_for_url(const char *name, struct err *e)
     cleanup_free char *section = util_printf("[target %s]", name), *in_section = util_printf(" in %s", section);
     cleanup_free char *hint = util_strdup(e->hint);
     if (!strncmp(hint, "write access-key-id ", 20))
-        return err_hint(e, "export WALSUP_ACCESS_KEY_ID and WALSUP_SECRET_ACCESS_KEY (LITESTREAM_* and AWS_* work as well), or "
+        return err_hint(e, "export WALSUP_ACCESS_KEY_ID and WALSUP_SECRET_ACCESS_KEY (LITESTREAM_* "
+                           "and AWS_* work as well), or "
                            "append profile=NAME to the url for ~/.aws/credentials");
     if (!strstr(hint, section))
         return -(int)e->code;

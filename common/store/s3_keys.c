@@ -285,7 +285,8 @@ static int from_instance(struct cred *ret, struct err *e)
     cleanup_free char *token_url = util_printf("%s/latest/api/token", base);
     int r = ask(token_url, "PUT", "X-aws-ec2-metadata-token-ttl-seconds: 21600", &token, e);
     if (r < 0) {
-        (void)err_hint(e, "is this an EC2 instance, and does its metadata service answer here (hop limit in containers)?");
+        (void)err_hint(e, "is this an EC2 instance, and does its metadata service answer here (hop "
+                          "limit in containers)?");
         return r;
     }
     char *header = util_printf("X-aws-ec2-metadata-token: %s", buf_str(&token));

@@ -8,6 +8,7 @@
 /** s3_log_requests(on): off at the start. */
 void s3_log_requests(bool on);
 /** s3_log_request(t, verb, key, a, ms): it is over. */
-void s3_log_request(const struct s3_target *t, enum s3_verb verb, const char *key, const struct s3_answer *a, uint64_t ms);
+void s3_log_request(const struct s3_target *t, enum s3_verb verb, const char *key,
+                    const struct s3_answer *a, uint64_t ms);
 
 #endif

@@ -8,8 +8,8 @@
 #include "common/store/s3_answer.h"
 #include "common/store/store.h"
 
-/** s3_peer_connected(fd, peer): to be called whenever curl waits for something else on the socket: if it is connected, to
- * which address, once. */
+/** s3_peer_connected(fd, peer): to be called whenever curl waits for something else on the socket:
+ * if it is connected, to which address, once. */
 void s3_peer_connected(int fd, struct store_peer *peer);
 /** s3_peer_secured(easy, peer): to be called while the connection is up: version and certificate of its TLS,
  * once. */

@@ -7,31 +7,31 @@
 #define KMS_ (1u << CONF_SSE_KMS)
 #define C_ (1u << CONF_SSE_C)
 
-/* In the order of enum conf_provider. [tried]: by tests of this project against the real server. [documented]: by the
- * provider, in its list of what it has of S3. A number: an issue of Litestream, which met it. rclone: its table of
- * providers. [said]: by somebody else who met it. Nothing else is in here.
+/* In the order of enum conf_provider. [tried]: by tests of this project against the real server.
+ * [documented]: by the provider, in its list of what it has of S3. A number: an issue of
+ * Litestream, which met it. rclone: its table of providers. [said]: by somebody else who met it.
+ * Nothing else is in here.
  *
- * AWS: conditional writes on PutObject and CompleteMultipartUpload since August 2024; its certificate covers
- *   buckets in the host name; sse = C has to be allowed for a bucket that was made since April 2026 [documented].
- * MinIO: [tried], by hand sse = C as well.
- * Ceph RGW: [tried] If-None-Match: * is obeyed on PUT, and ignored on CompleteMultipartUpload; every <Message> is empty;
- *   sse = C, which it refuses without TLS unless it is told otherwise.
- * R2: region auto, for which us-east-1 is another name; all parts of an upload of one size but the last; SSE-C and
- *   no other kind; STANDARD and STANDARD_IA [documented]; two or three parts of an upload at a time (#948); refuses
- *   aws-chunked and x-amz-checksum (#947); obeys If-None-Match [said].
- * B2: only TLS, only signature 4, region in the host name; SSE-B2 and SSE-C [documented]; refuses x-amz-checksum (#918).
- *   Of If-None-Match some say that it is obeyed and some that it is answered with 501: it has to be asked.
- * Hetzner: of the kinds of encryption only SSE-C [documented]; wants signed payloads (Litestream).
- * Scaleway: If-None-Match, SSE-C [documented]; at most 1000 parts; STANDARD and ONEZONE_IA besides GLACIER (rclone);
- *   wants Content-Length (#912).
- * DigitalOcean: SSE-C and no other kind [documented]; obeys If-None-Match [said].
- * Tigris: region auto; X-Tigris-Consistent: true for reads and conditions at the leader; no encryption but with keys of
- *   its own; the classes [documented]; DeleteObjects without Content-MD5 (Litestream).
- * GCS: preconditions on PUT by generation, so If-None-Match has to be asked [documented]; signatures must not cover
- *   Accept-Encoding (#1394); DeleteObjects is new there, and was 400 before; 404 to the deletion of what is not there
- *   [said].
- * Supabase: path style below /storage/v1/s3; neither storage classes nor encryption nor conditions on PUT, but
- *   ListObjects and DeleteObjects [documented]. */
+ * AWS: conditional writes on PutObject and CompleteMultipartUpload since August 2024; its
+ * certificate covers buckets in the host name; sse = C has to be allowed for a bucket that was made
+ * since April 2026 [documented]. MinIO: [tried], by hand sse = C as well. Ceph RGW: [tried]
+ * If-None-Match: * is obeyed on PUT, and ignored on CompleteMultipartUpload; every <Message> is
+ * empty; sse = C, which it refuses without TLS unless it is told otherwise. R2: region auto, for
+ * which us-east-1 is another name; all parts of an upload of one size but the last; SSE-C and no
+ * other kind; STANDARD and STANDARD_IA [documented]; two or three parts of an upload at a time
+ * (#948); refuses aws-chunked and x-amz-checksum (#947); obeys If-None-Match [said]. B2: only TLS,
+ * only signature 4, region in the host name; SSE-B2 and SSE-C [documented]; refuses x-amz-checksum
+ * (#918). Of If-None-Match some say that it is obeyed and some that it is answered with 501: it has
+ * to be asked. Hetzner: of the kinds of encryption only SSE-C [documented]; wants signed payloads
+ * (Litestream). Scaleway: If-None-Match, SSE-C [documented]; at most 1000 parts; STANDARD and
+ * ONEZONE_IA besides GLACIER (rclone); wants Content-Length (#912). DigitalOcean: SSE-C and no
+ * other kind [documented]; obeys If-None-Match [said]. Tigris: region auto; X-Tigris-Consistent:
+ * true for reads and conditions at the leader; no encryption but with keys of its own; the classes
+ * [documented]; DeleteObjects without Content-MD5 (Litestream). GCS: preconditions on PUT by
+ * generation, so If-None-Match has to be asked [documented]; signatures must not cover
+ *   Accept-Encoding (#1394); DeleteObjects is new there, and was 400 before; 404 to the deletion of
+ * what is not there [said]. Supabase: path style below /storage/v1/s3; neither storage classes nor
+ * encryption nor conditions on PUT, but ListObjects and DeleteObjects [documented]. */
 static const struct s3_provider table[] = {
     {.key = "auto", .title = ""},
     {.key = "generic", .title = "S3", .sse = S3_ | KMS_ | C_},

@@ -1,6 +1,6 @@
-/* s3_rate.h - the bytes that may be sent by now, over all requests of a store. libcurl limits each transfer by itself,
- * and small ones not at all: since 8.23 a transfer's first second is free, so a thousand small objects would be as well.
- * The loop thread. */
+/* s3_rate.h - the bytes that may be sent by now, over all requests of a store. libcurl limits each
+ * transfer by itself, and small ones not at all: since 8.23 a transfer's first second is free, so a
+ * thousand small objects would be as well. The loop thread. */
 #ifndef WALSUP_S3_RATE_H
 #define WALSUP_S3_RATE_H
 

@@ -127,7 +127,9 @@ int store_hint_empty(const struct store *s, struct err *e)
     if (s->type == CONF_FILE) {
         cleanup_free char *marker = util_printf("%s/" STORE_ROOT_MARKER, s->describe);
         if (access(marker, F_OK) < 0)
-            (void)err_hint(e, "%s has no file " STORE_ROOT_MARKER ": is its disk mounted, is the path right?", s->describe);
+            (void)err_hint(
+                e, "%s has no file " STORE_ROOT_MARKER ": is its disk mounted, is the path right?",
+                s->describe);
     }
     return -(int)e->code;
 }

@@ -32,8 +32,9 @@ struct store_req;
 struct store_upload;
 
 /* Metadata kept with an object; 0 = not there. On S3: x-amz-meta-litestream-timestamp (RFC 3339),
- * x-amz-meta-walsup-checksum, x-amz-meta-walsup-lineage (16 hex digits), x-amz-meta-walsup-writer. In a directory: extended
- * attributes user.litestream-timestamp and so on (missing support is not an error), and mtime. */
+ * x-amz-meta-walsup-checksum, x-amz-meta-walsup-lineage (16 hex digits), x-amz-meta-walsup-writer.
+ * In a directory: extended attributes user.litestream-timestamp and so on (missing support is not
+ * an error), and mtime. */
 struct store_meta {
     int64_t timestamp_ms;
     uint64_t checksum;
@@ -163,16 +164,16 @@ const struct store_peer *store_peer(const struct store *s);
  * the error is then the words of the request that found out. */
 void store_share(struct store *s);
 
-/** store_guard(s, name, state_dir, used): of a directory: from now on see with each request that it is the one that it was
- * (store_root.h, where the arguments are explained). Before the first request. store_root_of(s): NULL if it is not
- * guarded. */
+/** store_guard(s, name, state_dir, used): of a directory: from now on see with each request that it
+ * is the one that it was (store_root.h, where the arguments are explained). Before the first
+ * request. store_root_of(s): NULL if it is not guarded. */
 struct store_root;
 void store_guard(struct store *s, const char *name, const char *state_dir,
                  bool (*used)(const char *state_dir, const char *name));
 struct store_root *store_root_of(const struct store *s);
 
-/** store_hint_empty(s, e): for an error that says that nothing is stored there: of a directory without a marker, that its
- * disk may not be mounted. Blocking. Returns the error. */
+/** store_hint_empty(s, e): for an error that says that nothing is stored there: of a directory
+ * without a marker, that its disk may not be mounted. Blocking. Returns the error. */
 int store_hint_empty(const struct store *s, struct err *e);
 
 /** store_fencing(s): does it obey STORE_IF_ABSENT? A directory does; of a bucket somebody has to find out,

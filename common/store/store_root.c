@@ -135,8 +135,10 @@ static int make_marker(struct store_root *r, uint64_t *ret, struct err *e)
     uint64_t id = 0;
     while (!id)
         util_random(&id, sizeof id);
-    cleanup_free char *text = util_printf("walsupd knows this directory by this file, and stores nothing here without it: leave it in place.\n"
-                                          ID_LINE "%016" PRIx64 "\n", id);
+    cleanup_free char *text =
+        util_printf("walsupd knows this directory by this file, and stores nothing here without "
+                    "it: leave it in place.\n" ID_LINE "%016" PRIx64 "\n",
+                    id);
     cleanup_free char *above = util_printf("%s/..", r->dir);
     bool is_new = access(r->dir, F_OK) < 0;
     int k = fsx_mkdirs(r->dir, DIR_MODE, e);

@@ -276,7 +276,11 @@ static bool keys_refused(const struct s3_op *op)
 }
 
 /* What this answer means for those to come. */
-static enum outcome { OUTCOME_FINAL, OUTCOME_AGAIN /* signed again it may succeed */, OUTCOME_HELD } note_outcome(struct s3_op *op)
+static enum outcome {
+    OUTCOME_FINAL,
+    OUTCOME_AGAIN /* signed again it may succeed */,
+    OUTCOME_HELD
+} note_outcome(struct s3_op *op)
 {
     struct store_s3 *s = op->store;
     const struct s3_answer *a = &op->x.answer;

@@ -1,5 +1,6 @@
-/* What the queue of an S3 store has to know from files, read by workers: whom TLS trusts, before the first request; the keys
- * once more, after they were refused, as somebody may have changed them. */
+/* What the queue of an S3 store has to know from files, read by workers: whom TLS trusts, before
+ * the first request; the keys once more, after they were refused, as somebody may have changed
+ * them. */
 #include "common/store/store_s3_int.h"
 
 #include "common/base/clk.h"
@@ -86,7 +87,8 @@ static void take(struct store_s3 *s, struct cred *fresh)
 {
     struct cred *c = &s->target.cred;
     if (c->kind == CRED_STATIC && fresh->kind == CRED_STATIC &&
-        (!same(fresh->key_id, c->key_id) || !secret_same(fresh->secret, c->secret) || !secret_same(fresh->token, c->token))) {
+        (!same(fresh->key_id, c->key_id) || !secret_same(fresh->secret, c->secret) ||
+         !secret_same(fresh->token, c->token))) {
         cred_done(c);
         *c = *fresh;
         *fresh = (struct cred){0};

@@ -110,8 +110,8 @@ static void add_range(struct ranges *l, uint64_t first, uint64_t last)
     l->r[l->n++] = (struct verify_range){first, last};
 }
 
-/* Behind the mark of a takeover come no TXIDs until the next whole database. The last one of these; `txid` if there is no
- * such mark, or nothing came yet. */
+/* Behind the mark of a takeover come no TXIDs until the next whole database. The last one of these;
+ * `txid` if there is no such mark, or nothing came yet. */
 static uint64_t behind_mark(const struct verify *v, uint64_t txid)
 {
     uint64_t next = UINT64_MAX;
@@ -222,8 +222,9 @@ static bool is_merged(const struct verify *v, uint64_t txid)
     return false;
 }
 
-/* walsup does not upload to a level what was merged to the next one meanwhile, and leaves in the level below what is not
- * worth merging: whole databases of some size, and single files between them. Litestream has no such holes. */
+/* walsup does not upload to a level what was merged to the next one meanwhile, and leaves in the
+ * level below what is not worth merging: whole databases of some size, and single files between
+ * them. Litestream has no such holes. */
 static bool is_skipped(const struct verify *v, unsigned level, uint64_t first, uint64_t last)
 {
     uint64_t have = first - 1;

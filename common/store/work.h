@@ -1,9 +1,10 @@
-/* work.h - calls that may block, on libuv's threads, with walls between them: a file system that hangs keeps the threads
- * that are in it, and no others. Loop thread only, and one loop.
+/* work.h - calls that may block, on libuv's threads, with walls between them: a file system that
+ * hangs keeps the threads that are in it, and no others. Loop thread only, and one loop.
  *
- * Each piece of work names what it waits for: its wall. At most twice `at_once` pieces are under way behind one wall,
- * and at most so many that began within the last second behind all of them: whoever takes longer waits for something,
- * and leaves his place to others. The number of threads bounds it all. */
+ * Each piece of work names what it waits for: its wall. At most twice `at_once` pieces are under
+ * way behind one wall, and at most so many that began within the last second behind all of them:
+ * whoever takes longer waits for something, and leaves his place to others. The number of threads
+ * bounds it all. */
 #ifndef WALSUP_WORK_H
 #define WALSUP_WORK_H
 
@@ -27,8 +28,8 @@ struct work {
 /** work_setup(loop, at_once): before anything else on the loop, and before libuv's first work. Without it all work
  * begins as soon as a thread is free. */
 void work_setup(uv_loop_t *loop, unsigned at_once);
-/** work_queue(loop, w, wall, run, done): as uv_queue_work(). wall: any number that stands for a file system, a directory,
- * a server. */
+/** work_queue(loop, w, wall, run, done): as uv_queue_work(). wall: any number that stands for a
+ * file system, a directory, a server. */
 void work_queue(uv_loop_t *loop, struct work *w, uint64_t wall, uv_work_cb run, uv_after_work_cb done);
 /** work_cancel(w): as uv_cancel(): if it has not begun, done() comes soon, with UV_ECANCELED. */
 void work_cancel(struct work *w);

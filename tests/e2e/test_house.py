@@ -21,7 +21,7 @@ def tree(tmp_path, **files):
 def house(tmp_path, floor="", *options):
     path = tmp_path / "house.floor"
     path.write_text(floor)
-    p = subprocess.run([sys.executable, ROOT / "tests" / "tools" / "house.py", *options, path, tmp_path],
+    p = subprocess.run([sys.executable, ROOT / "tests/tools/house.py", *options, path, tmp_path],
                        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     return p.returncode, p.stdout, path.read_text()
 
@@ -39,6 +39,8 @@ def test_a_tree_at_its_goal_passes_without_a_floor(tmp_path):
     ("wide", "int " + "x" * 117 + ";\n", 1, "common/base/a.c:1 has 122 columns"),
     ("long", "int " + "x" * 97 + ";\n", 1, "common/base/a.c:1 has 102 columns"),
     ("function", LONG_FUNCTION, 63, "common/base/a.c:1: f() has 63 lines"),
+    ("over-60", LONG_FUNCTION.replace("(void)", "(int a, /* b */\n      int b)"), 1,
+     "common/base/a.c:1: f() has 64 lines"),
     ("over-60", LONG_FUNCTION, 1, "common/base/a.c:1: f() has 63 lines"),
 ])
 def test_what_is_too_long_is_named_with_its_place(tmp_path, name, file, value, where):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""house.py [--lower] FLOOR [ROOT] - numbers about the source tree by folder, none of which may grow.
+"""house.py [--lower] FLOOR [ROOT] - numbers by folder of the source tree, none of which may grow.
 
   files     over 600 lines
   wide      lines over 120 columns
@@ -9,9 +9,9 @@
   calls     files in the largest circle of calls between files of the folder
   includes  files in the largest circle of includes
 
-FLOOR has a line for each number that is above its goal, `folder name value`. The goal is 0, for a function 60
-lines, for a circle one file. A number above its line, or above its goal without one, is a failure, which names
-the worst places. --lower lowers the lines whose numbers fell.
+FLOOR has a line for each number that is above its goal, `folder name value`. The goal is 0, for a
+function 60 lines, for a circle one file. A number above its line, or above its goal without one, is
+a failure, which names the worst places. --lower lowers the lines whose numbers fell.
 """
 import ast
 import collections
@@ -24,7 +24,8 @@ MOST_LINES, WIDE, LONG, LONG_FUNCTION = 600, 120, 100, 60
 GOAL = {"function": LONG_FUNCTION, "calls": 1, "includes": 1}
 NAMES = ("files", "wide", "long", "function", "over-60", "calls", "includes")
 WORST = 5
-STRING_OR_COMMENT = re.compile(r'''/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*\'''', re.S)
+STRING_OR_COMMENT = re.compile(r'''/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*\'''',
+                               re.S)
 DEFINED = re.compile(r"^(?!static\b|typedef\b|extern\b)[A-Za-z_][\w \t*]*?\b(\w+)"
                      r"\([^;{}]*\)[^;{}()]*\n\{", re.M)
 INCLUDED = re.compile(r'^#include "([^"]+)"', re.M)
@@ -48,12 +49,13 @@ def c_functions(text):
         if line == "{":
             body = i
         elif line.startswith("}"):
-            if body is not None and line == "}":
+            if None not in (begin, body) and line == "}":
                 name = re.search(r"(\w+)\s*\(", " ".join(lines[begin:body]))
                 if name:
                     yield begin + 1, name[1], i - begin + 1
             begin = body = None
-        elif body is None and (not line or line.endswith((";", "*/")) or line.startswith("#")):
+        elif body is None and (not line or line.endswith(";")
+                               or line.startswith(("#", "/*", " *"))):
             begin = None
         elif body is None and begin is None and (line[0].isalpha() or line[0] == "_"):
             begin = i
