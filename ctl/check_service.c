@@ -407,13 +407,19 @@ static void line_paths(struct check *k)
         check_step(k, "files", OK, "those of [walsup] are within its reach", "");
 }
 
+static const char *user_name(const struct service *s)
+{
+    const struct unit_line *l = unit_get(s->unit, "User");
+    return s->user ? s->user : l ? l->value : s->as_root ? "root" : "dynamic";
+}
+
 json_t *service_check(struct check *k, const struct conf *conf)
 {
     const struct service *s = k->service;
     unsigned before = k->failed;
     k->steps = json_array();
     if (!k->c->json)
-        printf("\nservice %s, as user %s\n", s->unit->name, s->user ? s->user : s->as_root ? "root" : "?");
+        printf("\nservice %s, as user %s\n", s->unit->name, user_name(s));
     line_unit(k);
     line_root(k);
     for (size_t i = 0; i < s->n_found; i++)
@@ -427,6 +433,6 @@ json_t *service_check(struct check *k, const struct conf *conf)
         line_network(k, conf);
         line_paths(k);
     }
-    return json_pack("{s:s, s:s, s:b, s:o}", "unit", s->unit->name, "user", s->user ? s->user : "root", "ok",
+    return json_pack("{s:s, s:s, s:b, s:o}", "unit", s->unit->name, "user", user_name(s), "ok",
                      k->failed == before, "steps", k->steps);
 }

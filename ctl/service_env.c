@@ -50,35 +50,81 @@ static void env_unset(struct service *s, const char *name)
     s->n_env = kept;
 }
 
-/* NAME=VALUE lines; the value may be in quotes, and a line may end in a backslash */
+/* As systemd reads such a file (systemd.exec(5), "EnvironmentFile="): quotes are quotes at the beginning of a value or of
+ * the next part of it, spaces around name and value do not count, and a backslash at the end continues a line. */
 static void env_text(struct service *s, const char *text)
 {
-    cleanup_wiped_buf struct buf line = BUF_INIT;
-    for (const char *p = text; *p;) {
-        size_t n = strcspn(p, "\r\n");
-        bool more = n && p[n - 1] == '\\';
-        buf_add(&line, p, more ? n - 1 : n);
-        p += n;
-        p += strspn(p, "\r\n");
-        if (more && *p)
+    static const char space[] = " \t", newline[] = "\r\n";
+    enum { BETWEEN, COMMENT, NAME, BEFORE_VALUE, VALUE, ESCAPED, SINGLE, DOUBLE, DOUBLE_ESCAPED } at = BETWEEN;
+    cleanup_wiped_buf struct buf one = BUF_INIT;
+    size_t kept = 0; /* up to here, what follows are spaces at the end */
+    for (const char *p = text;; p++) {
+        bool quoted = at == ESCAPED || at >= SINGLE, ends = !*p || (strchr(newline, *p) && !quoted);
+        if (ends) {
+            one.len = kept;
+            if (at >= BEFORE_VALUE)
+                env_set(s, buf_str(&one));
+            buf_consume(&one, one.len);
+            kept = 0;
+            at = BETWEEN;
+            if (!*p)
+                return;
             continue;
-        const char *q = buf_str(&line) + strspn(buf_str(&line), " \t");
-        const char *eq = strchr(q, '=');
-        if (*q != '#' && *q != ';' && eq) {
-            cleanup_buf struct buf one = BUF_INIT;
-            const char *v = eq + 1 + strspn(eq + 1, " \t");
-            buf_printf(&one, "%.*s=", (int)(eq - q), q);
-            for (char quote = '\0'; *v; v++) {
-                if (*v == quote)
-                    quote = '\0';
-                else if (!quote && (*v == '"' || *v == '\''))
-                    quote = *v;
-                else
-                    buf_add(&one, v += quote != '\'' && *v == '\\' && v[1], 1);
-            }
-            env_set(s, buf_str(&one));
         }
-        buf_consume(&line, line.len);
+        bool blank = strchr(space, *p);
+        switch (at) {
+        case BETWEEN:
+            at = *p == '#' || *p == ';' ? COMMENT : blank ? BETWEEN : NAME;
+            if (at == NAME)
+                buf_add(&one, p, 1);
+            break;
+        case COMMENT:
+            continue;
+        case NAME:
+            if (*p == '=') {
+                one.len = kept;
+                at = BEFORE_VALUE;
+                blank = false;
+            }
+            buf_add(&one, p, 1);
+            break;
+        case BEFORE_VALUE:
+        case VALUE:
+            if (at == BEFORE_VALUE && (*p == '\'' || *p == '"')) {
+                at = *p == '"' ? DOUBLE : SINGLE;
+            } else if (*p == '\\') {
+                at = ESCAPED;
+            } else if (at == VALUE || !blank) {
+                at = VALUE;
+                buf_add(&one, p, 1);
+            }
+            break;
+        case ESCAPED:
+            at = VALUE;
+            if (!strchr(newline, *p))
+                buf_add(&one, p, 1);
+            blank = false;
+            break;
+        case SINGLE:
+        case DOUBLE:
+            if (*p == (at == SINGLE ? '\'' : '"'))
+                at = BEFORE_VALUE;
+            else if (at == DOUBLE && *p == '\\')
+                at = DOUBLE_ESCAPED;
+            else
+                buf_add(&one, p, 1);
+            blank = false;
+            break;
+        case DOUBLE_ESCAPED:
+            at = DOUBLE;
+            if (!strchr("\"\\`$\n", *p))
+                buf_add(&one, "\\", 1);
+            if (*p != '\n')
+                buf_add(&one, p, 1);
+            blank = false;
+            break;
+        }
+        kept = blank ? kept : one.len;
     }
 }
 
@@ -262,8 +308,13 @@ static void no_such(struct service *s, const char *what, const char *name)
 void service_env_user(struct service *s)
 {
     const struct unit_line *user = unit_get(s->unit, "User"), *group = unit_get(s->unit, "Group");
-    s->as_root = !user || !strcmp(user->value, "root") || !strcmp(user->value, "0");
-    if (!user || unit_is(s->unit, "DynamicUser", "yes"))
+    bool dynamic = unit_is(s->unit, "DynamicUser", "yes");
+    s->as_root = !dynamic && (!user || !strcmp(user->value, "root") || !strcmp(user->value, "0"));
+    if (dynamic)
+        found(s, "user", WARNING, util_printf("%s runs as a user that exists only while it runs (DynamicUser=yes), so what "
+                                              "that user may read and write is not judged", s->unit->name),
+              util_strdup("User=walsup is what its databases and directories can be given to"));
+    if (!user || dynamic)
         return;
     const struct passwd *p = user_of(user->value);
     if (!p) {

@@ -391,7 +391,7 @@ const char *unit_word(const char *p, char **ret)
 bool unit_capable(const struct unit *u, const char *capability)
 {
     const struct unit_line *user = unit_get(u, "User");
-    bool root = !user || !strcmp(user->value, "root") || !strcmp(user->value, "0");
+    bool root = user ? !strcmp(user->value, "root") || !strcmp(user->value, "0") : !unit_is(u, "DynamicUser", "yes");
     static const char *const key[] = {"CapabilityBoundingSet", "AmbientCapabilities"};
     for (size_t i = 0; i < ARRAY_LEN(key) - (root ? 1 : 0); i++) {
         bool any = false, has = i == 0;

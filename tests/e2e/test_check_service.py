@@ -176,6 +176,15 @@ def test_a_user_that_does_not_exist_and_one_who_may_not(svc):
     assert svc.check(cap + "CapabilityBoundingSet=~CAP_DAC_OVERRIDE")[0]
 
 
+def test_a_dynamic_user_is_read_only_and_not_taken_for_root(svc):
+    failed, out = svc.check("DynamicUser=yes")
+    assert out["service"]["user"] == "dynamic"
+    of_db = [s for s in failed if s["step"] == "directory"][-1:]
+    only(of_db, "directory", "DynamicUser=yes", "sandbox --install")
+    user = next(s for s in out["service"]["steps"] if s["step"] == "user")
+    assert user["result"] == "warning" and "exists only while it runs" in user["message"], user
+
+
 def test_files_of_a_target_and_of_the_daemon(svc, s3):
     hook = svc.path / "keys" / "hook"
     hook.write_text("#!/bin/sh\n")
