@@ -364,6 +364,7 @@ static void line_root(struct check *k)
 
 static void line_network(struct check *k, const struct conf *conf)
 {
+    static const char families[] = "RestrictAddressFamilies";
     const struct unit *u = k->service->unit;
     bool remote = false;
     for (size_t i = 0; i < conf->n_targets; i++)
@@ -371,14 +372,9 @@ static void line_network(struct check *k, const struct conf *conf)
     if (remote && unit_is(u, "PrivateNetwork", "yes"))
         check_step(k, "network", FAILED, "the unit has PrivateNetwork=yes, so no server can be reached",
                    "take that line out of the drop-in");
-    else if (remote && unit_get(u, "RestrictAddressFamilies") && *unit_get(u, "RestrictAddressFamilies")->value != '~') {
-        bool inet = false;
-        for (const struct unit_line *l = NULL; (l = unit_next(u, "RestrictAddressFamilies", l));)
-            inet = inet || strstr(l->value, "AF_INET");
-        if (!inet)
-            check_step(k, "network", FAILED, "the unit's RestrictAddressFamilies= lacks AF_INET and AF_INET6",
-                       "add RestrictAddressFamilies=AF_INET AF_INET6");
-    }
+    else if (remote && !unit_lists(u, families, "AF_INET", true) && !unit_lists(u, families, "AF_INET6", true))
+        check_step(k, "network", FAILED, "the unit's RestrictAddressFamilies= lacks AF_INET and AF_INET6",
+                   "add RestrictAddressFamilies=AF_INET AF_INET6");
     const char *colon = conf->metrics_listen ? strrchr(conf->metrics_listen, ':') : NULL;
     unsigned long port = colon ? strtoul(colon + 1, NULL, 10) : 0;
     if (port && port < 1024 && !k->service->as_root && !unit_capable(u, "CAP_NET_BIND_SERVICE")) {

@@ -165,6 +165,33 @@ static void a_capability_is_needed_in_both_sets_unless_the_user_is_root(void **s
     }
 }
 
+static void a_list_turned_round_has_all_but_its_words(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *lines;
+        bool has, without; /* AF_INET */
+    } row[] = {
+        {"", true, true},
+        {"", false, false},
+        {"F=AF_UNIX", false, true},
+        {"F=AF_UNIX AF_INET", true, false},
+        {"F=AF_UNIX AF_INET6", false, true},
+        {"F=none", false, true},
+        {"F=~AF_INET AF_INET6", false, true},
+        {"F=~AF_UNIX", true, false},
+        {"F=AF_UNIX AF_INET\nF=~AF_INET", false, true},
+        {"F=~AF_INET\nF=AF_INET", true, false},
+        {"F=AF_UNIX\nF=", true, true},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(row); i++) {
+        struct unit *u = harness_unit("walsupd.service", row[i].lines);
+        if (unit_lists(u, "F", "AF_INET", row[i].without) != row[i].has)
+            fail_msg("%s: %d", row[i].lines, !row[i].has);
+        (void)unit_free(u);
+    }
+}
+
 static void a_unit_that_cannot_be_had_is_an_error(void **state)
 {
     (void)state;
@@ -239,6 +266,7 @@ int main(void)
         TEST(each_word_for_yes_and_no_is_one),
         TEST(words_are_unquoted),
         TEST(a_capability_is_needed_in_both_sets_unless_the_user_is_root),
+        TEST(a_list_turned_round_has_all_but_its_words),
         TEST(a_unit_that_cannot_be_had_is_an_error),
         TEST(variables_of_the_unit_in_the_order_of_systemd),
     };

@@ -56,7 +56,8 @@ static void the_deepest_rule_about_a_path_decides(void **state)
         {"ReadOnlyPaths=@\nReadWritePaths=@/data", "@/data/x.db", UNIT_SEES, NULL},
         {"ReadWritePaths=@/data\nReadOnlyPaths=@", "@/data/in/x.db", UNIT_SEES, NULL},
         {"ReadOnlyPaths=@\nReadWritePaths=@/data", "@/other/x.db", UNIT_READ_ONLY, "ReadOnlyPaths @"},
-        {"ReadOnlyPaths=@/data-1 @\nReadWritePaths=@/data\nReadOnlyPaths=@/data/in", "@/data/in/x", UNIT_READ_ONLY,
+        {"ReadOnlyPaths=@/data-1 @\nReadWritePaths=@/data\nReadOnlyPaths=@/data/in",
+         "@/data/in/x", UNIT_READ_ONLY,
          "ReadOnlyPaths @/data/in"},
         {"ReadOnlyPaths=@/data-1", "@/data/x.db", UNIT_SEES, NULL},
         {"ReadOnlyPaths=@/data", "@/data-1/x.db", UNIT_SEES, NULL},
@@ -69,12 +70,18 @@ static void of_one_path_the_stricter_rule_holds_in_any_order(void **state)
 {
     (void)state;
     static const struct row row[] = {
-        {"ReadOnlyPaths=@/data\nReadWritePaths=@/data", "@/data/x.db", UNIT_READ_ONLY, "ReadOnlyPaths @/data"},
-        {"ReadWritePaths=@/data\nReadOnlyPaths=@/data", "@/data/x.db", UNIT_READ_ONLY, "ReadOnlyPaths @/data"},
-        {"InaccessiblePaths=@/data\nReadWritePaths=@/data", "@/data/x.db", UNIT_HIDDEN, "InaccessiblePaths @/data"},
-        {"BindReadOnlyPaths=@/data\nReadWritePaths=@/data", "@/data/x.db", UNIT_READ_ONLY, "BindReadOnlyPaths @/data"},
-        {"ReadOnlyPaths=@ @/data\nReadWritePaths=@/data", "@/data/x.db", UNIT_READ_ONLY, "ReadOnlyPaths @/data"},
-        {"BindPaths=@/data\nInaccessiblePaths=@/data", "@/data/x.db", UNIT_HIDDEN, "InaccessiblePaths @/data"},
+        {"ReadOnlyPaths=@/data\nReadWritePaths=@/data", "@/data/x.db", UNIT_READ_ONLY,
+         "ReadOnlyPaths @/data"},
+        {"ReadWritePaths=@/data\nReadOnlyPaths=@/data", "@/data/x.db", UNIT_READ_ONLY,
+         "ReadOnlyPaths @/data"},
+        {"InaccessiblePaths=@/data\nReadWritePaths=@/data", "@/data/x.db", UNIT_HIDDEN,
+         "InaccessiblePaths @/data"},
+        {"BindReadOnlyPaths=@/data\nReadWritePaths=@/data", "@/data/x.db", UNIT_READ_ONLY,
+         "BindReadOnlyPaths @/data"},
+        {"ReadOnlyPaths=@ @/data\nReadWritePaths=@/data", "@/data/x.db", UNIT_READ_ONLY,
+         "ReadOnlyPaths @/data"},
+        {"BindPaths=@/data\nInaccessiblePaths=@/data", "@/data/x.db", UNIT_HIDDEN,
+         "InaccessiblePaths @/data"},
     };
     judge(row, ARRAY_LEN(row));
 }
@@ -83,9 +90,12 @@ static void nothing_comes_back_below_what_is_inaccessible(void **state)
 {
     (void)state;
     static const struct row row[] = {
-        {"InaccessiblePaths=@/data\nReadWritePaths=@/data/in", "@/data/in/x.db", UNIT_HIDDEN, "InaccessiblePaths @/data"},
-        {"InaccessiblePaths=@/data\nBindPaths=@/data/in", "@/data/in/x.db", UNIT_HIDDEN, "InaccessiblePaths @/data"},
-        {"InaccessiblePaths=@/data\nTemporaryFileSystem=@/data/in", "@/data/in/x.db", UNIT_HIDDEN, "InaccessiblePaths @/data"},
+        {"InaccessiblePaths=@/data\nReadWritePaths=@/data/in", "@/data/in/x.db", UNIT_HIDDEN,
+         "InaccessiblePaths @/data"},
+        {"InaccessiblePaths=@/data\nBindPaths=@/data/in", "@/data/in/x.db", UNIT_HIDDEN,
+         "InaccessiblePaths @/data"},
+        {"InaccessiblePaths=@/data\nTemporaryFileSystem=@/data/in", "@/data/in/x.db", UNIT_HIDDEN,
+         "InaccessiblePaths @/data"},
         {"InaccessiblePaths=@/data\nInaccessiblePaths=", "@/data/x.db", UNIT_SEES, NULL},
     };
     judge(row, ARRAY_LEN(row));
@@ -96,11 +106,15 @@ static void an_empty_directory_has_only_what_is_bound_into_it(void **state)
     (void)state;
     static const struct row row[] = {
         {"TemporaryFileSystem=@/data:ro", "@/data/x.db", UNIT_EMPTY, "TemporaryFileSystem @/data"},
-        {"TemporaryFileSystem=@/data\nReadWritePaths=@/data/in", "@/data/in/x.db", UNIT_EMPTY, "TemporaryFileSystem @/data"},
-        {"TemporaryFileSystem=@/data\nReadOnlyPaths=@/data/in", "@/data/in/x.db", UNIT_EMPTY, "TemporaryFileSystem @/data"},
+        {"TemporaryFileSystem=@/data\nReadWritePaths=@/data/in", "@/data/in/x.db", UNIT_EMPTY,
+         "TemporaryFileSystem @/data"},
+        {"TemporaryFileSystem=@/data\nReadOnlyPaths=@/data/in", "@/data/in/x.db", UNIT_EMPTY,
+         "TemporaryFileSystem @/data"},
         {"TemporaryFileSystem=@/data\nBindPaths=@/data/in", "@/data/in/x.db", UNIT_SEES, NULL},
-        {"TemporaryFileSystem=@/data\nBindReadOnlyPaths=@/data/in", "@/data/in/x.db", UNIT_READ_ONLY, "BindReadOnlyPaths @/data/in"},
-        {"TemporaryFileSystem=@/data\nBindPaths=@/data/in", "@/data/x.db", UNIT_EMPTY, "TemporaryFileSystem @/data"},
+        {"TemporaryFileSystem=@/data\nBindReadOnlyPaths=@/data/in", "@/data/in/x.db", UNIT_READ_ONLY,
+         "BindReadOnlyPaths @/data/in"},
+        {"TemporaryFileSystem=@/data\nBindPaths=@/data/in", "@/data/x.db", UNIT_EMPTY,
+         "TemporaryFileSystem @/data"},
         {"ReadOnlyPaths=@\nBindPaths=@/data/in", "@/data/in/x.db", UNIT_SEES, NULL},
     };
     judge(row, ARRAY_LEN(row));
@@ -110,10 +124,13 @@ static void what_is_bound_elsewhere_is_seen_there_and_not_where_it_came_from(voi
 {
     (void)state;
     static const struct row row[] = {
-        {"TemporaryFileSystem=@\nBindReadOnlyPaths=@/other:@/data", "@/data/x.db", UNIT_READ_ONLY, "BindReadOnlyPaths @/data"},
-        {"TemporaryFileSystem=@\nBindReadOnlyPaths=@/other:@/data:rbind", "@/other/x.db", UNIT_EMPTY, "TemporaryFileSystem @"},
+        {"TemporaryFileSystem=@\nBindReadOnlyPaths=@/other:@/data", "@/data/x.db", UNIT_READ_ONLY,
+         "BindReadOnlyPaths @/data"},
+        {"TemporaryFileSystem=@\nBindReadOnlyPaths=@/other:@/data:rbind", "@/other/x.db", UNIT_EMPTY,
+         "TemporaryFileSystem @"},
         {"TemporaryFileSystem=@\nBindPaths=@/other:@/nowhere", "@/nowhere/x.db", UNIT_SEES, NULL},
-        {"TemporaryFileSystem=@\nBindPaths=-@/nothing:@/data", "@/data/x.db", UNIT_EMPTY, "TemporaryFileSystem @"},
+        {"TemporaryFileSystem=@\nBindPaths=-@/nothing:@/data", "@/data/x.db", UNIT_EMPTY,
+         "TemporaryFileSystem @"},
     };
     judge(row, ARRAY_LEN(row));
 }
@@ -156,7 +173,8 @@ static void protect_home_and_private_tmp_close_each_of_their_directories(void **
         {"ProtectHome=1", "/root/notes.db", UNIT_HIDDEN, "ProtectHome /root"},
         {"ProtectHome=read-only", "/home/ada/notes.db", UNIT_READ_ONLY, "ProtectHome /home"},
         {"ProtectHome=read-only", "/root/notes.db", UNIT_READ_ONLY, "ProtectHome /root"},
-        {"ProtectSystem=strict\nProtectHome=read-only\nReadWritePaths=/home", "/home/x", UNIT_READ_ONLY, "ProtectHome /home"},
+        {"ProtectSystem=strict\nProtectHome=read-only\nReadWritePaths=/home", "/home/x", UNIT_READ_ONLY,
+         "ProtectHome /home"},
         {"ProtectHome=tmpfs", "/home/ada/notes.db", UNIT_EMPTY, "ProtectHome /home"},
         {"ProtectHome=tmpfs", "/root/notes.db", UNIT_EMPTY, "ProtectHome /root"},
         {"ProtectHome=no", "/home/ada/notes.db", UNIT_SEES, NULL},
@@ -189,7 +207,8 @@ static void directories_that_systemd_makes_can_be_written(void **state)
     (void)state;
     static const struct row row[] = {
         {"ProtectSystem=strict\nStateDirectory=walsup", "/var/lib/walsup/x", UNIT_SEES, NULL},
-        {"ProtectSystem=strict\nStateDirectory=walsup", "/var/lib/other/x", UNIT_READ_ONLY, "ProtectSystem /"},
+        {"ProtectSystem=strict\nStateDirectory=walsup", "/var/lib/other/x", UNIT_READ_ONLY,
+         "ProtectSystem /"},
         {"ProtectSystem=strict\nStateDirectory=a b/c:d", "/var/lib/a/x", UNIT_SEES, NULL},
         {"ProtectSystem=strict\nStateDirectory=a b/c:d", "/var/lib/b/c/x", UNIT_SEES, NULL},
         {"ProtectSystem=strict\nStateDirectory=a b/c:d", "/var/lib/b/x", UNIT_READ_ONLY, "ProtectSystem /"},
@@ -208,7 +227,8 @@ static void in_a_root_of_its_own_there_is_what_lies_or_is_brought_there(void **s
         {"RootDirectory=-@/root", "@/data/x.db", UNIT_HIDDEN, "RootDirectory /"},
         {"RootDirectory=@/root", "/etc/not-there", UNIT_SEES, NULL},
         {"RootDirectory=@/root\nBindPaths=@/data", "@/data/x.db", UNIT_SEES, NULL},
-        {"RootDirectory=@/root\nBindReadOnlyPaths=@/data", "@/data/x.db", UNIT_READ_ONLY, "BindReadOnlyPaths @/data"},
+        {"RootDirectory=@/root\nBindReadOnlyPaths=@/data", "@/data/x.db", UNIT_READ_ONLY,
+         "BindReadOnlyPaths @/data"},
         {"RootDirectory=@/root\nReadWritePaths=@/data", "@/data/x.db", UNIT_HIDDEN, "RootDirectory /"},
         {"RootDirectory=@/root\nStateDirectory=walsup", "/var/lib/walsup/x", UNIT_SEES, NULL},
         {"RootDirectory=@/root\nRootDirectory=", "@/data/x.db", UNIT_SEES, NULL},
