@@ -202,6 +202,8 @@ static json_t *result_json(const struct job *j, const struct from_replica *from,
         char sum[17];
         (void)snprintf(sum, sizeof sum, "%016llx", (unsigned long long)r->checksum);
         (void)json_object_set_new(o, "checksum", json_string(r->verified ? "verified" : "absent"));
+        if (*r->not_resumed)
+            (void)json_object_set_new(o, "not_resumed", json_string(r->not_resumed));
         if (*r->note.text)
             (void)json_object_set_new(o, r->note.unchecked ? "unchecked" : "forbidden_values",
                                       json_string(r->note.text));
@@ -320,6 +322,8 @@ static void add_result(const struct job *j, const struct from_replica *from, con
     if (r->kept_bytes)
         buf_printf(b, "; %s were there from an interrupted restore", util_size(size, r->kept_bytes));
     buf_printf(b, "\n");
+    if (*r->not_resumed)
+        buf_printf(b, "not gone on with what lay beside the output: %s\n", r->not_resumed);
     if (r->dropped_bytes)
         buf_printf(b, "the last %llu bytes of the WAL are no whole transaction and were left out\n",
                (unsigned long long)r->dropped_bytes);

@@ -218,6 +218,10 @@ static void on_handle_closed(uv_handle_t *h)
         return;
     void (*closed)(void *) = d->closed;
     void *arg = d->closed_arg;
+    char *path;
+    for (size_t at = 0; (path = map_next(&d->refused, &at));)
+        free(path);
+    map_free(&d->refused);
     free(d);
     closed(arg);
 }

@@ -9,6 +9,7 @@
 #define NAMES_MAX 64   /* more than that in one directory: list it */
 #define GATHER_MS 20   /* names of one directory are looked at together */
 #define LATER_MS 500
+#define REFUSED_MAX 1000 /* told */
 #define OFFER_TICKS 10 /* of LATER_MS: what was put off is offered again */
 
 struct tree;
@@ -57,6 +58,7 @@ struct discover {
     struct discover_calls call;
     void *owner;
     struct tree *tree;
+    struct map refused; /* paths that are not followed, as said; each its own value */
     struct node *dirty;
     struct node *limbo; /* dead, but a job is under way */
     uv_timer_t gather, later;

@@ -333,9 +333,22 @@ static void drop_path(struct node *n, const char *name)
         node_gone(child);
 }
 
+/* Once, and not more than so many: whoever makes links makes them by the thousand. */
+static void tell_refused(struct node *n, const char *path, const char *why)
+{
+    struct map *told = &n->d->refused;
+    if (told->n >= REFUSED_MAX || map_get_str(told, path))
+        return;
+    char *key = util_strdup(path);
+    map_put_str(told, key, key);
+    log_line(LOG_WARN, "not replicated: below %s, %s", n->path, why);
+}
+
 static void take_item(struct node *n, const struct scan_item *it)
 {
-    cleanup_free char *path = it->what == SCAN_GONE ? NULL : join(n->path, it->name);
+    cleanup_free char *path = it->what == SCAN_GONE && !it->refused ? NULL : join(n->path, it->name);
+    if (it->refused)
+        tell_refused(n, path, it->refused);
     if (it->what == SCAN_GONE) {
         drop_path(n, it->name);
     } else if (it->what == SCAN_FILE) {

@@ -4,6 +4,7 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
+#include "common/format/glob.h"
 #include "common/format/name.h"
 #include "daemon/once.h"
 #include "daemon/patterns.h"
@@ -63,6 +64,8 @@ static struct source_conf source_conf_of(const struct conf *conf, const struct c
         .checkpoint_pages = c->checkpoint_pages,
         .wal_limit_bytes = c->wal_limit_bytes,
         .min_free_bytes = conf->min_free_bytes,
+        .found = glob_is(c->path),
+        .base_len = glob_base_len(c->path),
         .copy_wait_ms = conf->copy_wait_ms,
         .stream_bytes = STREAM_BYTES,
     };

@@ -45,6 +45,13 @@ bool position_look(struct position *p, const char *path)
     return true;
 }
 
+void position_was(struct position *p, const struct stat *st)
+{
+    p->size = (uint64_t)st->st_size;
+    p->mtime_ns = (int64_t)st->st_mtim.tv_sec * SECOND_NS + st->st_mtim.tv_nsec;
+    p->ctime_ns = (int64_t)st->st_ctim.tv_sec * SECOND_NS + st->st_ctim.tv_nsec;
+}
+
 /* One whole second by chance is one in some hundred: then the longer age costs a moment. */
 static uint64_t left_ms(int64_t time_ns, int64_t now_ms)
 {

@@ -31,6 +31,8 @@ struct position {
 /** position_look(p, path): take identity, size and times of the database file, and of its -wal; false if
  * there is no such file. */
 bool position_look(struct position *p, const char *path);
+/** position_was(p, st): after position_look(): the database file's size and times as st, seen before, has them. */
+void position_was(struct position *p, const struct stat *st);
 /** position_same_file(p, now), position_same_content(p, now): the same file; and not written since.
  * position_same_wal(p, now): nor was its -wal. */
 bool position_same_file(const struct position *p, const struct position *now);

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "common/base/clk.h"
+#include "common/base/whose.h"
 
 #define SLICE_MS 4            /* of the loop thread, for what the jobs found */
 #define RACY_MS 50            /* file times have the grain of the kernel's clock */
@@ -98,9 +99,15 @@ static void look_at(const struct scan_job *j, int dir, struct scan_item *it)
     it->at = glob_step(j->tree->glob, j->at, it->name, n);
     if (!it->at || fstatat(dir, it->name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return;
+    struct err e;
     it->link = S_ISLNK(st.st_mode);
-    if (it->link && fstatat(dir, it->name, &st, 0) < 0)
-        return;
+    if (it->link || (S_ISREG(st.st_mode) && st.st_nlink > 1)) {
+        int r = whose_follow(dir, it->name, &st, &e);
+        if (r == -(int)ERR_PERM)
+            it->refused = util_printf("%s (%s)", e.msg, e.hint);
+        if (r < 0)
+            return;
+    }
     it->dev = st.st_dev;
     it->ino = st.st_ino;
     if (S_ISDIR(st.st_mode) && glob_below(j->tree->glob, it->at) && !is_aside(j, &st))
@@ -152,7 +159,7 @@ static int list_all(struct scan_job *j, int fd)
             continue;
         struct scan_item *it = new_item(j, e->d_name);
         look_at(j, dirfd(d), it);
-        if (it->what == SCAN_GONE) {
+        if (it->what == SCAN_GONE && !it->refused) {
             free(it->name);
             j->n_items--;
         }
@@ -249,7 +256,7 @@ void scan_tree_unref(struct scan_tree *t)
 static void job_free(struct scan_job *j)
 {
     for (size_t i = 0; i < j->n_items; i++)
-        free(j->item[i].name);
+        free(j->item[i].name), free(j->item[i].refused);
     for (size_t i = 0; i < j->n_names; i++)
         free(j->name[i]);
     for (size_t i = 0; i < j->n_pairs; i++)

@@ -37,6 +37,7 @@ struct scan_item {
     enum scan_what what;
     bool link;     /* a symbolic link to it */
     bool database; /* a file with an SQLite header */
+    char *refused; /* why it is not followed (whose.h): it is SCAN_GONE; or NULL */
     glob_at at;
     uint64_t dev, ino;
     struct scan_mark db, wal;

@@ -50,6 +50,15 @@ int session_sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc,
     int sys = latest ? sqlite3_system_errno(db) : 0;
     bool refused = (rc & 0xff) == SQLITE_CANTOPEN || (rc & 0xff) == SQLITE_READONLY || (rc & 0xff) == SQLITE_PERM;
     enum err_code code = ERR_IO;
+    int why = refused ? os_refused() : 0;
+    if (why == EWOULDBLOCK) {
+        err_set(e, ERR_IO, "another program has a lease (fcntl F_SETLEASE) on %s, its -wal or -shm, and does not give it up", s->path);
+        return err_hint(e, "only its owner and root can take one: end that program; /proc/locks has its pid in the line LEASE");
+    }
+    if (why == ELOOP) {
+        err_set(e, ERR_PERM, "the -wal or -shm of %s is a symbolic link, which is not followed", s->path);
+        return err_hint(e, "SQLite makes no such link: move what it leads to here, in its place, while nobody has the database open");
+    }
     if (refused && access(s->path, F_OK) == 0 && session_not_writable(s, e) < 0)
         return -(int)e->code;
     switch (rc & 0xff) {
@@ -487,6 +496,11 @@ int session_stat(const struct session *s, struct stat *ret)
     }
     *ret = st;
     return 0;
+}
+
+bool session_is(const struct session *s, const struct stat *st)
+{
+    return s->files.db.dev == st->st_dev && s->files.db.ino == st->st_ino;
 }
 
 bool session_moved(const struct session *s)

@@ -118,6 +118,9 @@ void session_guard_undo(struct session *s);
  * held. *ret_all: every frame in the WAL at that time was copied. BUSY: another checkpointer is at
  * work. */
 int session_passive(struct session *s, bool *ret_all, struct err *e);
+/** session_left(s, ret): how the database file looked after the last write of the last session_passive(), before what that
+ * waited for on the disk; false: it did not copy all, or had nothing to copy. */
+bool session_left(const struct session *s, struct stat *ret);
 /** session_hold_checkpoints(s, on): keep SQLite's checkpoint lock between our own checkpoints. While the
  * WAL is longer than an application's autocheckpoint threshold, each of its commits tries a checkpoint
  * that cannot finish under the guard; with the lock taken that attempt ends at once instead of costing
@@ -179,6 +182,8 @@ uint32_t session_page_size(const struct session *s);
 /** session_stat(s, ret): stat of the database file by its path; -1 and errno on failure, ESTALE when
  * another file is there: what is noted about a file must be about the one that is open. */
 int session_stat(const struct session *s, struct stat *ret);
+/** session_is(s, st): whether that is the file which is open. */
+bool session_is(const struct session *s, const struct stat *st);
 /** session_moved(s): the path no longer leads to the file that is open (replaced or removed). */
 bool session_moved(const struct session *s);
 /** session_removed(s): no name leads to it any more. */

@@ -119,6 +119,8 @@ static int sync_held(struct session *s, sqlite3_file *f, const sqlite3_io_method
 static int shim_sync(sqlite3_file *f, int flags)
 {
     struct shim *shim = (struct shim *)(uintptr_t)f->pMethods;
+    if (session_stat(shim->s, &shim->left) < 0) /* all is written, and this may take its time */
+        shim->left.st_ino = 0;
     return sync_held(shim->s, f, shim->real, flags);
 }
 
@@ -201,6 +203,7 @@ static int passive(struct session *s, bool *ret_all, struct err *e)
         return SESSION_BUSY;
     s->shim.writes = 0;
     s->shim.refused = false;
+    s->shim.left.st_ino = 0;
     if (session_stat(s, &s->shim.before) < 0)
         return SESSION_BUSY;
     beat_park(true);
@@ -230,6 +233,12 @@ int session_passive(struct session *s, bool *ret_all, struct err *e)
     }
     session_exit(s);
     return r;
+}
+
+bool session_left(const struct session *s, struct stat *ret)
+{
+    *ret = s->shim.left;
+    return ret->st_ino;
 }
 
 static int write_lock(struct session *s, unsigned timeout_ms, struct err *e)

@@ -48,6 +48,7 @@ struct shim {
     unsigned writes; /* of the checkpoint under way */
     bool refused;    /* it did not go on */
     struct stat before; /* the database file when it began */
+    struct stat left;   /* and after its last write; st_ino 0: not known */
     struct session *s;
 };
 

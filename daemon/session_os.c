@@ -22,6 +22,8 @@
  * application SQLITE_BUSY; without it he tries again, for up to ten seconds. What keeps two recoveries apart is the write
  * lock. So an application that opens the database while we are the first is not refused. */
 #define SHM_CKPT (SHM_BASE + 1)
+#define LEASE_TRIES 50 /* whoever gives a lease up when he is asked has done it by then */
+#define LEASE_PAUSE_US 4000
 
 static _Thread_local struct os_files *recording;
 static _Thread_local struct {
@@ -32,6 +34,10 @@ static _Thread_local struct {
 static _Thread_local struct {
     bool on, first;
 } joining;
+
+/* Why a file was not opened, an errno. After a lease that is not given up SQLite would try once more, and be content
+ * with reading. */
+static _Thread_local int refused;
 
 static uid_t pretend_root(void)
 {
@@ -53,11 +59,27 @@ static void note(struct os_files *f, const char *path, int fd)
     *o = (struct os_file){.fd = fd, .dev = st.st_dev, .ino = st.st_ino, .path = util_strdup(path)};
 }
 
+/* Whoever may read a file can have a lease on it, and who opens it meanwhile waits for him, 45 seconds each time. */
+static int open_unleased(const char *path, int flags, mode_t mode)
+{
+    for (unsigned tries = 1; refused != EWOULDBLOCK; tries++) {
+        int fd = openat(AT_FDCWD, path, flags | O_NONBLOCK, mode);
+        if (fd >= 0 || errno != EWOULDBLOCK || !recording)
+            return fd;
+        refused = tries == LEASE_TRIES ? EWOULDBLOCK : 0;
+        (void)usleep(LEASE_PAUSE_US);
+    }
+    errno = EWOULDBLOCK;
+    return -1;
+}
+
 static int os_open(const char *path, int flags, int mode)
 {
     bool side = ends_with(path, "-wal") || ends_with(path, "-shm");
     int less = joining.on && side ? O_CREAT : 0;
-    int fd = openat(AT_FDCWD, path, flags & ~less, (mode_t)mode); /* for SQLite, which knows when it may close it */
+    int more = recording && side ? O_NOFOLLOW : 0; /* or what a link leads to is written, and read into the replica */
+    int fd = open_unleased(path, (flags & ~less) | more, (mode_t)mode); /* for SQLite, which knows when it may close it */
+    refused = fd < 0 && more && errno == ELOOP ? ELOOP : refused;
     joining.first = joining.first || (fd < 0 && less && errno == ENOENT);
     if (fd >= 0 && recording)
         note(recording, path, fd);
@@ -119,7 +141,15 @@ struct os_files *os_record(struct os_files *f)
 {
     struct os_files *before = recording;
     recording = f;
+    refused = f ? 0 : refused;
     return before;
+}
+
+int os_refused(void)
+{
+    int r = refused;
+    refused = 0;
+    return r;
 }
 
 static void fill(struct os_file *f, char *path, const struct stat *st)

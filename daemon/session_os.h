@@ -35,6 +35,9 @@ int os_setup(struct err *e);
 /** os_record(f): from now on what SQLite opens on this thread is noted in f; NULL: no more. A file that is opened
  * twice keeps its first descriptor. Returns what was in force before. */
 struct os_files *os_record(struct os_files *f);
+/** os_refused(): why since the last os_record(f) a file was not opened on this thread: EWOULDBLOCK: another process has a
+ * lease (F_SETLEASE) on it that it does not give up; ELOOP: the -wal or -shm is a symbolic link. Tells it once; 0: neither. */
+int os_refused(void);
 /** os_fill(f, path, st): SQLite shares the -shm among the connections of a process, and uses descriptors of the database
  * again: a second session may open neither. Then the database is what was at the path before (st), the -shm what is
  * there now, and their descriptors stay unknown. */

@@ -237,14 +237,17 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     if (s->pos.valid && job->distrust && !s->folded.proven)
         return source_start_over(s, ret, "pages of the file changed without SQLite's WAL", e);
     if (s->pos.valid && source_tampered(s)) {
+        bool left = s->still.left;
         if (source_replaced(s, ret))
             return source_attach(s, ret, e); /* as soon as it is complete */
-        return source_start_over(s, ret, "the file was written by something else than SQLite", e);
+        r = source_start_over(s, ret, "the file was written by something else than SQLite", e);
+        s->times_move = s->times_move || (left && r == 0 && ret->compared && !ret->differ);
+        return r;
     }
     if (s->pos.valid && unlike)
         return source_start_over(s, ret, "something else than SQLite wrote into the file before the last commits", e);
     if (!s->still.valid) /* for what is copied over it during this job */
-        source_stand_still(s);
+        source_stand_still(s, NULL);
     if (!s->pos.valid) {
         r = source_start_over(s, ret, NULL, e);
         if (r == 0 && s->pos.valid)
@@ -455,7 +458,7 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
         source_map_copy(s, ret);
     source_seal(s);
     if (!source_foreign_write(s)) /* there was a checkpoint, so that it says nothing any more */
-        source_stand_still(s);
+        source_stand_still(s, NULL);
     if (r == 0) {
         err_clear(&ret->err);
         s->failures = 0;

@@ -19,6 +19,8 @@ struct source_conf {
     uint64_t checkpoint_pages;  /* WAL length in frames that starts a checkpoint cycle */
     uint64_t wal_limit_bytes;   /* WAL size that justifies the barrier */
     uint64_t min_free_bytes;    /* of the spool's file system: nothing is written below that */
+    bool found;                 /* by a pattern: path is followed as its owners may (whose.h), from the pattern's base on, */
+    size_t base_len;            /* which has so many bytes */
     uint64_t copy_wait_ms;      /* what nobody has open must have been still for so long before we open it first; 0: no */
     uint64_t stream_bytes;      /* snapshots of so large a database are not staged; 0: all are */
 };

@@ -2,6 +2,7 @@
 
 #include <sys/stat.h>
 
+#include "common/base/whose.h"
 #include "daemon/dblock.h"
 
 #define FULL_TRIES 5
@@ -262,9 +263,31 @@ static int lock_file(struct source *s, struct err *e)
     return 0;
 }
 
+/* Whoever owns a directory below a pattern may make a name in it lead to somebody else's file. ret_st: of the file; zero:
+ * there is none. */
+static int may_follow(struct source *s, struct stat *ret_st, struct err *e)
+{
+    *ret_st = (struct stat){.st_ino = 0};
+    int r = s->conf.found ? whose_below(s->conf.base_len, s->path, ret_st, e) : 0;
+    return r == -(int)ERR_PERM ? err_wrap(e, "%s", s->path) : 0;
+}
+
+/* At any moment, also while it is opened. */
+static int opened_what_may_be(struct source *s, struct err *e)
+{
+    struct stat st;
+    if (may_follow(s, &st, e) == 0 && (!s->conf.found || session_is(s->session, &st)))
+        return 0;
+    source_close_session(s);
+    return e->code == ERR_PERM ? -(int)ERR_PERM : err_set(e, ERR_BUSY, "%s was replaced while it was opened", s->path);
+}
+
 int source_attach(struct source *s, struct source_result *ret, struct err *e)
 {
-    int r = lock_file(s, e);
+    struct stat st;
+    int r = may_follow(s, &st, e);
+    if (r == 0)
+        r = lock_file(s, e);
     if (r < 0)
         return r;
     recognise(s, ret);
@@ -294,6 +317,9 @@ int source_attach(struct source *s, struct source_result *ret, struct err *e)
             return r;
     }
     s->pos = (struct capture_pos){.valid = false};
+    r = opened_what_may_be(s, e);
+    if (r < 0)
+        return r;
     r = session_guard_again(s->session, &s->guard_at, e);
     if (r != 0) {
         source_close_session(s);

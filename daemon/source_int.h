@@ -45,8 +45,10 @@ struct source {
         bool valid;
         uint32_t attempted, copied, salt[2];
         struct position file;
+        bool left;     /* by our own last write, rather than found */
         uint64_t sum[SOURCE_STILL_PAGES]; /* of its first pages: a small WAL may have all that a small file has */
     } still;
+    bool times_move; /* of this file, after a write, with nobody's writing: what is left cannot be told from what is found */
     struct { /* nobody has it open, and it may still be being copied in: how it looks, and since when */
         uint64_t first_ms, since_ms;
         struct position file;
@@ -148,7 +150,9 @@ void source_check_identity(struct source *s, struct source_result *ret);
 bool source_written_over(struct source *s);
 /** source_tampered(s): the same, and tells it once. */
 bool source_tampered(struct source *s);
-void source_stand_still(struct source *s);
+/** source_stand_still(s, left): while no checkpoint is under way: the file is to stay as it is now, or as it was left by
+ * our last write, unless left is NULL. */
+void source_stand_still(struct source *s, const struct stat *left);
 /** source_replaced(s, ret): after source_tampered(): if nobody else has the database open, forget the WAL that belonged
  * to the old content. True: done, and it is not attached any more. */
 bool source_replaced(struct source *s, struct source_result *ret);

@@ -69,7 +69,7 @@ static bool first_pages(struct source *s, uint32_t page_size, uint64_t sum[SOURC
     return true;
 }
 
-void source_stand_still(struct source *s)
+void source_stand_still(struct source *s, const struct stat *left)
 {
     struct session_index x, again;
     s->still.valid = s->session && s->pos.valid && session_index(s->session, &x, NULL) == 0 && source_look(s, &s->still.file) &&
@@ -78,6 +78,9 @@ void source_stand_still(struct source *s)
                      !memcmp(again.salt, x.salt, sizeof x.salt);
     if (!s->still.valid)
         return;
+    s->still.left = left && !s->times_move;
+    if (s->still.left)
+        position_was(&s->still.file, left);
     s->still.attempted = x.attempted;
     s->still.copied = x.b;
     memcpy(s->still.salt, x.salt, sizeof x.salt);
@@ -448,6 +451,11 @@ void source_detach(struct source *s, const struct source_job *job, struct source
         ret->stays = job->if_alone;
         if (!ret->stays)
             detach_unproven(s, ret);
+        return;
+    }
+    if (source_tampered(s)) { /* since that wrote */
+        if (!source_replaced(s, ret))
+            position_remove(s->dir);
         return;
     }
     ret->stays = too_young(s, job, ret);

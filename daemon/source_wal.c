@@ -207,10 +207,17 @@ int source_handover(struct source *s, struct err *e)
     return 0;
 }
 
-/* Not over what somebody has copied there since this job began: then the WAL does not belong to it. */
+/* Not over what somebody has copied there since this job began: then the WAL does not belong to it. What is copied there
+ * from here on is nobody's checkpoint. */
 static int passive(struct source *s, bool *ret_all, struct err *e)
 {
-    return source_written_over(s) ? SESSION_BUSY : session_passive(s->session, ret_all, e);
+    struct stat left;
+    if (source_written_over(s))
+        return SESSION_BUSY;
+    int r = session_passive(s->session, ret_all, e);
+    if (r == 0 && *ret_all && session_left(s->session, &left))
+        source_stand_still(s, &left);
+    return r;
 }
 
 /* Copy the WAL into the database and leave the guard in slot 0, so that the next writer restarts the

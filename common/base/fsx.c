@@ -135,11 +135,8 @@ int fsx_pread_all(int fd, void *p, size_t n, uint64_t off, struct err *e)
     return 0;
 }
 
-int fsx_read(const char *path, size_t max, struct buf *b, struct err *e)
+static int read_all(int fd, const char *path, size_t max, struct buf *b, struct err *e)
 {
-    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return err_sys(e, errno, "open %s", path);
     size_t start = b->len;
     for (;;) {
         uint8_t *to = buf_reserve(b, 65536);
@@ -156,6 +153,37 @@ int fsx_read(const char *path, size_t max, struct buf *b, struct err *e)
         if (b->len - start > max)
             return err_set(e, ERR_CORRUPT, "%s is larger than the %zu bytes allowed", path, max);
     }
+}
+
+int fsx_read(const char *path, size_t max, struct buf *b, struct err *e)
+{
+    cleanup_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? err_sys(e, errno, "open %s", path) : read_all(fd, path, max, b, e);
+}
+
+int fsx_open_own(const char *path, int flags, struct err *e)
+{
+    struct stat st;
+    cleanup_close int fd = open(path, flags | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0 && (errno == ELOOP || errno == ENXIO))
+        return err_set(e, ERR_PERM, "%s is no regular file", path);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return err_sys(e, errno, "open %s", path);
+    if (!S_ISREG(st.st_mode))
+        return err_set(e, ERR_PERM, "%s is no regular file", path);
+    if (st.st_uid != geteuid())
+        return err_set(e, ERR_PERM, "%s belongs to uid %u", path, (unsigned)st.st_uid);
+    if (st.st_nlink != 1)
+        return err_set(e, ERR_PERM, "%s has %u names", path, (unsigned)st.st_nlink);
+    if (st.st_mode & (S_IWGRP | S_IWOTH))
+        return err_set(e, ERR_PERM, "%s can be written by others", path);
+    return TAKE_FD(fd);
+}
+
+int fsx_read_own(const char *path, size_t max, struct buf *b, struct err *e)
+{
+    cleanup_close int fd = fsx_open_own(path, O_RDONLY, e);
+    return fd < 0 ? fd : read_all(fd, path, max, b, e);
 }
 
 int fsx_mkdirs(const char *path, mode_t mode, struct err *e)

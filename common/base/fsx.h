@@ -43,6 +43,12 @@ int fsx_write_all(int fd, const void *p, size_t n, struct err *e);
 int fsx_pread_all(int fd, void *p, size_t n, uint64_t off, struct err *e);
 /** fsx_read(path, max, b, e): append the whole file to b; larger than max is ERR_CORRUPT. */
 int fsx_read(const char *path, size_t max, struct buf *b, struct err *e);
+/** fsx_open_own(path, flags, e): open a file in a directory where others may make files: one that only we can have made and
+ * can write, which is regular, of our uid, has one name, and no rights for group and others to write. Links are not
+ * followed, and nothing blocks. The descriptor; -ERR_PERM: it is none, with what is wrong with it. */
+int fsx_open_own(const char *path, int flags, struct err *e);
+/** fsx_read_own(path, max, b, e): fsx_read() of such a file. */
+int fsx_read_own(const char *path, size_t max, struct buf *b, struct err *e);
 /** fsx_mkdirs(path, mode, e): the directory and its parents. */
 int fsx_mkdirs(const char *path, mode_t mode, struct err *e);
 /** fsx_sync_dir(path, e): fsync a directory. */

@@ -21,6 +21,14 @@ bool glob_is(const char *path)
     return strpbrk(path, "*?[") != NULL;
 }
 
+size_t glob_base_len(const char *path)
+{
+    size_t n = strcspn(path, "*?[");
+    while (n && path[n] != '/')
+        n--;
+    return n;
+}
+
 /* ---- characters -------------------------------------------------------------------------------- */
 
 /* One character of UTF-8; a byte that is not part of any stands for itself, beyond all of them. */
@@ -135,10 +143,7 @@ static int take_component(struct glob *g, const char *p, size_t n, struct err *e
 int glob_new(const char *pattern, struct glob **ret, struct err *e)
 {
     struct glob *g = util_zalloc(sizeof *g);
-    const char *p = pattern, *wild = p + strcspn(p, "*?["), *slash = p;
-    for (const char *s = p; s < wild; s++)
-        if (*s == '/')
-            slash = s;
+    const char *p = pattern, *slash = p + glob_base_len(p);
     g->base_len = (size_t)(slash - p);
     g->base = g->base_len ? strndup(p, g->base_len) : util_strdup("/");
     int r = g->base ? 0 : err_set(e, ERR_NOMEM, "out of memory");

@@ -21,6 +21,8 @@ typedef uint64_t glob_at;
 
 /** glob_is(path): whether it has any of * ? [ and so is a pattern. */
 bool glob_is(const char *path);
+/** glob_base_len(path): how many bytes of it are glob_base(), without the slash at its end. */
+size_t glob_base_len(const char *path);
 /** glob_new(pattern, ret, e): an absolute, canonical path. ERR_CONFIG: an unclosed [, or more than 60
  * components. */
 int glob_new(const char *pattern, struct glob **ret, struct err *e);

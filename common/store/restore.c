@@ -386,6 +386,7 @@ static void fill_result(const struct restore *r, struct restore_result *ret)
     }
     ret->bytes = r->opts->dry_run ? ret->planned_bytes : r->fetched;
     ret->kept_bytes = a->kept_pages * h->page_size;
+    memcpy(ret->not_resumed, r->keep.why, sizeof ret->not_resumed);
 }
 
 static int publish(struct restore *r, struct err *e)

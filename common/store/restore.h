@@ -58,6 +58,8 @@ struct restore_file {
     int64_t mtime_ms;
 };
 
+#define RESTORE_WHY 300
+
 struct restore_result {
     bool v3;
     char generation[V3_GENERATION_SIZE]; /* of v0.3, else "" */
@@ -75,6 +77,7 @@ struct restore_result {
     uint64_t bytes;       /* fetched (planned, in a dry run) */
     uint64_t planned_bytes; /* of all files of the plan */
     uint64_t kept_bytes;  /* of the database, that an interrupted restore had written already */
+    char not_resumed[RESTORE_WHY]; /* why what looks like an interrupted restore's was not gone on with; or "" */
     uint64_t database_bytes;
     uint32_t page_size;
     uint64_t lineage;

@@ -100,8 +100,8 @@ static int again(struct follow *f, struct follow_step *ret, struct err *e)
         return k;
     *ret = step_of(f, &r);
     struct copy_step s = {.to = state_of(&r)};
-    cleanup_close int fd = open(beside, O_RDONLY | O_CLOEXEC);
-    k = r.v3 ? no_v3(e) : fd < 0 ? err_sys(e, errno, "open %s", beside) : 0;
+    cleanup_close int fd = fsx_open_own(beside, O_RDONLY, e);
+    k = r.v3 ? no_v3(e) : MIN(fd, 0);
     s.fd = fd;
     if (!k)
         k = copy_apply(&f->copy, &s, e);
@@ -121,7 +121,8 @@ static int temporary(const struct follow *f, struct restore *r, struct err *e)
     if (r->tmp.fd >= 0)
         return 0;
     cleanup_free char *beside = util_printf("%s.new", f->opts.output);
-    r->tmp.fd = open(beside, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+    (void)unlink(beside); /* whoever made it */
+    r->tmp.fd = open(beside, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (r->tmp.fd < 0)
         return err_sys(e, errno, "create %s", beside);
     (void)unlink(beside);

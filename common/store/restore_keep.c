@@ -38,14 +38,16 @@ static size_t map_bytes(uint32_t commit)
 }
 
 /* the digits at the end of its name tell the temporary file */
-static int open_tmp(const struct keep *k, const uint8_t digits[static NAME_DIGITS], struct fsx_tmp *t)
+static int open_tmp(struct keep *k, const uint8_t digits[static NAME_DIGITS], struct fsx_tmp *t)
 {
     struct stat st, there;
+    struct err e;
     cleanup_free char *tmp = util_printf("%s.tmp-%.*s", k->output, (int)NAME_DIGITS,
                                          (const char *)digits);
-    cleanup_close int fd = open(tmp, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0 || !fsx_is_tmp(tmp) || fstat(fd, &st) < 0 || !S_ISREG(st.st_mode) ||
-        flock(fd, LOCK_EX | LOCK_NB) < 0)
+    cleanup_close int fd = fsx_open_own(tmp, O_RDWR, &e);
+    if (fd == -(int)ERR_PERM)
+        (void)snprintf(k->why, sizeof k->why, "%s", e.msg);
+    if (fd < 0 || !fsx_is_tmp(tmp) || fstat(fd, &st) < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0)
         return 0;
     /* published or removed since it was opened: then the name is another file's, or nobody's */
     if (lstat(tmp, &there) < 0 || there.st_dev != st.st_dev || there.st_ino != st.st_ino)
@@ -54,7 +56,7 @@ static int open_tmp(const struct keep *k, const uint8_t digits[static NAME_DIGIT
     return 1;
 }
 
-static int parse(const struct keep *k, const struct buf *b, struct fsx_tmp *t, struct pages_kept *ret)
+static int parse(struct keep *k, const struct buf *b, struct fsx_tmp *t, struct pages_kept *ret)
 {
     const uint8_t *p = b->p;
     if (b->len < HEAD_SIZE + SUM_SIZE || be64_get(p) != MAGIC ||
@@ -86,7 +88,10 @@ int keep_open(struct keep *k, struct fsx_tmp *t, struct pages_kept *ret)
         return 0;
     }
     k->next_ms = clk_mono_ms() + every_ms(0);
-    int r = fsx_read(k->path, MAX_BYTES, &b, &e) < 0 ? 0 : parse(k, &b, t, ret);
+    int r = fsx_read_own(k->path, MAX_BYTES, &b, &e);
+    if (r == -(int)ERR_PERM)
+        (void)snprintf(k->why, sizeof k->why, "%s", e.msg);
+    r = r < 0 ? 0 : parse(k, &b, t, ret);
     if (!r)
         keep_remove(k);
     return r;

@@ -11,6 +11,7 @@
 #define WALSUP_RESTORE_KEEP_H
 
 #include "common/base/fsx.h"
+#include "common/store/restore.h"
 #include "common/store/restore_pages.h"
 
 struct keep {
@@ -18,6 +19,7 @@ struct keep {
     char *path;                    /* of the journal */
     uint64_t next_ms;              /* when it is written again */
     bool off;                      /* nothing is ever kept */
+    char why[RESTORE_WHY];         /* keep_open: what is there was made by somebody else; or "" */
 };
 
 /** keep_open(k, t, ret): look for an earlier attempt at k->output. 1: t is its file, locked, and ret what

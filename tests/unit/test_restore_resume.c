@@ -235,6 +235,51 @@ static void what_was_kept_is_not_believed(void **state)
     }
 }
 
+/* In a directory where others may make files: they would have what is published open for writing. */
+static void what_others_can_have_made_is_not_gone_on_with(void **state)
+{
+    struct fix *f = *state;
+    struct restore_opts o = one_at_a_time(f, 9);
+    struct restore_result r;
+    struct err e = {0};
+    cleanup_free char *journal = util_printf("%s.resume", f->out), *second = util_printf("%s/second", f->dir);
+    const char *const why[] = {"can be written by others", "can be written by others", "has 2 names",
+                               "is no regular file", "is no regular file", "belongs to uid 61001"};
+    assert_int_equal(run(f, &o, UINT32_MAX, &r, &e), 0);
+    unsigned all = cut.gets;
+    restore_result_done(&r);
+    for (size_t way = 0; way < ARRAY_LEN(why) - (geteuid() != 0); way++) {
+        (void)unlink(f->out);
+        assert_int_equal(run(f, &o, all - 1, &r, &e), -(int)ERR_AUTH);
+        cleanup_free char *tmp = tmp_of(f);
+        assert_non_null(tmp);
+        struct stat left;
+        int held = open(tmp, O_RDONLY | O_CLOEXEC); /* so that its number is not given to the next one */
+        assert_int_equal(fstat(held, &left), 0);
+        if (way < 2)
+            assert_int_equal(chmod(way ? journal : tmp, 0622), 0);
+        else if (way == 2)
+            assert_int_equal(link(tmp, second), 0);
+        else if (way == 3)
+            assert_int_equal(rename(journal, second) | symlink(second, journal), 0);
+        else if (way == 4)
+            assert_int_equal(unlink(journal) | mkfifo(journal, 0600), 0); /* nobody ever writes into it */
+        else
+            assert_int_equal(chown(tmp, 61001, 61001), 0);
+        assert_int_equal(run(f, &o, UINT32_MAX, &r, &e), 0);
+        assert_int_equal(r.kept_bytes, 0);
+        if (!strstr(r.not_resumed, why[way]))
+            fail_msg("way %zu: %s", way, r.not_resumed);
+        restore_result_done(&r);
+        expect_state(f, 9);
+        struct stat out;
+        assert_int_equal(stat(f->out, &out), 0);
+        assert_true(out.st_ino != left.st_ino);
+        (void)close(held);
+        (void)unlink(second);
+    }
+}
+
 static void nothing_is_kept_that_could_not_be_checked(void **state)
 {
     struct fix *f = *state;
@@ -258,6 +303,7 @@ int main(void)
         T(cut_off_after_each_request),
         T(what_was_kept_may_be_of_an_older_txid),
         T(what_was_kept_is_not_believed),
+        T(what_others_can_have_made_is_not_gone_on_with),
         T(nothing_is_kept_that_could_not_be_checked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

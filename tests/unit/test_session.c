@@ -1,6 +1,11 @@
 /* Attaching, and that the guards are what the protocol takes them for: seen from other processes. */
 #include "tests/unit/db_harness.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "common/base/clk.h"
+
 static int open_it(const char *path, struct session **s, struct err *e)
 {
     *s = NULL;
@@ -360,6 +365,78 @@ static void the_index_is_consistent_under_a_writer(void **state)
     tdb_done(&t);
 }
 
+/* A process that takes a lease on the file and hears nothing when the kernel asks for it. Returns its pid. */
+static pid_t lessee(const char *path, int stop[2])
+{
+    int ready[2];
+    char c;
+    assert_int_equal(pipe(ready) | pipe(stop), 0);
+    pid_t pid = fork();
+    if (!pid) {
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        (void)signal(SIGIO, SIG_IGN);
+        (void)close(stop[1]);
+        if (fcntl(fd, F_SETLEASE, F_RDLCK) < 0 || write(ready[1], "", 1) != 1)
+            _exit(1);
+        (void)!read(stop[0], &c, 1);
+        _exit(0);
+    }
+    (void)close(ready[1]);
+    (void)close(stop[0]);
+    assert_int_equal(read(ready[0], &c, 1), 1);
+    (void)close(ready[0]);
+    return pid;
+}
+
+static void a_lease_that_is_not_given_up_is_said_and_not_waited_for(void **state)
+{
+    (void)state;
+    const char *const suffix[] = {"", "-wal"};
+    for (size_t i = 0; i < ARRAY_LEN(suffix); i++) {
+        struct tdb t;
+        struct session *s;
+        struct err e;
+        int stop[2];
+        tdb_new(&t, 4096);
+        ex(t.app, "insert into t values(1, 2)");
+        app_close_quietly(&t); /* who has it open for writing keeps others from a lease */
+        cleanup_free char *path = util_printf("%s%s", t.path, suffix[i]);
+        pid_t pid = lessee(path, stop);
+        uint64_t start = clk_mono_ms();
+        assert_int_equal(open_it(t.path, &s, &e), -ERR_IO);
+        assert_true(clk_mono_ms() < start + 20000); /* the kernel takes it away after 45 seconds */
+        if (!strstr(e.msg, "lease"))
+            fail_msg("%s", e.msg);
+        assert_null(s);
+        (void)close(stop[1]);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+        assert_int_equal(open_it(t.path, &s, &e), 0);
+        (void)session_close(s);
+        tdb_done(&t);
+    }
+}
+
+static void a_wal_that_is_a_link_is_not_read(void **state)
+{
+    (void)state;
+    struct tdb t, other;
+    struct session *s;
+    struct err e;
+    tdb_new(&t, 4096);
+    assert_int_equal(sqlite3_close(t.app), SQLITE_OK);
+    t.app = NULL;
+    tdb_new(&other, 4096);
+    ex(other.app, "insert into t values(1, 'of somebody else')");
+    app_close_quietly(&other);
+    cleanup_free char *wal = util_printf("%s-wal", t.path), *to = util_printf("%s-wal", other.path);
+    assert_int_equal(symlink(to, wal), 0);
+    assert_int_equal(open_it(t.path, &s, &e), -ERR_PERM);
+    assert_non_null(strstr(e.msg, "is a symbolic link"));
+    assert_null(s);
+    tdb_done(&other);
+    tdb_done(&t);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 2)
@@ -376,6 +453,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(closing_changes_nothing),
         cmocka_unit_test(a_file_that_was_replaced_is_noticed),
         cmocka_unit_test(the_index_is_consistent_under_a_writer),
+        cmocka_unit_test(a_lease_that_is_not_given_up_is_said_and_not_waited_for),
+        cmocka_unit_test(a_wal_that_is_a_link_is_not_read),
     };
     struct err e;
     if (session_setup(&e) < 0)

@@ -2,6 +2,7 @@
  * looks: the times of the file are explained by that close, and only the event of the first write tells of the copy. */
 #include "tests/unit/source_harness.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TICK_US 30000
@@ -16,8 +17,24 @@ int unlink(const char *path)
     return unlinkat(AT_FDCWD, path, 0);
 }
 
-/* Attached, with nothing in the WAL that is not in the file, and nobody else there. */
-static void begin(struct src *c)
+static struct src *copied_over_while_it_syncs;
+static void copy_over(struct src *c);
+
+/* SQLite's last step of a checkpoint, which may take seconds on a disk that is busy. */
+int fdatasync(int fd)
+{
+    struct stat file, db;
+    struct src *c = copied_over_while_it_syncs;
+    if (c && fstat(fd, &file) == 0 && stat(c->t.path, &db) == 0 && file.st_ino == db.st_ino) {
+        copied_over_while_it_syncs = NULL;
+        (void)usleep(TICK_US);
+        copy_over(c);
+    }
+    return fsync(fd);
+}
+
+/* Attached, with nothing in the WAL that is not in the file, and nobody else there. without: as for src_start(). */
+static void begin(struct src *c, unsigned without)
 {
     *c = (struct src){.spool = NULL};
     tdb_new(&c->t, 4096);
@@ -25,7 +42,7 @@ static void begin(struct src *c)
     assert_int_equal(sqlite3_close(c->t.app), SQLITE_OK);
     c->t.app = NULL;
     c->spool = util_printf("%s/spool", c->t.dir);
-    src_start(c, 0);
+    src_start(c, without);
     good(c, &(struct source_job){.load = true});
     for (int i = 0; i < 3; i++)
         good(c, &(struct source_job){.capture = true, .settle = true});
@@ -52,7 +69,7 @@ static void what_the_next_last_close_has_written_does_not_explain_a_copy(void **
     (void)state;
     for (unsigned told = 0; told < 2; told++) { /* not told, it is not noticed: the control */
         struct src c;
-        begin(&c);
+        begin(&c, 0);
         copy_over(&c);
         assert_string_equal(child("close", c.t.path, "insert into t values(null, 3)"), "");
         assert_false(exists(c.t.path, "-wal"));
@@ -69,7 +86,7 @@ static void a_write_of_our_own_that_is_told_late_is_none(void **state)
 {
     (void)state;
     struct src c;
-    begin(&c);
+    begin(&c, 0);
     uint64_t looked = c.r.count.resyncs;
     good(&c, &(struct source_job){.capture = true, .unexplained = true});
     assert_int_equal(c.r.state, SOURCE_ATTACHED);
@@ -77,11 +94,30 @@ static void a_write_of_our_own_that_is_told_late_is_none(void **state)
     done(&c);
 }
 
+static void a_copy_while_our_own_checkpoint_waits_for_the_disk(void **state)
+{
+    (void)state;
+    for (unsigned leaves = 0; leaves < 2; leaves++) {
+        struct src c;
+        begin(&c, SOURCE_ASIDE);
+        ex(c.t.app = app_open(c.t.path), "insert into t values(null, 3)");
+        copied_over_while_it_syncs = &c;
+        good(&c, &(struct source_job){.capture = true, .settle = true, .detach = leaves});
+        assert_null(copied_over_while_it_syncs);
+        for (int i = 0; i < 3; i++)
+            good(&c, &(struct source_job){.capture = true});
+        assert_int_equal(c.r.state, SOURCE_ATTACHED);
+        assert_int_equal(c.r.count.resyncs, 1);
+        shadow_equals(&c.sh, c.t.path);
+        done(&c);
+    }
+}
+
 static void a_copy_that_is_told_when_the_last_close_was_followed_is_compared(void **state)
 {
     (void)state;
     struct src c;
-    begin(&c);
+    begin(&c, 0);
     copy_over(&c);
     assert_string_equal(child("close", c.t.path, "insert into t values(null, 3)"), "");
     good(&c, &(struct source_job){.detach = true}); /* may believe it */
@@ -97,6 +133,7 @@ int main(int argc, char **argv)
         return child_main(argv);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_the_next_last_close_has_written_does_not_explain_a_copy),
+        cmocka_unit_test(a_copy_while_our_own_checkpoint_waits_for_the_disk),
         cmocka_unit_test(a_write_of_our_own_that_is_told_late_is_none),
         cmocka_unit_test(a_copy_that_is_told_when_the_last_close_was_followed_is_compared),
     };
