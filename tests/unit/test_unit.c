@@ -143,6 +143,7 @@ static void a_capability_is_needed_in_both_sets_unless_the_user_is_root(void **s
         {"User=root\nCapabilityBoundingSet=CAP_CHOWN", true},
         {"User=0\nCapabilityBoundingSet=CAP_FOWNER", false},
         {"CapabilityBoundingSet=", false},
+        {"CapabilityBoundingSet=\nType=notify", false},
         {"CapabilityBoundingSet=~CAP_CHOWN", false},
         {"CapabilityBoundingSet=~CAP_FOWNER", true},
         {"CapabilityBoundingSet=CAP_CHOWN CAP_FOWNER\nCapabilityBoundingSet=~CAP_CHOWN", false},
