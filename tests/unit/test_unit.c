@@ -3,6 +3,10 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <pwd.h>
+#include <sys/wait.h>
+
+#include "ctl/check.h"
 #include "tests/unit/unit_harness.h"
 
 static int begin(void **state)
@@ -254,6 +258,38 @@ static void variables_of_the_unit_in_the_order_of_systemd(void **state)
     }
 }
 
+/* What is set for the process of a unit, and nothing of the shell that asks. */
+static void the_process_gets_the_environment_of_its_user(void **state)
+{
+    (void)state;
+    const struct passwd *me = getpwuid(geteuid());
+    assert_non_null(me);
+    cleanup_free char *lines = util_printf("User=%s\nEnvironment=OWN=1", me->pw_name);
+    struct unit *u = harness_unit("walsupd.service", lines);
+    (void)fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        (void)setenv("HOME", "/of/the/shell", 1);
+        (void)setenv("OF_THE_SHELL", "1", 1);
+        (void)setenv("TERM", "dumb", 1);
+        service_become(service_new(u));
+        const char *home = getenv("HOME"), *user = getenv("USER"), *name = getenv("LOGNAME"), *shell = getenv("SHELL");
+        const char *own = getenv("OWN"), *term = getenv("TERM");
+        _exit(!home || strcmp(home, me->pw_dir) != 0   ? 1
+              : !user || strcmp(user, me->pw_name) != 0 ? 2
+              : !name || strcmp(name, me->pw_name) != 0 ? 3
+              : !shell || strcmp(shell, me->pw_shell) != 0 ? 4
+              : !own || strcmp(own, "1") != 0 ? 5
+              : !term || strcmp(term, "dumb") != 0 ? 6 /* of the output */
+              : getenv("OF_THE_SHELL") ? 7
+                                       : 0);
+    }
+    int status = -1;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    (void)unit_free(u);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, harness_end)
 
 int main(void)
@@ -270,6 +306,7 @@ int main(void)
         TEST(a_list_turned_round_has_all_but_its_words),
         TEST(a_unit_that_cannot_be_had_is_an_error),
         TEST(variables_of_the_unit_in_the_order_of_systemd),
+        TEST(the_process_gets_the_environment_of_its_user),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
