@@ -451,7 +451,7 @@ def test_a_link_out_of_a_pattern_that_landlock_closes(world, tmp_path_factory):
         assert ("acme is a link to" in " ".join(r.stdout.split())) == bool(code)
     # so is one to what lies beside the database of another section, and not one to what lies beside a target
     world.configure(world.file_target(), world.db("t", f"{tenants}/*/x.db"), world.db("o", outside.parent / "own" / "o.db"))
-    assert "acme is a link to" not in world.ctl("check", check=False).stdout
+    assert "acme is a link to" not in " ".join(world.ctl("check", check=False).stdout.split())
     away = tmp_path_factory.mktemp("away")
     beside = away / "deep"
     beside.mkdir()
@@ -466,7 +466,7 @@ def test_a_link_out_of_a_pattern_that_landlock_closes(world, tmp_path_factory):
     hook.write_text("#!/bin/sh\n")
     hook.chmod(0o755)
     world.configure(world.file_target(), world.db("t", f"{tenants}/*/x.db"), **{"on-state-change": hook})
-    assert "acme is a link to" not in world.ctl("check", check=False).stdout
+    assert "acme is a link to" not in " ".join(world.ctl("check", check=False).stdout.split())
     # one that lies within is followed, by both
     make_db(tenants.parent / "x.db").close()
     (tenants / "acme").unlink()
