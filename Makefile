@@ -28,7 +28,7 @@ PKGS := sqlite3 libsystemd libuv libcurl libxml-2.0 liblz4 libssl libcrypto jans
 PKG_CONFIG ?= $(CROSS:%=PKG_CONFIG_LIBDIR=/usr/lib/%/pkgconfig:/usr/share/pkgconfig) pkg-config
 PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)
-# libs3 is linked statically, with the seam of common/store/s3_transport.c under it: each of these
+# libs3 is linked statically, with the seam of common/store/s3_libs3.c under it: each of these
 # calls of the archive arrives at __wrap_<name> (see that file for why).
 LIBS3_WRAPS := curl_multi_init curl_multi_cleanup curl_multi_perform curl_multi_fdset \
 	curl_multi_timeout curl_multi_info_read curl_multi_add_handle curl_multi_remove_handle \

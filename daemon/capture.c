@@ -1,10 +1,7 @@
 #include "daemon/capture.h"
 
-#include "common/base/beat.h"
-#include "common/format/wal.h"
-#include "daemon/framemap.h"
+#include "daemon/capture_scan.h"
 
-#define CHUNK_BYTES (1u << 20)
 #define OUT_BYTES (256u << 10)
 
 bool capture_same_wal(const struct capture_pos *pos, const struct session_index *x)
@@ -58,122 +55,9 @@ static void encoder_freep(struct ltx_encoder **enc)
     *enc = ltx_encoder_free(*enc);
 }
 
-/* ---- scanning frames -------------------------------------------------------------------------- */
-
-/* The range of frames looked at, and what was learned. */
-struct scan {
-    struct wal_header wal;
-    uint32_t cksum[2]; /* running checksum, after the last frame read */
-    uint32_t last;     /* last frame that counts */
-    uint32_t commit;   /* database size of the last commit frame seen */
-    uint32_t least;    /* smallest size at any commit seen, the position's included */
-    uint32_t commit_cksum[2];
-    struct framemap map;
-    /* the frames as read, kept when the whole range fits: then no page is read twice */
-    uint8_t *kept;
-    uint32_t kept_first;
-};
-
-static void scan_done(struct scan *sc)
-{
-    framemap_free(&sc->map);
-    free(sc->kept);
-    sc->kept = NULL;
-}
-
-/* Read the WAL header and compare its salts with the wal-index: 0, BROKEN when they differ. */
-static int scan_header(struct session *s, const struct session_index *x, struct scan *sc,
-                       struct err *e)
-{
-    uint8_t h[WAL_HEADER_SIZE];
-    int r = session_wal_read(s, 0, h, sizeof h, e);
-    if (r == 0)
-        r = wal_header_parse(h, &sc->wal, e);
-    if (r < 0)
-        return err_wrap(e, "WAL of %s", session_path(s));
-    if (sc->wal.salt[0] != x->salt[0] || sc->wal.salt[1] != x->salt[1])
-        return CAPTURE_BROKEN;
-    if (sc->wal.page_size != x->page_size)
-        return err_set(e, ERR_CORRUPT, "the WAL of %s has page size %u, its wal-index %u",
-                       session_path(s), sc->wal.page_size, x->page_size);
-    return 0;
-}
-
-enum { SCAN_CUT = 1 };
-
-static int scan_chunk(struct session *s, struct scan *sc, const uint8_t *p, uint32_t first,
-                      uint32_t n, uint64_t limit_frames, uint32_t from, struct err *e)
-{
-    size_t size = (size_t)wal_frame_size(sc->wal.page_size);
-    beat_step();
-    for (uint32_t i = 0; i < n; i++) {
-        struct wal_frame f;
-        if (!wal_frame_check(&sc->wal, p + i * size, sc->cksum, &f))
-            return err_set(e, ERR_CORRUPT, "frame %u of the WAL of %s fails its checksum",
-                           first + i, session_path(s));
-        int r = framemap_put(&sc->map, f.pgno, first + i, e);
-        if (r < 0)
-            return r;
-        if (!f.commit)
-            continue;
-        sc->last = first + i;
-        sc->commit = f.commit;
-        sc->least = MIN(sc->least, f.commit);
-        memcpy(sc->commit_cksum, sc->cksum, sizeof sc->cksum);
-        if (sc->last - from + 1 >= limit_frames)
-            return SCAN_CUT;
-    }
-    return 0;
-}
-
-/* Check and map frames first..last; stops at the first commit frame that is limit_frames or more
- * into the range. sc->cksum is the running checksum before `first`. */
-static int scan_frames(struct session *s, struct scan *sc, uint32_t first, uint32_t last,
-                       uint64_t limit_frames, struct err *e)
-{
-    size_t size = (size_t)wal_frame_size(sc->wal.page_size);
-    uint32_t per = MAX(CHUNK_BYTES / (uint32_t)size, 1u);
-    uint32_t total = last - first + 1;
-    bool keep = total <= per;
-    if (keep)
-        per = total;
-    cleanup_free uint8_t *chunk = malloc(per * size);
-    if (!chunk)
-        return err_set(e, ERR_NOMEM, "no memory to read the WAL of %s", session_path(s));
-    for (uint32_t k = first; k <= last;) {
-        uint32_t n = MIN(per, last - k + 1);
-        int r = session_wal_read(s, wal_frame_off(sc->wal.page_size, k), chunk, n * size, e);
-        if (r == 0)
-            r = scan_chunk(s, sc, chunk, k, n, limit_frames, first, e);
-        if (r < 0)
-            return r;
-        k += n;
-        if (r == SCAN_CUT)
-            break;
-    }
-    if (keep) {
-        sc->kept = TAKE_PTR(chunk);
-        sc->kept_first = first;
-    }
-    return 0;
-}
-
-static int read_frame_page(struct session *s, const struct scan *sc, uint32_t frame, uint8_t *page,
-                           struct err *e)
-{
-    uint32_t ps = sc->wal.page_size;
-    if (sc->kept && frame >= sc->kept_first) {
-        memcpy(page,
-               sc->kept + (frame - sc->kept_first) * wal_frame_size(ps) + WAL_FRAME_HEADER_SIZE,
-               ps);
-        return 0;
-    }
-    return session_wal_read(s, wal_frame_off(ps, frame) + WAL_FRAME_HEADER_SIZE, page, ps, e);
-}
-
 /* ---- a range of frames ------------------------------------------------------------------------ */
 
-static bool growth_missing(const struct scan *sc)
+static bool growth_missing(const struct capture_scan *sc)
 {
     uint32_t lock = ltx_lock_pgno(sc->wal.page_size);
     for (uint32_t p = sc->least + 1; p && p <= sc->commit; p++)
@@ -185,7 +69,7 @@ static bool growth_missing(const struct scan *sc)
 /* Pages that the database grew by without a frame in the range: a reader would see the latest older
  * frame of this WAL that is not copied yet, else the file (which may have been cut in between, so a
  * frame that is copied no longer counts). */
-static int complete_growth(struct session *s, struct scan *sc, const struct session_index *x,
+static int complete_growth(struct session *s, struct capture_scan *sc, const struct session_index *x,
                            uint32_t pos_frame, struct err *e)
 {
     uint32_t lock = ltx_lock_pgno(sc->wal.page_size);
@@ -219,7 +103,7 @@ static int complete_growth(struct session *s, struct scan *sc, const struct sess
 static int range_pages(struct session *s, const struct capture_opts *o, void *arg,
                        struct ltx_encoder *enc, struct capture_file *out, struct err *e)
 {
-    struct scan *sc = arg;
+    struct capture_scan *sc = arg;
     uint32_t lock = ltx_lock_pgno(sc->wal.page_size);
     cleanup_free uint8_t *page = malloc(sc->wal.page_size);
     if (!page)
@@ -229,7 +113,7 @@ static int range_pages(struct session *s, const struct capture_opts *o, void *ar
         const struct framemap_entry *m = &sc->map.slot[i];
         if (m->pgno == lock)
             continue;
-        int r = m->frame ? read_frame_page(s, sc, m->frame, page, e)
+        int r = m->frame ? capture_scan_page(s, sc, m->frame, page, e)
                          : session_db_read(s, m->pgno, 1, page, e);
         if (r == 0)
             r = ltx_encoder_page(enc, m->pgno, page, e);
@@ -299,10 +183,10 @@ static int commit_map(const struct capture_opts *o, uint32_t pages, struct captu
 
 /* Where the range starts: 0 with sc and *ret_first set, BROKEN if the WAL is not the one expected. */
 static int range_start(struct session *s, const struct capture_pos *pos,
-                       const struct session_index *x, struct scan *sc, uint32_t *ret_first,
+                       const struct session_index *x, struct capture_scan *sc, uint32_t *ret_first,
                        struct err *e)
 {
-    int r = scan_header(s, x, sc, e);
+    int r = capture_scan_header(s, x, sc, e);
     if (r != 0)
         return r;
     bool same = capture_same_wal(pos, x);
@@ -315,7 +199,7 @@ static int range_start(struct session *s, const struct capture_pos *pos,
 }
 
 static int range(struct session *s, const struct capture_pos *pos, const struct session_index *x,
-                 const struct capture_opts *o, struct scan *sc, struct capture_file *out,
+                 const struct capture_opts *o, struct capture_scan *sc, struct capture_file *out,
                  struct err *e)
 {
     uint32_t first = 1;
@@ -324,16 +208,16 @@ static int range(struct session *s, const struct capture_pos *pos, const struct 
         return r;
     uint64_t size = wal_frame_size(x->page_size);
     sc->least = pos->pages;
-    r = scan_frames(s, sc, first, x->n, MAX(o->limit_bytes / size, (uint64_t)1), e);
+    r = capture_scan_frames(s, sc, first, x->n, MAX(o->limit_bytes / size, (uint64_t)1), e);
     if (r < 0)
         return r;
     if (growth_missing(sc)) {
         /* The file may already hold newer versions of such pages than a cut in the middle of the
          * WAL would show, so the range goes to the end. */
         if (sc->last < x->n) {
-            scan_done(sc);
+            capture_scan_done(sc);
             memcpy(sc->cksum, first == 1 ? sc->wal.cksum : pos->cksum, sizeof sc->cksum);
-            r = scan_frames(s, sc, first, x->n, UINT64_MAX, e);
+            r = capture_scan_frames(s, sc, first, x->n, UINT64_MAX, e);
             if (r < 0)
                 return r;
         }
@@ -371,7 +255,7 @@ int capture_range(struct session *s, struct capture_pos *pos, const struct captu
     }
     if (!capture_behind(pos, &x))
         return CAPTURE_NOTHING;
-    cleanup(scan_done) struct scan sc = {.last = 0};
+    cleanup(capture_scan_done) struct capture_scan sc = {.last = 0};
     *ret = (struct capture_file){.tmp = FSX_TMP_INIT};
     r = range(s, pos, &x, opts, &sc, ret, e);
     if (r == 0 || r == CAPTURE_BROKEN || r == -ERR_CORRUPT) {
@@ -427,124 +311,6 @@ static int full_page(const struct capture_opts *o, struct full *f, uint32_t pgno
     return ltx_encoder_page(enc, pgno, page, e);
 }
 
-/* ---- piece by piece --------------------------------------------------------------------------- */
-
-struct capture_reader {
-    struct session *s;
-    struct session_index x;
-    struct scan sc;
-    size_t at_frame;  /* of sc.map, sorted */
-    uint64_t at_page; /* 64 bits: pages may be 2^32 - 2 */
-    uint32_t last;    /* page */
-    uint8_t *pages;
-};
-
-/* The WAL was read: is it still that one? */
-static int same_wal_still(struct session *s, const struct session_index *x, struct err *e)
-{
-    struct session_index after = {0};
-    int r = x->n != x->b ? session_index(s, &after, e) : 0;
-    if (r == 0 && x->n != x->b && (after.salt[0] != x->salt[0] || after.salt[1] != x->salt[1]))
-        r = CAPTURE_BROKEN;
-    return r;
-}
-
-/* When everything was copied the file alone is the truth, and the WAL may be overwritten under us: do not
- * look at it. */
-static int reader_start(struct capture_reader *r, struct err *e)
-{
-    const struct session_index *x = &r->x;
-    if (x->n == x->b)
-        return 0;
-    int k = scan_header(r->s, x, &r->sc, e);
-    if (k != 0)
-        return k;
-    memcpy(r->sc.cksum, r->sc.wal.cksum, sizeof r->sc.cksum);
-    k = scan_frames(r->s, &r->sc, 1, x->n, UINT64_MAX, e);
-    if (k < 0)
-        return k;
-    if (r->sc.last != x->n || memcmp(r->sc.commit_cksum, x->cksum, sizeof x->cksum))
-        return err_set(e, ERR_CORRUPT, "the WAL of %s does not end in the commit its wal-index names",
-                       session_path(r->s));
-    framemap_sort(&r->sc.map, r->last);
-    return 0;
-}
-
-/* Whatever seemed damaged while the WAL was restarted means nothing. */
-static int judge_read(struct session *s, const struct session_index *x, int k, struct err *e)
-{
-    if (k != 0 && k != -(int)ERR_CORRUPT)
-        return k;
-    int k2 = same_wal_still(s, x, k ? NULL : e);
-    return k2 > 0 || k == 0 ? k2 : k;
-}
-
-static int reader_new(struct session *s, const struct session_index *x, uint32_t last, struct capture_reader **ret,
-                      struct err *e)
-{
-    struct capture_reader *r = util_zalloc(sizeof *r);
-    r->s = s;
-    r->x = *x;
-    r->at_page = 1;
-    r->last = last;
-    r->pages = malloc(CHUNK_BYTES);
-    int k = r->pages ? 0 : err_set(e, ERR_NOMEM, "no memory to read %s", session_path(s));
-    if (k == 0)
-        k = judge_read(s, x, reader_start(r, e), e);
-    if (k == 0)
-        *ret = r;
-    else
-        (void)capture_reader_free(r);
-    return k;
-}
-
-int capture_reader_new(struct session *s, const struct session_index *x, struct capture_reader **ret, struct err *e)
-{
-    return reader_new(s, x, x->pages, ret, e);
-}
-
-static int read_pages(struct capture_reader *r, uint32_t first, uint32_t n, struct err *e)
-{
-    uint32_t ps = r->x.page_size;
-    beat_step();
-    int k = session_db_read(r->s, first, n, r->pages, e);
-    const struct framemap *m = &r->sc.map;
-    for (; k == 0 && r->at_frame < m->n && m->slot[r->at_frame].pgno < first + n; r->at_frame++) {
-        const struct framemap_entry *f = &m->slot[r->at_frame];
-        k = read_frame_page(r->s, &r->sc, f->frame, r->pages + (size_t)(f->pgno - first) * ps, e);
-    }
-    return k;
-}
-
-int capture_reader_next(struct capture_reader *r, uint32_t *ret_first, uint32_t *ret_n, const uint8_t **ret_pages,
-                        struct err *e)
-{
-    if (r->at_page > r->last)
-        return 1;
-    uint32_t first = (uint32_t)r->at_page;
-    uint32_t n = MIN(CHUNK_BYTES / r->x.page_size, r->last - first + 1);
-    int k = judge_read(r->s, &r->x, read_pages(r, first, n, e), e);
-    if (k != 0)
-        return k;
-    r->at_page += n;
-    *ret_first = first;
-    *ret_n = n;
-    *ret_pages = r->pages;
-    return 0;
-}
-
-struct capture_reader *capture_reader_free(struct capture_reader *r)
-{
-    if (!r)
-        return NULL;
-    scan_done(&r->sc);
-    free(r->pages);
-    free(r);
-    return NULL;
-}
-
-/* ---- the whole database at once ---------------------------------------------------------------- */
-
 static int full_pages(struct session *s, const struct capture_opts *o, void *arg,
                       struct ltx_encoder *enc, struct capture_file *out, struct err *e)
 {
@@ -570,7 +336,7 @@ static int full(struct session *s, struct full *f, const struct capture_opts *o,
                 struct capture_file *out, struct err *e)
 {
     const struct session_index *x = f->x;
-    int r = reader_new(s, x, o->touch ? 1 : x->pages, &f->reader, e);
+    int r = capture_reader_new(s, x, o->touch ? 1 : x->pages, &f->reader, e);
     if (r != 0)
         return r;
     if (x->n != x->b)

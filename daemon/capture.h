@@ -63,11 +63,12 @@ int capture_range(struct session *s, struct capture_pos *pos, const struct captu
  * NOTHING: the database has no page yet. SAME: there is an `old` map, and no page differs. */
 int capture_full(struct session *s, const struct session_index *x, struct capture_pos *pos,
                  const struct capture_opts *opts, struct capture_file *ret, struct err *e);
-/* The database as it is at x, to be read piece by piece while others write. */
+/* The database as it is at x, to be read piece by piece while others write (capture_reader.c). */
 struct capture_reader;
-/** capture_reader_new(s, x, ret, e): x was read under a guard of s that is held until the reader is freed. BROKEN: the
- * WAL was restarted under the read. Frames of the WAL are checked here, once. */
-int capture_reader_new(struct session *s, const struct session_index *x, struct capture_reader **ret, struct err *e);
+/** capture_reader_new(s, x, last, ret, e): pages 1 to last, x->pages at most. x was read under a guard of s that is held
+ * until the reader is freed. BROKEN: the WAL was restarted under the read. Frames of the WAL are checked here, once. */
+int capture_reader_new(struct session *s, const struct session_index *x, uint32_t last, struct capture_reader **ret,
+                       struct err *e);
 /** capture_reader_next(r, ret_first, ret_n, ret_pages, e): the next pages, ascending, about 1 MiB, valid until the next
  * call; the lock page is among them. 1: that was all. BROKEN as above. */
 int capture_reader_next(struct capture_reader *r, uint32_t *ret_first, uint32_t *ret_n, const uint8_t **ret_pages,

@@ -1,7 +1,7 @@
-/* ctlserver_int.h - what the parts of the control socket share: ctlserver.c (clients), ctlserver_socket.c (the socket),
- * ctlserver_methods.c (the table; list, reload), ctlserver_stream.c (status, metrics), ctlserver_sync.c,
- * ctlserver_pause.c, ctlserver_history.c (snapshots, comparisons with the buckets), ctlserver_adopt.c, ctlserver_map.c (page maps). Loop
- * thread only. */
+/* ctlserver_int.h - what the parts of the control socket share: ctlserver.c (who comes, what is called),
+ * ctlserver_client.c (a connection, its answers), ctlserver_socket.c (the socket), ctlserver_methods.c (the table; list,
+ * reload), ctlserver_stream.c (status, metrics), ctlserver_sync.c, ctlserver_pause.c, ctlserver_history.c (snapshots,
+ * comparisons with the buckets), ctlserver_adopt.c, ctlserver_map.c (page maps). Loop thread only. */
 #ifndef WALSUP_CTLSERVER_INT_H
 #define WALSUP_CTLSERVER_INT_H
 

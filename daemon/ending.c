@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "common/base/clk.h"
@@ -17,12 +16,11 @@ static int exit_status;
 /* A thread of its own, because the loop may be the one that hangs, or exit(), which waits for libuv's threads. */
 static void *watch(void *arg)
 {
-    const struct timespec pause = {.tv_nsec = LOOK_MS * 1000000L};
     unsigned seen = atomic_load(&moved);
     uint64_t since = clk_mono_ms();
     (void)arg;
     while (clk_mono_ms() < since + STILL_MS) {
-        (void)nanosleep(&pause, NULL);
+        clk_pause_us(LOOK_MS * 1000L);
         unsigned now = atomic_load(&moved);
         since = now != seen ? clk_mono_ms() : since;
         seen = now;

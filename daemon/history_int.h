@@ -1,5 +1,6 @@
-/* history_int.h - what history.c (what is due, merging), history_call.c (what people ask for), keeper.c (a
- * replica: uploads, deletions) and keeper_list.c (a replica against the inventory) share. */
+/* history_int.h - what history.c (what is due), history_merge.c (its jobs), history_shared.c (what all have in
+ * common), history_call.c (what people ask for), keeper.c (a replica: uploads, deletions) and keeper_list.c (a replica
+ * against the inventory) share. */
 #ifndef WALSUP_HISTORY_INT_H
 #define WALSUP_HISTORY_INT_H
 
@@ -90,6 +91,20 @@ struct history {
 /** history_wake(db): its struct history, made if need be; NULL: not now. */
 struct history *history_wake(struct database *db);
 void history_poke(struct history *h);
+
+/* history_merge.c */
+/** history_load(h): read which merged files there are; h->job until then. */
+void history_load(struct history *h);
+/** history_merge(h): start the merge that is due, if none is under way; else the monotonic time when one is. */
+uint64_t history_merge(struct history *h);
+/** history_merge_waiting(db): how many files of level 0 wait to be merged; 0: too few. Needs no struct history. */
+size_t history_merge_waiting(struct database *db);
+/** history_sweep(h): start taking out of the spool what no replica needs any more, or what there is no room for. */
+void history_sweep(struct history *h);
+/** history_queue_leave(h): it does not wait for a turn to merge any more. */
+void history_queue_leave(struct history *h);
+
+/* history_shared.c */
 /** history_due_at(real_ms, most_ms): a real time as a monotonic one; now, if it is further away than most_ms. */
 uint64_t history_due_at(int64_t real_ms, uint64_t most_ms);
 /** history_boundary(db, after_ms, interval_ms): the first moment after `after_ms` at which something happens every

@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 
 #include "common/base/log.h"
+#include "common/base/program.h"
 #include "common/store/work.h"
 #include "daemon/manager.h"
 #include "daemon/status.h"
@@ -35,40 +36,6 @@ struct hook {
     void (*closed)(void *arg);
     void *closed_arg;
 };
-
-/* ---- may it be run? ------------------------------------------------------------------------------- */
-
-static bool ours(const struct stat *st)
-{
-    return st->st_uid == 0 || st->st_uid == geteuid();
-}
-
-/* Whoever may write the program, or put another one in its place, could do what the daemon may. */
-static int may_run(const char *path, struct err *e)
-{
-    struct stat st;
-    cleanup_free char *real = realpath(path, NULL);
-    if (!real || stat(real, &st) < 0)
-        return err_sys(e, errno, "on-state-change = %s", path);
-    if (!S_ISREG(st.st_mode) || !ours(&st) || (st.st_mode & (S_IWGRP | S_IWOTH))) {
-        err_set(e, ERR_PERM, "on-state-change = %s is not run: %s", path,
-                S_ISREG(st.st_mode) ? "others than root and the daemon's user may write it" : "it is no file");
-        return err_hint(e, "chown root, chmod go-w");
-    }
-    for (char *slash; (slash = strrchr(real, '/'));) {
-        slash[slash == real] = '\0';
-        if (stat(real, &st) < 0)
-            return err_sys(e, errno, "on-state-change = %s", path);
-        if (!ours(&st) || ((st.st_mode & (S_IWGRP | S_IWOTH)) && !(st.st_mode & S_ISVTX))) {
-            err_set(e, ERR_PERM, "on-state-change = %s is not run: others may put another file in its place, in %s", path,
-                    real);
-            return err_hint(e, "chown root, chmod go-w");
-        }
-        if (slash == real)
-            break;
-    }
-    return 0;
-}
 
 /* ---- running it ------------------------------------------------------------------------------------ */
 
@@ -96,45 +63,19 @@ static void fill_environment(char *env[static 8], const struct manager_db *e, co
     env[7] = NULL;
 }
 
-/* In the child, between fork and exec: only what is safe there. */
-static void become(const char *path, char *const env[])
-{
-    char *const argv[] = {(char *)(uintptr_t)path, NULL};
-    const struct sigaction dfl = {.sa_handler = SIG_DFL};
-    sigset_t none;
-    int null = open("/dev/null", O_RDWR);
-    for (int s = 1; s < NSIG; s++)
-        (void)sigaction(s, &dfl, NULL);
-    (void)sigemptyset(&none);
-    (void)sigprocmask(SIG_SETMASK, &none, NULL);
-    if (null < 0 || setsid() < 0 || chdir("/") < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
-        prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) < 0 || /* it need not read every database */
-        dup2(null, 0) < 0 || dup2(null, 1) < 0 || dup2(null, 2) < 0 || syscall(SYS_close_range, 3u, ~0u, 0u) < 0)
-        _exit(127);
-    (void)umask(0077);
-    (void)execve(path, argv, env);
-    _exit(127);
-}
-
 static void on_exit_seen(uv_poll_t *p, int status, int events);
 static void on_late(uv_timer_t *t);
 static void go_on(struct hook *h);
 
 static int start(struct hook *h, const char *path, char *const env[], struct err *e)
 {
-    sigset_t all, before;
-    (void)sigfillset(&all);
-    (void)pthread_sigmask(SIG_SETMASK, &all, &before); /* no handler of ours runs in the child */
-    pid_t pid = fork();
-    int saved = errno;
-    if (pid == 0)
-        become(path, env);
-    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    char *const argv[] = {(char *)(uintptr_t)path, NULL};
+    pid_t pid = program_start(argv, env, -1, e);
     if (pid < 0)
-        return err_sys(e, saved, "start on-state-change = %s", path);
+        return err_wrap(e, "on-state-change = %s", path);
     int fd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (fd < 0) {
-        saved = errno;
+        int saved = errno;
         (void)kill(pid, SIGKILL);
         (void)waitpid(pid, NULL, 0);
         return err_sys(e, saved, "watch on-state-change = %s", path);
@@ -231,7 +172,9 @@ static const char *told(const struct manager_db *e)
 static void check_work(uv_work_t *w)
 {
     struct hook *h = w->data;
-    h->may = may_run(h->path, &h->may_err);
+    h->may = program_may_run(h->path, &h->may_err);
+    if (h->may < 0)
+        (void)err_wrap(&h->may_err, "on-state-change = %s", h->path);
 }
 
 static void on_checked(uv_work_t *w, int status)

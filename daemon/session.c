@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "common/base/clk.h"
 #include "common/format/wal.h"
@@ -192,12 +191,6 @@ int session_read_begin(struct conn *c)
     return rc;
 }
 
-static void pause_us(long us)
-{
-    struct timespec t = {0, us * 1000};
-    (void)nanosleep(&t, NULL);
-}
-
 /* ---- attach and detach ------------------------------------------------------------------------ */
 
 sqlite3_file *session_db_file(struct conn *c)
@@ -262,7 +255,7 @@ static int begin_guard(struct session *s, struct err *e)
             return session_sql_err(e, s, s->guard[s->held].db, rc, "read");
         if (clk_mono_ms() > end)
             return SESSION_BUSY;
-        pause_us(1000);
+        clk_pause_us(1000);
     }
     /* The journal mode was changed after the header was looked at. To ask such a handle for its -shm would create one, which
      * SQLite would never let go. */

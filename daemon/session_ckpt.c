@@ -1,7 +1,6 @@
 /* session_ckpt.c - checkpoints, and keeping others from theirs, or from writing, for a moment. */
 #include <pthread.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "common/base/beat.h"
 #include "common/base/clk.h"
@@ -10,12 +9,6 @@
 #define SPIN_MS 20
 #define HELD_SYNC_MS 1000 /* SQLite gives up waiting for a read mark after ten seconds, whatever the busy timeout */
 #define WRITES_A_LOOK 64
-
-static void pause_us(long us)
-{
-    struct timespec t = {0, us * 1000};
-    (void)nanosleep(&t, NULL);
-}
 
 /* While the checkpoint lock is held, SQLite's own taking and giving up of it around our checkpoints is
  * answered here and goes no further: otherwise an application could slip in at every end of one. */
@@ -254,7 +247,7 @@ static int write_lock(struct session *s, unsigned timeout_ms, struct err *e)
         if (now >= end)
             return SESSION_BUSY;
         if (now >= start + SPIN_MS) /* a writer that never pauses leaves a microsecond at a time */
-            pause_us(50);
+            clk_pause_us(50);
     }
 }
 
@@ -323,7 +316,7 @@ static bool slots_take(struct session *s, unsigned timeout_ms)
             note_writer(s);
         last = now;
         if (now >= start + SPIN_MS)
-            pause_us(50);
+            clk_pause_us(50);
     }
     slots_free(s);
     return false;

@@ -1,16 +1,9 @@
-#include <time.h>
-
+#include "common/base/clk.h"
 #include "common/format/wal.h"
 #include "daemon/busfault.h"
 #include "daemon/session_int.h"
 
 #define SPINS 100
-
-static void pause_us(long us)
-{
-    struct timespec t = {0, us * 1000};
-    (void)nanosleep(&t, NULL);
-}
 
 /* Layout of one header copy, in 32-bit words: 0 version, 2 change, 3 init/byte order/page size,
  * 4 mxFrame, 5 pages, 6-7 frame checksum, 8-9 salts, 10-11 checksum of the 40 bytes before. Two
@@ -68,7 +61,7 @@ static int index_at_most(struct session *s, unsigned pauses, struct session_inde
         if (tries > SPINS + pauses)
             return err_set(e, ERR_CORRUPT, "the wal-index of %s never gets consistent", s->path);
         if (tries > SPINS)
-            pause_us(100);
+            clk_pause_us(100);
     }
     if (a[0] != 3007000)
         return err_set(e, ERR_UNSUPPORTED, "the wal-index of %s has version %u", s->path, a[0]);

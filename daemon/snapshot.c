@@ -67,7 +67,7 @@ int snapshot_begin(struct snapshot *sn, const char *dir, enum ltx_encoding encod
         .clock_txid = info->clock_txid,
     };
     cleanup_free char *path = spool_snapshot_path(dir, info->txid);
-    int r = capture_reader_new(sn->session, &sn->x, &sn->reader, e);
+    int r = capture_reader_new(sn->session, &sn->x, sn->x.pages, &sn->reader, e);
     if (r == 0)
         r = fsx_tmp_open(path, 0600, &sn->tmp, e);
     if (r == 0)

@@ -39,7 +39,7 @@ done <"$tmp/own"
 while read -r file header; do
 	case $header in
 	# the last ones print versions
-	sqlite3.h) where='daemon/session.c daemon/session_int.h daemon/session_os.c daemon/inventory_db.c common/store/restore_check.c common/store/restore_side.c common/store/restore_wal.c common/store/restore_copy.c daemon/main.c daemon/status_walk.c daemon/metrics.c ctl/cmd_config.c' ;;
+	sqlite3.h) where='daemon/session.c daemon/session_int.h daemon/session_os.c daemon/inventory_sql.h common/store/restore_check.c common/store/restore_side.c common/store/restore_wal.c common/store/restore_copy.c daemon/main.c daemon/status_walk.c daemon/metrics.c ctl/cmd_config.c' ;;
 	microhttpd.h) where='daemon/metrics_http.c' ;;
 	curl/*) where='common/store/s3_* ctl/cmd_config.c' ;;
 	systemd/*) where='daemon/notify.c daemon/ctlserver_socket.c common/base/log.c' ;;
@@ -61,7 +61,7 @@ for f in common/*/*.[ch] daemon/*.[ch] ctl/*.[ch]; do
 	if grep -qE '\bcurl_(multi|easy|slist)_|CURLM?\b \*' "$tmp/code" && grep -qE '\buv_[a-z]+' "$tmp/code"; then
 		both="$both $f"
 		case $f in
-		common/store/s3_transport.c | common/store/s3_wrap.h) ;;
+		common/store/s3_transport.c) ;;
 		*) bad "$f speaks to libcurl and to libuv: that is for common/store/s3_transport.c" ;;
 		esac
 	fi

@@ -17,6 +17,7 @@ ENGINES := $(patsubst %,$(OUT)/engines/%,explorer failnth scripted reset_race lo
 
 engines: $(ENGINES) $(OUT)/engines/history $(OUT)/engines/histories
 # without the steps: the clock it moves is the real one's shift. What is asked of the store is counted.
+$(OUT)/engines/history: $(OUT)/tests/engines/asked.o
 $(OUT)/engines/history: WRAP_FLAGS += $(patsubst %,-Wl$(COMMA)--wrap=store_%,put get list delete head)
 $(OUT)/engines/history $(OUT)/engines/histories: $(OUT)/engines/%: $(OUT)/tests/engines/%.o $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)

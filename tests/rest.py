@@ -13,16 +13,15 @@ import json
 import os
 import pathlib
 import shutil
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-OUT = pathlib.Path(os.environ.get("WALSUP_OUT", ROOT / "build" / "release"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent / "lib"))
+from programs import ENV, OUT, Failed, Process, call  # noqa: E402
+
 FEW, MANY = int(os.environ.get("REST_FEW", "10")), int(os.environ.get("REST_MANY", "1000"))
 ROUNDS = int(os.environ.get("REST_ROUNDS", "5"))
 SPREAD, ALIGNED = 0.05, 2  # the windows may begin on either side of a scan
@@ -30,14 +29,9 @@ WAIT = 300
 SETTLE = 5  # seconds
 
 
-class Failed(Exception):
-    pass
-
-
-class Daemon:
+class Daemon(Process):
     def __init__(self, where, n, **env):
         self.dir, self.n = where, n
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "WALSUP_"))}
         dbs = where / "dbs"
         dbs.mkdir()
         con = sqlite3.connect(where / "template.db")
@@ -59,21 +53,12 @@ class Daemon:
         self.start(**env)
 
     def start(self, **env):
-        self.log = open(self.dir / "log", "ab")
-        self.proc = subprocess.Popen([OUT / "walsupd", "-c", self.ini], env={**self.env, "WALSUP_TEST_PACE_MS": "1", **env}, stderr=self.log,
-                                     stdout=self.log)
+        with open(self.dir / "log", "ab") as log:
+            self.proc = subprocess.Popen([OUT / "walsupd", "-c", self.ini], stdout=log, stderr=log,
+                                         env={**ENV, "WALSUP_TEST_PACE_MS": "1", **env})
 
     def status(self):
-        with socket.socket(socket.AF_UNIX) as s:
-            s.connect(str(self.dir / "sock"))
-            s.sendall(b'{"method":"io.walsup.Status","parameters":{"limit":0}}\0')
-            reply = b""
-            while not reply.endswith(b"\0"):
-                piece = s.recv(1 << 16)
-                if not piece:
-                    raise Failed("the answer was cut off")
-                reply += piece
-        return json.loads(reply[:-1])["parameters"]
+        return json.loads(call(self.dir / "sock", "Status", limit=0))["parameters"]
 
     def poll(self, what, fn):
         end = time.monotonic() + WAIT
@@ -109,20 +94,9 @@ class Daemon:
         return sum(s[a][b] - first[a][b] for a, b in (("looks", "visits"), ("watch", "looked")))
 
     def restart(self, **env):
-        self.stop()
+        if not self.stop():
+            raise Failed("walsupd does not stop")
         self.start(**env)
-
-    def stop(self):
-        if self.proc.poll() is None:
-            self.proc.send_signal(signal.SIGTERM)
-        try:
-            self.proc.wait(60)
-        except subprocess.TimeoutExpired:
-            self.proc.kill()
-            self.proc.wait()
-            raise Failed("walsupd does not stop") from None
-        finally:
-            self.log.close()
 
 
 def alike(a, b):

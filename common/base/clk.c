@@ -38,3 +38,9 @@ void clk_shift(int64_t real_ms, uint64_t mono_ms)
     real_shift_ms += real_ms;
     mono_shift_ms += mono_ms;
 }
+
+void clk_pause_us(long us)
+{
+    const struct timespec t = {.tv_nsec = us * 1000};
+    (void)nanosleep(&t, NULL);
+}

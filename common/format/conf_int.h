@@ -1,5 +1,6 @@
-/* conf_int.h - what conf.c (lines to sections), conf_value.c (texts to values), conf_build.c
- * and conf_places.c (sections to struct conf), conf_find.c, conf_url.c and conf_text.c share. Nobody else includes this. */
+/* conf_int.h - what conf.c (lines to sections), conf_value.c (texts to values), conf_section.c (what a section says),
+ * conf_build.c, conf_target.c and conf_places.c (sections to struct conf), conf_find.c, conf_url.c and conf_text.c
+ * share. Nobody else includes this. */
 #ifndef WALSUP_CONF_INT_H
 #define WALSUP_CONF_INT_H
 
@@ -74,6 +75,17 @@ void conf_problem(struct conf_ctx *x, const struct conf_origin *o, const char *h
                   const char *fmt, ...) PRINTF_LIKE(4, 5);
 /** conf_get(s, key): the value written in section s, NULL if none or s is NULL. */
 const struct conf_value *conf_get(const struct conf_section *s, enum conf_key_id key);
+/** conf_problem_err(x, o, e): the same, of an error with its hint. */
+void conf_problem_err(struct conf_ctx *x, const struct conf_origin *o, const struct err *e);
+/** conf_text_of(s, key): the text written in section s, which keeps it; NULL: none, or it was refused, or s is NULL.
+ * conf_dup_of(s, key): a copy of it, or of the row's default; NULL: there is neither. conf_num_of(s, key): the number
+ * written, or the default. conf_origin_of(s, key): where it was written, else where s begins. */
+const char *conf_text_of(const struct conf_section *s, enum conf_key_id key);
+char *conf_dup_of(const struct conf_section *s, enum conf_key_id key);
+uint64_t conf_num_of(const struct conf_section *s, enum conf_key_id key);
+const struct conf_origin *conf_origin_of(const struct conf_section *s, enum conf_key_id key);
+/** conf_sort_sections(x): fill raw->sorted, reporting sections that are there twice. */
+void conf_sort_sections(struct conf_ctx *x);
 /** conf_section_find(raw, kind, name): after conf_build has sorted; NULL if there is none. */
 struct conf_section *conf_section_find(const struct conf_raw *raw, enum conf_kind kind,
                                        const char *name);
@@ -90,6 +102,8 @@ void conf_limit_text(const struct conf_key *k, uint64_t v, char buf[static 32]);
 uint64_t conf_default(enum conf_key_id key);
 /** conf_build(x): fill x->c from x->c->raw, reporting everything that does not fit. */
 void conf_build(struct conf_ctx *x);
+/** conf_build_target(x, s): one [target] section to the next of x->c->target, which has room. */
+void conf_build_target(struct conf_ctx *x, const struct conf_section *s);
 /** conf_index(c): make the databases findable, once they are all there. */
 void conf_index(struct conf *c);
 /** conf_check_places(x): report files and replica paths that two sections claim. */

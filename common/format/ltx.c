@@ -88,6 +88,11 @@ int ltx_header_check(const struct ltx_header *h, enum err_code code, struct err 
 int ltx_header_decode(const uint8_t p[static LTX_HEADER_SIZE], struct ltx_header *ret,
                       struct err *e)
 {
+    if (memcmp(p, MAGIC, 3) == 0 && p[3] > MAGIC[3] && p[3] <= '9') {
+        int r = err_set(e, ERR_CORRUPT, "LTX of version %c, which this walsup cannot read", p[3]);
+        (void)err_hint(e, "use the version of walsup or Litestream that wrote it, or a newer one");
+        return r;
+    }
     if (memcmp(p, MAGIC, 4) != 0)
         return err_set(e, ERR_CORRUPT, "not an LTX file: magic %08x", be32_get(p));
     struct ltx_header h = {

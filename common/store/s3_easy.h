@@ -1,5 +1,5 @@
 /* s3_easy.h - one transfer as a curl easy handle: the options it gets, its callbacks, its progress.
- * Knows libcurl, not libuv. For s3_transport.c. */
+ * Knows libcurl, not libuv. For s3_transport.c and s3_libs3.c. */
 #ifndef WALSUP_S3_EASY_H
 #define WALSUP_S3_EASY_H
 
@@ -20,6 +20,7 @@ struct s3_throttle {
 
 struct s3_private {
     struct s3_transport *tr;
+    struct s3_libs3 *libs3;
     struct s3_throttle *throttle;
     CURL *easy;
     struct curl_slist *headers;

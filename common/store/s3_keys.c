@@ -6,11 +6,11 @@
 #include <jansson.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <sys/wait.h>
 
 #include "common/base/buf.h"
 #include "common/base/clk.h"
+#include "common/base/program.h"
 #include "common/store/s3_wrap.h"
 #include "common/store/store_impl.h"
 
@@ -120,32 +120,37 @@ static int read_output(int fd, struct buf *out, struct err *e)
     }
 }
 
+/* What such programs look at: of ours, which may have keys of other targets, they get no more. */
+static char **environment(void)
+{
+    static const char *const passed[] = {"PATH=", "HOME=", "USER=", "LOGNAME=", "SHELL=", "TZ=", "LANG=", "LC_", "XDG_", "AWS_",
+                                         "CREDENTIALS_DIRECTORY=", "SSL_CERT_", "http_proxy=", "https_proxy=", "no_proxy=",
+                                         "HTTP_PROXY=", "HTTPS_PROXY=", "NO_PROXY="};
+    size_t n = 0, all = 0;
+    while (environ[all])
+        all++;
+    char **env = util_zalloc((all + 1) * sizeof *env);
+    for (size_t i = 0; i < all; i++)
+        for (size_t k = 0; k < ARRAY_LEN(passed); k++)
+            if (!strncmp(environ[i], passed[k], strlen(passed[k])))
+                env[n++] = environ[i];
+    return env;
+}
+
 static int start(char *const *word, pid_t *ret_pid, int *ret_fd, struct err *e)
 {
-    posix_spawn_file_actions_t files;
-    posix_spawnattr_t attr;
-    sigset_t none, all;
-    int fd[2];
+    int fd[2], r = program_may_run(word[0], e);
+    if (r < 0)
+        return r;
     if (pipe2(fd, O_CLOEXEC) < 0)
         return err_sys(e, errno, "pipe");
-    (void)sigemptyset(&none);
-    (void)sigfillset(&all);
-    (void)posix_spawnattr_init(&attr);
-    (void)posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
-    (void)posix_spawnattr_setsigmask(&attr, &none);
-    (void)posix_spawnattr_setsigdefault(&attr, &all);
-    (void)posix_spawn_file_actions_init(&files);
-    (void)posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-    (void)posix_spawn_file_actions_adddup2(&files, fd[1], STDOUT_FILENO);
-    /* it may say what it likes there, even a secret */
-    (void)posix_spawn_file_actions_addopen(&files, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-    int r = posix_spawn(ret_pid, word[0], &files, &attr, word, environ);
-    (void)posix_spawn_file_actions_destroy(&files);
-    (void)posix_spawnattr_destroy(&attr);
+    char **env = environment();
+    *ret_pid = program_start(word, env, fd[1], e);
+    free(env);
     (void)close(fd[1]);
-    if (r) {
+    if (*ret_pid < 0) {
         (void)close(fd[0]);
-        return err_sys(e, r, "cannot start it");
+        return *ret_pid;
     }
     *ret_fd = fd[0];
     return 0;

@@ -1,21 +1,15 @@
-/* The seam. The linker's --wrap sends every curl call of libs3.a to the __wrap_ functions at the
- * end of this file. libs3 goes from composing a request to curl_multi_add_handle without yielding,
- * so one static pointer says which transfer it is composing. Of what libs3 composes, only its
- * CURLOPT_PRIVATE and its write function (the parser of listings) are kept: what is sent is
- * composed and set in s3_easy.c. */
+/* The seam under libs3, and curl on libuv: sockets, timers, what ends a transfer. What libs3 does is in s3_libs3.c. */
 #include "common/store/s3_transport.h"
 
 #include <assert.h>
 #include <curl/curl.h>
-#include <libs3.h>
-#include <libxml/parser.h>
 #include <signal.h>
 
 #include "common/base/clk.h"
 #include "common/store/s3_easy.h"
+#include "common/store/s3_libs3.h"
 #include "common/store/s3_log.h"
 #include "common/store/s3_peer.h"
-#include "common/store/s3_wrap.h"
 
 #define TRANSPORT_MAGIC 0x53751a45u
 #define SOCK_MAGIC 0x535ca11eu
@@ -33,26 +27,17 @@ struct s3_transport {
     unsigned magic;
     uv_loop_t *loop;
     const struct s3_target *target;
-    CURLM *multi;
-    S3RequestContext *context;
+    struct s3_libs3 libs3;
     uv_timer_t timer, tick, round; /* curl's; the watch over idle transfers; what the throttle waits for */
     struct s3_throttle throttle;
     uv_idle_t soon;
     void (*wake)(void *arg);
     void *wake_arg;
     struct sock *socks;
-    struct s3_xfer *active;   /* added to the multi handle */
-    struct s3_xfer *ended;    /* to be reported to libs3, in order */
-    struct s3_xfer *complete; /* libs3 is through with them, done() is due */
-    unsigned handles;         /* uv handles whose close callback has not run */
+    unsigned handles; /* uv handles whose close callback has not run */
     void (*closed)(void *arg);
     void *closed_arg;
 };
-
-static struct s3_xfer *composing;        /* between s3_transport_send and add_handle */
-static struct s3_transport *being_built; /* during S3_create_request_context */
-static struct s3_transport *reaping;    /* during S3_runonce_request_context */
-static unsigned libs3_users;
 
 void s3_transport_body_event(struct s3_xfer *x)
 {
@@ -67,7 +52,7 @@ static void on_round(uv_timer_t *h)
     struct s3_transport *tr = h->data;
     assert(tr->magic == TRANSPORT_MAGIC);
     tr->throttle.round++;
-    for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
+    for (struct s3_xfer *x = tr->libs3.active; x; x = x->priv->next_active) {
         if (x->priv->throttled)
             s3_transport_body_event(x);
     }
@@ -82,35 +67,6 @@ static void on_throttled(void *arg)
 }
 
 /* ---- the end of a transfer ----------------------------------------------------------------- */
-
-/* queue it for libs3 (and so for done()) with a result, unless it has one already */
-static void end(struct s3_xfer *x, CURLcode result)
-{
-    struct s3_private *p = x->priv;
-    if (p->in_ended || !p->added)
-        return;
-    p->in_ended = true;
-    p->result = result;
-    struct s3_xfer **at = &p->tr->ended;
-    while (*at)
-        at = &(*at)->priv->next_ended;
-    *at = x;
-}
-
-static void collect(struct s3_transport *tr)
-{
-    int left;
-    for (CURLMsg *m; (m = __real_curl_multi_info_read(tr->multi, &left));) {
-        if (m->msg != CURLMSG_DONE)
-            continue;
-        for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
-            if (x->priv->easy == m->easy_handle) {
-                end(x, m->data.result);
-                break;
-            }
-        }
-    }
-}
 
 static void finish(struct s3_xfer *x)
 {
@@ -127,17 +83,9 @@ static void finish(struct s3_xfer *x)
 /* Let libs3 take what has ended, then report it. done() comes last, because it may send again. */
 static void reap(struct s3_transport *tr)
 {
-    int left;
-    collect(tr);
-    reaping = tr;
-    if (tr->ended)
-        (void)S3_runonce_request_context(tr->context, &left);
-    reaping = NULL;
-    while (tr->complete) {
-        struct s3_xfer *x = tr->complete;
-        tr->complete = x->priv->next_complete;
+    s3_libs3_reap(&tr->libs3);
+    for (struct s3_xfer *x; (x = s3_libs3_take_complete(&tr->libs3));)
         finish(x);
-    }
 }
 
 static void on_soon(uv_idle_t *h)
@@ -165,7 +113,7 @@ void s3_transport_cancel(struct s3_xfer *x)
         return;
     if (!x->err.code)
         (void)err_set(&x->err, ERR_CANCELED, "canceled");
-    end(x, CURLE_ABORTED_BY_CALLBACK);
+    s3_libs3_end(x, CURLE_ABORTED_BY_CALLBACK);
     (void)uv_idle_start(&x->priv->tr->soon, on_soon);
 }
 
@@ -174,7 +122,7 @@ void s3_transport_cancel(struct s3_xfer *x)
 static void act(struct s3_transport *tr, curl_socket_t fd, int events)
 {
     int running;
-    (void)curl_multi_socket_action(tr->multi, fd, events, &running);
+    (void)curl_multi_socket_action(tr->libs3.multi, fd, events, &running);
     reap(tr);
 }
 
@@ -247,13 +195,13 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
 {
     struct s3_transport *tr = arg;
     struct sock *s = sock_arg;
-    for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
+    for (struct s3_xfer *x = tr->libs3.active; x; x = x->priv->next_active) {
         if (x->peer && x->priv->easy == easy)
             s3_peer_connected(fd, x->peer);
     }
     if (what == CURL_POLL_REMOVE) {
         if (s) {
-            (void)curl_multi_assign(tr->multi, fd, NULL);
+            (void)curl_multi_assign(tr->libs3.multi, fd, NULL);
             sock_close(s);
         }
         return 0;
@@ -273,7 +221,7 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
         if (s->next)
             s->next->prev = s;
         tr->socks = s;
-        (void)curl_multi_assign(tr->multi, fd, s);
+        (void)curl_multi_assign(tr->libs3.multi, fd, s);
     }
     int events = (what & CURL_POLL_IN ? UV_READABLE : 0) | (what & CURL_POLL_OUT ? UV_WRITABLE : 0);
     return uv_poll_start(&s->poll, events, on_poll) < 0 ? -1 : 0;
@@ -292,7 +240,7 @@ static void on_tick(uv_timer_t *h)
     struct s3_transport *tr = h->data;
     assert(tr->magic == TRANSPORT_MAGIC);
     uint64_t now = clk_mono_ms();
-    for (struct s3_xfer *x = tr->active; x; x = x->priv->next_active) {
+    for (struct s3_xfer *x = tr->libs3.active; x; x = x->priv->next_active) {
         struct s3_private *p = x->priv;
         uint64_t state = s3_easy_state(x);
         if (state != p->last_state || p->throttled) { /* the server is not to blame for a wait of ours */
@@ -304,72 +252,45 @@ static void on_tick(uv_timer_t *h)
                           (unsigned long long)idle_ms(x, tr->target),
                           (unsigned long long)x->answer.sent,
                           (unsigned long long)x->answer.received);
-            end(x, CURLE_OPERATION_TIMEDOUT);
+            s3_libs3_end(x, CURLE_OPERATION_TIMEDOUT);
         }
     }
     reap(tr);
-    if (!tr->active)
+    if (!tr->libs3.active)
         (void)uv_timer_stop(h);
 }
 
-/* ---- through libs3 ------------------------------------------------------------------------- */
+/* ---- what libs3 has to say ------------------------------------------------------------------ */
 
-static S3Status on_properties(const S3ResponseProperties *properties, void *arg)
+static void on_added(void *arg, struct s3_xfer *x)
 {
-    (void)properties, (void)arg;
-    return S3StatusOK;
+    struct s3_transport *tr = arg;
+    assert(tr->magic == TRANSPORT_MAGIC);
+    tr->throttle.uploads += s3_easy_uploads(x);
+    if (!uv_is_active((uv_handle_t *)&tr->tick)) {
+        uint64_t ms = MAX((uint64_t)10, MIN((uint64_t)TICK_MAX_MS, tr->target->idle_ms / 4));
+        (void)uv_timer_start(&tr->tick, on_tick, ms, ms);
+    }
 }
 
-static void on_complete(S3Status status, const S3ErrorDetails *details, void *arg)
+static void on_removed(void *arg, struct s3_xfer *x)
 {
-    (void)details;
-    struct s3_xfer *x = arg;
-    struct s3_private *p = x->priv;
-    if (!p->easy && !x->err.code) /* it never came to a transfer */
-        (void)err_set(&x->err, ERR_INTERNAL, "libs3 cannot compose the request: %s",
-                      S3_get_status_name(status));
-    struct s3_xfer **at = &p->tr->complete;
-    while (*at)
-        at = &(*at)->priv->next_complete;
-    *at = x;
-    (void)uv_idle_start(&p->tr->soon, on_soon);
+    struct s3_transport *tr = arg;
+    assert(tr->magic == TRANSPORT_MAGIC);
+    s3_easy_unthrottled(x->priv);
+    tr->throttle.uploads -= s3_easy_uploads(x);
 }
 
-static int on_put_data(int n, char *to, void *arg)
+static void on_completed(void *arg)
 {
-    (void)n, (void)to, (void)arg;
-    return -1; /* the body is ours: this must never be asked */
-}
-
-static S3Status on_get_data(int n, const char *data, void *arg)
-{
-    (void)n, (void)data, (void)arg;
-    return S3StatusOK;
-}
-
-/* libs3's reading of the listing, to be held against our own at the end */
-static S3Status on_list_data(int truncated, const char *next_marker, int n,
-                             const S3ListBucketContent *item, int n_prefixes,
-                             const char **prefixes, void *arg)
-{
-    (void)truncated, (void)next_marker, (void)n_prefixes, (void)prefixes;
-    struct s3_xfer *x = arg;
-    for (int i = 0; i < n; i++)
-        s3_reply_libs3_key(&x->priv->reply, item[i].key, item[i].size);
-    return S3StatusOK;
+    struct s3_transport *tr = arg;
+    assert(tr->magic == TRANSPORT_MAGIC);
+    (void)uv_idle_start(&tr->soon, on_soon);
 }
 
 void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
 {
-    static const S3ResponseHandler plain = {on_properties, on_complete};
-    static const S3PutObjectHandler put = {{on_properties, on_complete}, on_put_data};
-    static const S3GetObjectHandler get = {{on_properties, on_complete}, on_get_data};
-    static const S3ListBucketHandler list = {{on_properties, on_complete}, on_list_data};
-    const struct s3_target *t = tr->target;
-    /* key and signature of libs3 are never sent: it need not know the real ones */
-    const S3BucketContext b = {"localhost", t->bucket, S3ProtocolHTTP, S3UriStylePath, "k", "s"};
-
-    assert(!composing && !x->priv);
+    assert(!x->priv);
     x->priv = util_zalloc(sizeof *x->priv);
     x->priv->tr = tr;
     x->priv->throttle = &tr->throttle;
@@ -378,31 +299,7 @@ void s3_transport_send(struct s3_transport *tr, struct s3_xfer *x)
     x->page = (struct s3_page){0};
     x->new_id = NULL;
     s3_answer_reset(&x->answer);
-    composing = x;
-    switch (x->verb) {
-    case S3_PUT:
-        S3_put_object(&b, x->key, s3_body_size(x->body), NULL, tr->context, &put, x);
-        break;
-    case S3_GET:
-        S3_get_object(&b, x->key, NULL, 0, 0, tr->context, &get, x);
-        break;
-    case S3_LIST:
-        S3_list_bucket(&b, x->key, x->marker, NULL, S3_LIST_MAX_KEYS, tr->context, &list, x);
-        break;
-    case S3_PART:
-    case S3_CREATE:
-    case S3_COMPLETE:
-    case S3_ABORT:
-    case S3_DELETES:
-    case S3_UPLOADS: /* libs3 knows none of them: a request of its own is the envelope */
-    case S3_DELETE:
-        S3_delete_object(&b, x->key, tr->context, &plain, x);
-        break;
-    case S3_HEAD:
-        S3_head_object(&b, x->key, tr->context, &plain, x);
-        break;
-    }
-    composing = NULL;
+    s3_libs3_send(&tr->libs3, x);
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -421,27 +318,18 @@ int s3_transport_new(uv_loop_t *loop, const struct s3_target *t, struct s3_trans
     /* OpenSSL writes to sockets whose peer is gone; NOSIGNAL does not cover that */
     if (sigaction(SIGPIPE, NULL, &sa) == 0 && sa.sa_handler == SIG_DFL)
         (void)signal(SIGPIPE, SIG_IGN);
-    xmlInitParser();
-    S3Status rc = S3_initialize("walsup", S3_INIT_ALL, "localhost");
-    being_built = tr;
-    if (rc == S3StatusOK)
-        rc = S3_create_request_context(&tr->context);
-    being_built = NULL;
-    if (rc != S3StatusOK || !tr->multi) {
-        if (tr->context)
-            S3_destroy_request_context(tr->context);
+    tr->libs3 = (struct s3_libs3){
+        .target = t, .added = on_added, .removed = on_removed, .completed = on_completed, .arg = tr};
+    int r = s3_libs3_open(&tr->libs3, e);
+    if (r < 0) {
         free(tr);
-        return rc != S3StatusOK
-                   ? err_set(e, ERR_INTERNAL, "libs3 does not start: %s", S3_get_status_name(rc))
-                   : err_set(e, ERR_INTERNAL, "this program was linked without the --wrap flags "
-                                              "for libs3 (see Makefile, LIBS3_WRAPS)");
+        return r;
     }
-    libs3_users++;
-    (void)curl_multi_setopt(tr->multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
-    (void)curl_multi_setopt(tr->multi, CURLMOPT_SOCKETDATA, tr);
-    (void)curl_multi_setopt(tr->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer);
-    (void)curl_multi_setopt(tr->multi, CURLMOPT_TIMERDATA, tr);
-    (void)curl_multi_setopt(tr->multi, CURLMOPT_MAXCONNECTS, (long)t->max_connections);
+    (void)curl_multi_setopt(tr->libs3.multi, CURLMOPT_SOCKETFUNCTION, on_curl_socket);
+    (void)curl_multi_setopt(tr->libs3.multi, CURLMOPT_SOCKETDATA, tr);
+    (void)curl_multi_setopt(tr->libs3.multi, CURLMOPT_TIMERFUNCTION, on_curl_timer);
+    (void)curl_multi_setopt(tr->libs3.multi, CURLMOPT_TIMERDATA, tr);
+    (void)curl_multi_setopt(tr->libs3.multi, CURLMOPT_MAXCONNECTS, (long)t->max_connections);
     (void)uv_timer_init(loop, &tr->timer);
     (void)uv_timer_init(loop, &tr->tick);
     (void)uv_timer_init(loop, &tr->round);
@@ -459,185 +347,14 @@ static void on_closed(uv_handle_t *h)
 
 void s3_transport_close(struct s3_transport *tr, void (*closed)(void *arg), void *arg)
 {
-    assert(tr->magic == TRANSPORT_MAGIC && !tr->active && !tr->ended && !tr->complete);
+    assert(tr->magic == TRANSPORT_MAGIC );
     tr->closed = closed;
     tr->closed_arg = arg;
-    S3_destroy_request_context(tr->context);
-    if (!--libs3_users)
-        S3_deinitialize();
+    s3_libs3_close(&tr->libs3);
     while (tr->socks)
         sock_close(tr->socks);
     uv_close((uv_handle_t *)&tr->timer, on_closed);
     uv_close((uv_handle_t *)&tr->tick, on_closed);
     uv_close((uv_handle_t *)&tr->round, on_closed);
     uv_close((uv_handle_t *)&tr->soon, on_closed);
-}
-
-/* ---- what libs3's calls of libcurl arrive at ----------------------------------------------- */
-
-CURLcode __wrap_curl_global_init(long flags)
-{
-    return __real_curl_global_init(flags);
-}
-
-CURLM *__wrap_curl_multi_init(void)
-{
-    CURLM *m = __real_curl_multi_init();
-    if (being_built)
-        being_built->multi = m;
-    return m;
-}
-
-CURLMcode __wrap_curl_multi_cleanup(CURLM *m)
-{
-    return __real_curl_multi_cleanup(m);
-}
-
-/* the transfers are driven by on_poll and on_timer; doing both costs a second a request */
-CURLMcode __wrap_curl_multi_perform(CURLM *m, int *running)
-{
-    (void)m;
-    *running = 0;
-    return CURLM_OK;
-}
-
-CURLMcode __wrap_curl_multi_fdset(CURLM *m, fd_set *r, fd_set *w, fd_set *x, int *max)
-{
-    (void)m, (void)r, (void)w, (void)x;
-    *max = -1;
-    return CURLM_OK;
-}
-
-CURLMcode __wrap_curl_multi_timeout(CURLM *m, long *ms)
-{
-    (void)m;
-    *ms = -1;
-    return CURLM_OK;
-}
-
-CURLMsg *__wrap_curl_multi_info_read(CURLM *m, int *left)
-{
-    static CURLMsg msg;
-    *left = 0;
-    if (!reaping || reaping->multi != m || !reaping->ended)
-        return NULL;
-    struct s3_xfer *x = reaping->ended;
-    reaping->ended = x->priv->next_ended;
-    msg = (CURLMsg){.msg = CURLMSG_DONE, .easy_handle = x->priv->easy,
-                    .data.result = x->priv->result};
-    return &msg;
-}
-
-CURLMcode __wrap_curl_multi_add_handle(CURLM *m, CURL *easy)
-{
-    struct s3_xfer *x = composing;
-    if (!x || x->priv->tr->multi != m)
-        return CURLM_INTERNAL_ERROR;
-    struct s3_private *p = x->priv;
-    struct s3_transport *tr = p->tr;
-    p->easy = easy;
-    CURLMcode rc = s3_easy_prepare(x, tr->target) < 0 ? CURLM_INTERNAL_ERROR
-                                                      : __real_curl_multi_add_handle(m, easy);
-    if (rc != CURLM_OK) {
-        if (!x->err.code)
-            (void)err_set(&x->err, ERR_INTERNAL, "libcurl: %s", curl_multi_strerror(rc));
-        return rc;
-    }
-    p->added = true;
-    p->sent_ms = p->last_change_ms = clk_mono_ms();
-    p->next_active = tr->active;
-    if (p->next_active)
-        p->next_active->priv->prev_active = x;
-    tr->active = x;
-    tr->throttle.uploads += s3_easy_uploads(x);
-    if (!uv_is_active((uv_handle_t *)&tr->tick)) {
-        uint64_t ms = MAX((uint64_t)10, MIN((uint64_t)TICK_MAX_MS, tr->target->idle_ms / 4));
-        (void)uv_timer_start(&tr->tick, on_tick, ms, ms);
-    }
-    return CURLM_OK;
-}
-
-CURLMcode __wrap_curl_multi_remove_handle(CURLM *m, CURL *easy)
-{
-    struct s3_xfer *x = reaping ? reaping->active : NULL;
-    while (x && x->priv->easy != easy)
-        x = x->priv->next_active;
-    if (!x)
-        return __real_curl_multi_remove_handle(m, easy);
-    struct s3_private *p = x->priv;
-    (void)__real_curl_easy_getinfo(easy, CURLINFO_RESPONSE_CODE, &x->answer.status);
-    (void)__real_curl_easy_getinfo(easy, CURLINFO_OS_ERRNO, &x->answer.os_errno);
-    if (x->peer)
-        s3_peer_ended(easy, p->result, &x->answer, x->peer);
-    /* All that libs3 ever sees of an answer is a listing that has been found whole: its parser
-     * leaks the document when there is a DTD, and takes anything for a listing. */
-    if (p->result == CURLE_OK && p->libs3_write && s3_reply_page(&p->reply, x))
-        (void)p->libs3_write((char *)x->answer.body.p, 1, x->answer.body.len, p->libs3_data);
-    p->added = false;
-    s3_easy_unthrottled(p);
-    p->tr->throttle.uploads -= s3_easy_uploads(x);
-    if (p->prev_active)
-        p->prev_active->priv->next_active = p->next_active;
-    else
-        p->tr->active = p->next_active;
-    if (p->next_active)
-        p->next_active->priv->prev_active = p->prev_active;
-    return __real_curl_multi_remove_handle(m, easy);
-}
-
-CURL *__wrap_curl_easy_init(void)
-{
-    return __real_curl_easy_init();
-}
-
-void __wrap_curl_easy_cleanup(CURL *easy)
-{
-    __real_curl_easy_cleanup(easy);
-}
-
-void __wrap_curl_easy_reset(CURL *easy)
-{
-    __real_curl_easy_reset(easy);
-}
-
-/* a request without a context would block: there is no such thing here */
-CURLcode __wrap_curl_easy_perform(CURL *easy)
-{
-    (void)easy;
-    return CURLE_FAILED_INIT;
-}
-
-/* Nothing libs3 asks for is set. Two things are kept for later, by their type. */
-CURLcode __wrap_curl_easy_setopt(CURL *easy, CURLoption o, ...)
-{
-    (void)easy;
-    va_list ap;
-    va_start(ap, o);
-    if (composing && o == CURLOPT_PRIVATE)
-        composing->priv->libs3_private = va_arg(ap, void *);
-    else if (composing && o == CURLOPT_WRITEDATA)
-        composing->priv->libs3_data = va_arg(ap, void *);
-    else if (composing && o == CURLOPT_WRITEFUNCTION)
-        composing->priv->libs3_write = va_arg(ap, s3_write_fn);
-    va_end(ap);
-    return CURLE_OK;
-}
-
-CURLcode __wrap_curl_easy_getinfo(CURL *easy, CURLINFO what, ...)
-{
-    va_list ap;
-    va_start(ap, what);
-    void *to = va_arg(ap, void *); /* every kind of information goes through a pointer */
-    va_end(ap);
-    return __real_curl_easy_getinfo(easy, what, to);
-}
-
-struct curl_slist *__wrap_curl_slist_append(struct curl_slist *list, const char *text)
-{
-    return __real_curl_slist_append(list, text);
-}
-
-void __wrap_curl_slist_free_all(struct curl_slist *list)
-{
-    __real_curl_slist_free_all(list);
 }

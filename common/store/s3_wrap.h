@@ -1,6 +1,6 @@
 /* s3_wrap.h - both sides of the linker's --wrap: what libs3's calls arrive at, and the real
- * functions. The list is LIBS3_WRAPS of the Makefile. For s3_transport.c only, which has to use
- * the __real_ names itself. */
+ * functions. The list is LIBS3_WRAPS of the Makefile. The __wrap_ functions are in s3_libs3.c;
+ * what speaks to libcurl itself has to use the __real_ names. */
 #ifndef WALSUP_S3_WRAP_H
 #define WALSUP_S3_WRAP_H
 

@@ -28,68 +28,18 @@ import sys
 import tempfile
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-OUT = pathlib.Path(os.environ.get("WALSUP_OUT", ROOT / "build" / "release"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lib"))
+from programs import ENV, OUT, ROOT, Failed, Process  # noqa: E402
+
 SECONDS = float(os.environ.get("BENCH_SECONDS", "5"))
 RUNS = int(os.environ.get("BENCH_RUNS", "3"))
 MIB = int(os.environ.get("BENCH_MIB", "1024"))
 ONLY = [x for x in os.environ.get("BENCH_ONLY", "writer,lag,memory,restore").split(",") if x]
 LITESTREAM = os.environ.get("LITESTREAM_BIN")
-ENV = {k: v for k, v in os.environ.items()
-       if not k.startswith(("AWS_", "LITESTREAM_", "WALSUP_", "NOTIFY_"))}
 KEY_ID, SECRET = "AKIAWALSUPBENCH", "s3cr3t"
-TICK = os.sysconf("SC_CLK_TCK")
-
-
-class Failed(Exception):
-    pass
 
 
 # ---- processes -----------------------------------------------------------------------------------
-
-class Process:
-    """something that runs beside the measurement and is always ended"""
-
-    proc = None
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc):
-        self.stop()
-
-    def stop(self):
-        if self.proc and self.proc.poll() is None:
-            self.proc.send_signal(signal.SIGTERM)
-            try:
-                self.proc.wait(60)
-            except subprocess.TimeoutExpired:
-                self.proc.kill()
-                self.proc.wait()
-
-    def cpu(self):
-        """CPU seconds so far"""
-        fields = pathlib.Path(f"/proc/{self.proc.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICK
-
-    def idle_cpu(self, seconds):
-        """CPU share over so long a time, once what the last commit led to is done"""
-        cpu, end = -1.0, time.monotonic() + 20
-        while self.cpu() != cpu and time.monotonic() < end:
-            cpu = self.cpu()
-            time.sleep(1)
-        t0, cpu = time.monotonic(), self.cpu()
-        time.sleep(seconds)
-        return (self.cpu() - cpu) / (time.monotonic() - t0)
-
-    def memory(self):
-        text = pathlib.Path(f"/proc/{self.proc.pid}/status").read_text()
-        kib = {k: int(re.search(rf"^{k}:\s+(\d+)", text, re.M)[1])
-               for k in ("VmRSS", "VmHWM", "Threads")}
-        return {"rss_mib": kib["VmRSS"] / 1024, "peak_mib": kib["VmHWM"] / 1024,
-                "threads": kib["Threads"],
-                "descriptors": len(os.listdir(f"/proc/{self.proc.pid}/fd"))}
-
 
 def run(*args, **kw):
     r = subprocess.run([str(a) for a in args], capture_output=True, text=True,

@@ -38,7 +38,9 @@ import urllib.parse
 import urllib.request
 
 import bench
-from bench import ENV, OUT, ROOT, Failed, percentile, run, table
+import programs  # which bench has made findable
+from bench import percentile, run, table
+from programs import ENV, OUT, ROOT, Failed
 
 N = int(os.environ.get("BENCH_N", "10000"))
 EXPLICIT = os.environ.get("BENCH_EXPLICIT", "") not in ("", "0")
@@ -92,7 +94,7 @@ def files_unlimited():
 
 # ---- who is measured -----------------------------------------------------------------------------
 
-class Side(bench.Process):
+class Side(programs.Process):
     """a replicator with all databases of a tree"""
 
     def __init__(self, where):
@@ -176,17 +178,9 @@ class Walsup(Side):
 
     def call(self, method, **parameters):
         """milliseconds until the whole reply is here, and its bytes"""
-        with socket.socket(socket.AF_UNIX) as s:
-            t0 = time.monotonic()
-            s.connect(str(self.dir / "walsup.sock"))
-            s.sendall(json.dumps({"method": f"io.walsup.{method}", "parameters": parameters}).encode() + b"\0")
-            size, piece = 0, b""
-            while not piece.endswith(b"\0"):
-                piece = s.recv(1 << 20)
-                if not piece:
-                    raise Failed(f"{method}: cut off after {size} bytes")
-                size += len(piece)
-            return (time.monotonic() - t0) * 1000, size
+        t0 = time.monotonic()
+        reply = programs.call(self.dir / "walsup.sock", method, **parameters)
+        return (time.monotonic() - t0) * 1000, len(reply)
 
     def asked(self):
         """what walsupctl status asks for, everything, and the metrics; how long the loop was busy in one go, at worst,

@@ -16,7 +16,8 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "e2e"))
 
 import bench_many  # noqa: E402
-from bench import Failed, percentile  # noqa: E402
+from bench import percentile  # noqa: E402
+from programs import Failed  # noqa: E402
 from test_control import Line, assault, rss_kib  # noqa: E402
 
 KINDS = {"hello": 3500, "malformed": 2500, "deep": 1500, "deaf": 1000, "slow": 700, "stream": 600, "flood": 200}

@@ -172,7 +172,7 @@ def test_what_others_may_write_is_not_run(world, how):
     world.configure(world.file_target(), world.db("a"), world.db("b"), on_state_change=p)
     world.start()
     says = {"directory": "others may put another file in its place, in " + str(world.path / "open"),
-            "missing": "No such file"}.get(how, "others than root and the daemon's user may write it")
+            "missing": "No such file"}.get(how, "others than root and walsup's user may write it")
     world.poll("it is said", lambda: says in world.log.read_text())
     world.poll("and was asked for again", lambda: world.status("b")["state"] == "waiting")
     assert world.log.read_text().count(says) == 1 and not told(world)

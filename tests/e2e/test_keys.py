@@ -196,6 +196,37 @@ def test_a_link_that_somebody_else_made_is_refused(world, s3t):
     assert "a link that another user made" in check(world, bare(s3t, **keys))["open"]["message"]
 
 
+def test_a_program_gets_nothing_of_the_daemons(world, s3t):
+    (world.path / "answer.json").write_text(answer())
+    seen = world.path / "seen"
+    p = script(world, f"""{{ env; ls -l /proc/$$/fd; grep -E 'Cap(Amb|Eff)|NoNewPrivs' /proc/self/status; }} >{seen}
+exec cat {world.path}/answer.json
+""")
+    make_db(world.path / "a.db").close()
+    world.configure(bare(s3t, credential_process=p), world.db("a", target="s3"))
+    world.start(WALSUP_SECRET_OF_ANOTHER_TARGET="other", AWS_PROFILE="mine")
+    world.sync()
+    text = seen.read_text()
+    assert "AWS_PROFILE=mine" in text and "PATH=" in text
+    assert "NOTIFY_SOCKET" not in text and "other" not in text and "LD_PRELOAD" not in text
+    assert "socket:" not in text and "anon_inode" not in text and str(world.state) not in text, text
+    assert re.search(r"NoNewPrivs:\s*1\n", text) and re.search(r"CapAmb:\s*0+\n", text), text
+
+
+@pytest.mark.parametrize("how", ["group", "directory"])
+def test_a_program_that_others_may_write_is_not_run(world, s3t, how):
+    p = script(world, f"touch {world.path}/ran\n")
+    if how == "group":
+        p.chmod(0o770)
+    else:
+        (world.path / "open").mkdir()
+        p = p.rename(world.path / "open" / "keys.sh")
+        p.parent.chmod(0o777)
+    said = check(world, bare(s3t, credential_process=p))["credentials"]
+    assert "it is not run: others" in said["message"] and "chown root, chmod go-w" in said["hint"], said
+    assert not (world.path / "ran").exists()
+
+
 # ---- new ones ------------------------------------------------------------------------------------
 
 def test_new_keys_are_fetched_before_the_old_ones_expire(world, s3t):

@@ -81,10 +81,10 @@ static void writer(int id, int seconds)
         uint32_t n = hot ? 2000 : rnd() % 60;
         for (uint32_t i = 0; i < n && clk_mono_ms() < end; i++) {
             while (calm && (clk_mono_ms() / 100) % 3) /* bursts of 100 ms, then 200 ms of silence */
-                pause_us(3000);
+                clk_pause_us(3000);
             one_write(d, b, sizeof b);
             if (!hot && rnd() % 20 == 0)
-                pause_us(rnd() % 30000);
+                clk_pause_us(rnd() % 30000);
         }
         if (id == 1 && rnd() % 3 == 0)
             (void)ex(d, rnd() % 2   ? "pragma wal_checkpoint(truncate)"
@@ -92,7 +92,7 @@ static void writer(int id, int seconds)
                                     : "pragma wal_checkpoint(full)");
         (void)sqlite3_close(d);
         if (!hot && rnd() % 4 == 0)
-            pause_us(rnd() % 60000);
+            clk_pause_us(rnd() % 60000);
     }
     _exit(0);
 }
@@ -226,10 +226,10 @@ static void drop_guard(struct source *s)
         return;
     struct conn *c = &s->session->guard[s->session->held];
     session_read_end(c);
-    pause_us(rnd() % 20000);
+    clk_pause_us(rnd() % 20000);
     int rc;
     do /* without a guard the files may have become others, which no longer fit together */
-        pause_us(500);
+        clk_pause_us(500);
     while (((rc = session_read_begin(c)) & 0xff) == SQLITE_BUSY);
 }
 
@@ -270,7 +270,7 @@ int main(int argc, char **argv)
     struct source *s = source_new(&c);
     uint64_t end = clk_mono_ms() + (uint64_t)seconds * 1000 + 300;
     while (clk_mono_ms() < end) {
-        pause_us(rnd() % 3000);
+        clk_pause_us(rnd() % 3000);
         uint32_t k = rnd() % 12;
         struct source_job j = {.capture = k < 8, .assist = k == 9, .settle = k == 10};
         job(s, &j);
@@ -278,7 +278,7 @@ int main(int argc, char **argv)
             job(s, &(struct source_job){.settle = true});
             job(s, &(struct source_job){.detach = true});
             n_detach++;
-            pause_us(rnd() % 40000);
+            clk_pause_us(rnd() % 40000);
         }
         if (unsafe)
             drop_guard(s);

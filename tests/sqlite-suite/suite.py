@@ -8,7 +8,7 @@ is a matter of timing.
 
 WALSUP_OUT   where walsupd and walsupctl are
 JOBS         scripts at the same time (1)
-SUITE_LIMIT  seconds for one script (300)
+SUITE_LIMIT  seconds for one script (900)
 Results are kept in DIRECTORY/results and used again: those without walsup for ever, those with it as long as walsupd is
 the same file. --fresh runs all.
 """
@@ -29,7 +29,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 OUT = pathlib.Path(os.environ.get("WALSUP_OUT", HERE.parents[1] / "build" / "release")).resolve()
-LIMIT = float(os.environ.get("SUITE_LIMIT", "300"))
+LIMIT = float(os.environ.get("SUITE_LIMIT", "900"))
 JOBS = int(os.environ.get("JOBS", "1"))
 WORDS = ("wal", "lock", "shared", "busy", "exclusive", "backup", "journal", "pager", "vacuum")
 SHOWN = 8  # of the tests of a script that differ
