@@ -50,17 +50,55 @@ static void env_unset(struct service *s, const char *name)
     s->n_env = kept;
 }
 
-/* As systemd reads such a file (systemd.exec(5), "EnvironmentFile="): quotes are quotes at the beginning of a value or of
- * the next part of it, spaces around name and value do not count, and a backslash at the end continues a line. */
+enum env_at { BETWEEN, COMMENT, NAME, BEFORE_VALUE, VALUE, ESCAPED, SINGLE, DOUBLE, DOUBLE_ESCAPED };
+
+static const char env_newline[] = "\r\n";
+
+/* One character of a value, which may be a newline if it is in quotes or escaped. *ret_space: it is a space that does
+ * not count at the end of the value. */
+static enum env_at env_value(struct buf *one, enum env_at at, char c, bool *ret_space)
+{
+    *ret_space = at == VALUE && strchr(" \t", c);
+    switch (at) {
+    case ESCAPED:
+        if (!strchr(env_newline, c))
+            buf_add(one, &c, 1);
+        return VALUE;
+    case SINGLE:
+    case DOUBLE:
+        if (c == (at == SINGLE ? '\'' : '"'))
+            return BEFORE_VALUE;
+        if (at == DOUBLE && c == '\\')
+            return DOUBLE_ESCAPED;
+        buf_add(one, &c, 1);
+        return at;
+    case DOUBLE_ESCAPED:
+        if (!strchr("\"\\`$\n", c))
+            buf_add(one, "\\", 1);
+        if (c != '\n')
+            buf_add(one, &c, 1);
+        return DOUBLE;
+    default:
+        if (at == BEFORE_VALUE && strchr(" \t'\"", c))
+            return c == '"' ? DOUBLE : c == '\'' ? SINGLE : at;
+        if (c == '\\')
+            return ESCAPED;
+        buf_add(one, &c, 1);
+        return VALUE;
+    }
+}
+
+/* As systemd reads such a file (systemd.exec(5), "EnvironmentFile="): quotes are quotes at the beginning
+ * of a value or of the next part of it, spaces around name and value do not count, and a backslash at
+ * the end continues a line. */
 static void env_text(struct service *s, const char *text)
 {
-    static const char space[] = " \t", newline[] = "\r\n";
-    enum { BETWEEN, COMMENT, NAME, BEFORE_VALUE, VALUE, ESCAPED, SINGLE, DOUBLE, DOUBLE_ESCAPED } at = BETWEEN;
     cleanup_wiped_buf struct buf one = BUF_INIT;
-    size_t kept = 0; /* up to here, what follows are spaces at the end */
+    enum env_at at = BETWEEN;
+    size_t kept = 0; /* what follows are spaces at the end */
     for (const char *p = text;; p++) {
-        bool quoted = at == ESCAPED || at >= SINGLE, ends = !*p || (strchr(newline, *p) && !quoted);
-        if (ends) {
+        bool in_quotes = at >= ESCAPED, space = strchr(" \t", *p);
+        if (!*p || (strchr(env_newline, *p) && !in_quotes)) {
             one.len = kept;
             if (at >= BEFORE_VALUE)
                 env_set(s, buf_str(&one));
@@ -69,62 +107,18 @@ static void env_text(struct service *s, const char *text)
             at = BETWEEN;
             if (!*p)
                 return;
-            continue;
-        }
-        bool blank = strchr(space, *p);
-        switch (at) {
-        case BETWEEN:
-            at = *p == '#' || *p == ';' ? COMMENT : blank ? BETWEEN : NAME;
+        } else if (at >= BEFORE_VALUE) {
+            at = env_value(&one, at, *p, &space);
+        } else if (at == NAME && *p == '=') {
+            one.len = kept;
+            buf_add(&one, p, 1);
+            at = BEFORE_VALUE;
+        } else if (at != COMMENT && !(at == BETWEEN && space)) {
+            at = at == BETWEEN && (*p == '#' || *p == ';') ? COMMENT : NAME;
             if (at == NAME)
                 buf_add(&one, p, 1);
-            break;
-        case COMMENT:
-            continue;
-        case NAME:
-            if (*p == '=') {
-                one.len = kept;
-                at = BEFORE_VALUE;
-                blank = false;
-            }
-            buf_add(&one, p, 1);
-            break;
-        case BEFORE_VALUE:
-        case VALUE:
-            if (at == BEFORE_VALUE && (*p == '\'' || *p == '"')) {
-                at = *p == '"' ? DOUBLE : SINGLE;
-            } else if (*p == '\\') {
-                at = ESCAPED;
-            } else if (at == VALUE || !blank) {
-                at = VALUE;
-                buf_add(&one, p, 1);
-            }
-            break;
-        case ESCAPED:
-            at = VALUE;
-            if (!strchr(newline, *p))
-                buf_add(&one, p, 1);
-            blank = false;
-            break;
-        case SINGLE:
-        case DOUBLE:
-            if (*p == (at == SINGLE ? '\'' : '"'))
-                at = BEFORE_VALUE;
-            else if (at == DOUBLE && *p == '\\')
-                at = DOUBLE_ESCAPED;
-            else
-                buf_add(&one, p, 1);
-            blank = false;
-            break;
-        case DOUBLE_ESCAPED:
-            at = DOUBLE;
-            if (!strchr("\"\\`$\n", *p))
-                buf_add(&one, "\\", 1);
-            if (*p != '\n')
-                buf_add(&one, p, 1);
-            blank = false;
-            break;
         }
-        kept = blank ? kept : one.len;
+        kept = space ? kept : one.len;
     }
 }
 
@@ -311,8 +305,9 @@ void service_env_user(struct service *s)
     bool dynamic = unit_is(s->unit, "DynamicUser", "yes");
     s->as_root = !dynamic && (!user || !strcmp(user->value, "root") || !strcmp(user->value, "0"));
     if (dynamic)
-        found(s, "user", WARNING, util_printf("%s runs as a user that exists only while it runs (DynamicUser=yes), so what "
-                                              "that user may read and write is not judged", s->unit->name),
+        found(s, "user", WARNING,
+              util_printf("%s runs as a user that exists only while it runs (DynamicUser=yes), so what that user "
+                          "may read and write is not judged", s->unit->name),
               util_strdup("User=walsup is what its databases and directories can be given to"));
     if (!user || dynamic)
         return;

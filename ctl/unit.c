@@ -407,9 +407,11 @@ bool unit_capable(const struct unit *u, const char *capability)
 {
     static const char bounding[] = "CapabilityBoundingSet";
     const struct unit_line *user = unit_get(u, "User");
-    bool root = user ? !strcmp(user->value, "root") || !strcmp(user->value, "0") : !unit_is(u, "DynamicUser", "yes");
+    bool root = user ? !strcmp(user->value, "root") || !strcmp(user->value, "0")
+                     : !unit_is(u, "DynamicUser", "yes");
     bool emptied = false; /* an empty line leaves none; without any line there are all */
     for (size_t i = 0; i < u->n_lines; i++)
         emptied = emptied || !strcmp(u->line[i].key, bounding);
-    return unit_lists(u, bounding, capability, !emptied) && (root || unit_lists(u, "AmbientCapabilities", capability, false));
+    return unit_lists(u, bounding, capability, !emptied) &&
+           (root || unit_lists(u, "AmbientCapabilities", capability, false));
 }

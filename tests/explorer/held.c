@@ -153,8 +153,8 @@ static unsigned run(const struct point *p, uint64_t seed)
             world_judge();
         }
     }
-    /* whoever opens it next recovers what a dead process had written whole, which is a commit from then on: walsup holds
-     * nobody off from that while it only watches, and is told by events */
+    /* Whoever opens it next recovers what a dead process had written whole, which is a commit from
+     * then on. While walsup only watches, it holds nobody off from that, and is told by events. */
     world_settle();
     world_quiet();
     world.any_error = false;

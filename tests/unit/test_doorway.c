@@ -129,7 +129,8 @@ static void test_a_crowd_is_let_in_to_the_last_one(void **state)
     run_until(CROWD + 1);
 }
 
-/* Right after libuv has looked at its sockets: since 1.45 it runs the timer, which lets him in, in the same round. */
+/* Right after libuv has looked at its sockets: since 1.45 it runs the timer, which lets him in, in
+ * the same round. */
 static void close_on_who_waits(uv_check_t *looked)
 {
     if (!door.waiting)

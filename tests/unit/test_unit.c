@@ -26,7 +26,8 @@ static void only_lines_of_the_service_section_count(void **state)
 {
     (void)state;
     struct unit *u = harness_unit("walsupd.service", "Type=notify\n"
-                                  "  Group = ada \t\nno assignment\n[X-Section]\nGroup=bob\n[Service]");
+                                  "  Group = ada \t\nno assignment\n"
+                                  "[X-Section]\nGroup=bob\n[Service]");
     assert_null(value_of(u, "User"));
     assert_string_equal(value_of(u, "Type"), "notify");
     assert_string_equal(value_of(u, "Group"), "ada");
@@ -69,7 +70,8 @@ static void drop_ins_come_after_the_unit_in_the_order_of_their_names(void **stat
     struct unit *u = NULL;
     harness_mkdir("walsupd.service.d");
     harness_write("walsupd.service.d/20.conf", "[Service]\nUser=second\n");
-    harness_write("walsupd.service.d/10.conf", "User=no-section\n[Service]\nUser=first\nGroup=first\n");
+    harness_write("walsupd.service.d/10.conf",
+                  "User=no-section\n[Service]\nUser=first\nGroup=first\n");
     harness_write("walsupd.service.d/30.conf~", "[Service]\nUser=an-editor's\n");
     u = harness_unit("walsupd.service", "User=unit\nGroup=unit");
     assert_string_equal(value_of(u, "User"), "second");
@@ -89,7 +91,8 @@ static void specifiers_are_expanded(void **state)
                                   "%I %n %N %p %% %t %S %E %h %q %");
     assert_string_equal(value_of(u, "ExecStart"),
                         "/bin/w -c /etc/walsup-ada.ini "
-                        "ada walsupd@ada.service walsupd@ada walsupd % /run /var/lib /etc /root %q %");
+                        "ada walsupd@ada.service walsupd@ada walsupd "
+                        "% /run /var/lib /etc /root %q %");
     (void)unit_free(u);
     u = harness_unit("walsupd.service", "ExecStart=[%i] %p");
     assert_string_equal(value_of(u, "ExecStart"), "[] walsupd");
@@ -114,7 +117,8 @@ static void each_word_for_yes_and_no_is_one(void **state)
         assert_true(unit_is(u, "PrivateNetwork", "no"));
         (void)unit_free(u);
     }
-    struct unit *u = harness_unit("walsupd.service", "ProtectSystem=strict\nPrivateTmp=yes\nPrivateTmp=");
+    struct unit *u = harness_unit("walsupd.service",
+                                  "ProtectSystem=strict\nPrivateTmp=yes\nPrivateTmp=");
     assert_true(unit_is(u, "ProtectSystem", "strict"));
     assert_false(unit_is(u, "ProtectSystem", "yes"));
     assert_false(unit_is(u, "PrivateTmp", "yes"));
@@ -152,14 +156,16 @@ static void a_capability_is_needed_in_both_sets_unless_the_user_is_root(void **s
         {"CapabilityBoundingSet=~CAP_FOWNER", true},
         {"CapabilityBoundingSet=CAP_CHOWN CAP_FOWNER\nCapabilityBoundingSet=~CAP_CHOWN", false},
         {"CapabilityBoundingSet=CAP_FOWNER\nCapabilityBoundingSet=cap_chown", true},
-        {"CapabilityBoundingSet=CAP_CHOWN\nCapabilityBoundingSet=\nCapabilityBoundingSet=CAP_FOWNER", false},
+        {"CapabilityBoundingSet=CAP_CHOWN\nCapabilityBoundingSet=\n"
+         "CapabilityBoundingSet=CAP_FOWNER", false},
         {"User=ada", false},
         {"DynamicUser=yes", false},
         {"User=ada\nAmbientCapabilities=CAP_CHOWN", true},
         {"User=ada\nAmbientCapabilities=CAP_FOWNER", false},
         {"User=ada\nAmbientCapabilities=CAP_CHOWN\nAmbientCapabilities=", false},
         {"User=ada\nAmbientCapabilities=CAP_CHOWN\nCapabilityBoundingSet=CAP_FOWNER", false},
-        {"User=ada\nAmbientCapabilities=CAP_CHOWN\nCapabilityBoundingSet=CAP_FOWNER CAP_CHOWN", true},
+        {"User=ada\nAmbientCapabilities=CAP_CHOWN\n"
+         "CapabilityBoundingSet=CAP_FOWNER CAP_CHOWN", true},
         {"User=ada\nCapabilityBoundingSet=CAP_CHOWN", false},
     };
     for (size_t i = 0; i < ARRAY_LEN(row); i++) {
@@ -212,14 +218,15 @@ static void a_unit_that_cannot_be_had_is_an_error(void **state)
     assert_null(u);
 }
 
-/* ---- the environment of its process (service_env.c) ------------------------------------------- */
+/* ---- the environment of its process (service_env.c) ------------------------ */
 
 static void variables_of_the_unit_in_the_order_of_systemd(void **state)
 {
     (void)state;
     harness_write("env", "# K1=comment\n; K2=comment\n"
                          "A=file\nB = b c \t\nQ=a\"b'c\nM=\"1\n2\"\nDE=\"\\n\\$\"\n"
-                         "S='$x \\n'\nD=\"q\\\"r\" s\nL=one \\\ntwo\n\nE=\nesc=a\\ b\nno-value\n  T=1\nLAST=\\");
+                         "S='$x \\n'\nD=\"q\\\"r\" s\nL=one \\\ntwo\n\n"
+                         "E=\nesc=a\\ b\nno-value\n  T=1\nLAST=\\");
     static const struct {
         const char *lines, *name, *value; /* NULL: it is not set */
     } row[] = {
@@ -227,7 +234,8 @@ static void variables_of_the_unit_in_the_order_of_systemd(void **state)
         {"Environment=A=1 \"B=2 3\" A=4", "A", "4"},
         {"Environment=A=1 \"B=2 3\" A=4", "B", "2 3"},
         {"Environment=A=1\nEnvironment=\nEnvironment=B=1", "A", NULL},
-        {"Environment=A=unit\nEnvironmentFile=@/env", "A", "file"}, /* files win, wherever they stand */
+        /* files win, wherever they stand */
+        {"Environment=A=unit\nEnvironmentFile=@/env", "A", "file"},
         {"EnvironmentFile=@/env\nEnvironment=A=unit", "A", "file"},
         {"EnvironmentFile=@/env", "K1", NULL},
         {"EnvironmentFile=@/env", "K2", NULL},
@@ -273,7 +281,8 @@ static void the_process_gets_the_environment_of_its_user(void **state)
         (void)setenv("OF_THE_SHELL", "1", 1);
         (void)setenv("TERM", "dumb", 1);
         service_become(service_new(u));
-        const char *home = getenv("HOME"), *user = getenv("USER"), *name = getenv("LOGNAME"), *shell = getenv("SHELL");
+        const char *home = getenv("HOME"), *user = getenv("USER");
+        const char *name = getenv("LOGNAME"), *shell = getenv("SHELL");
         const char *own = getenv("OWN"), *term = getenv("TERM");
         _exit(!home || strcmp(home, me->pw_dir) != 0   ? 1
               : !user || strcmp(user, me->pw_name) != 0 ? 2

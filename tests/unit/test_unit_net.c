@@ -24,7 +24,8 @@ static void judge(const struct row *row, size_t n)
         const struct unit_line *l = NULL;
         bool admits = unit_admits(u, row[i].address, &l);
         if (admits != !row[i].denied)
-            fail_msg("%s for %s: %s", row[i].lines, row[i].address, admits ? "passes" : "is denied");
+            fail_msg("%s for %s: %s", row[i].lines, row[i].address,
+                     admits ? "passes" : "is denied");
         assert_int_equal(!l, admits);
         if (l) {
             assert_string_equal(l->key, "IPAddressDeny");
@@ -49,7 +50,7 @@ static void prefixes_of_ipv4_end_at_their_bit(void **state)
         {DENY("192.0.2.128/25"), "192.0.2.127", NULL},
         {DENY("192.0.2.4/31"), "192.0.2.5", "192.0.2.4/31"},
         {DENY("192.0.2.4/31"), "192.0.2.6", NULL},
-        {DENY("192.0.2.77/25"), "192.0.2.1", "192.0.2.77/25"}, /* bits beyond the prefix do not count */
+        {DENY("192.0.2.77/25"), "192.0.2.1", "192.0.2.77/25"}, /* the rest does not count */
         {DENY("192.0.2.4/32"), "192.0.2.4", "192.0.2.4/32"},
         {DENY("192.0.2.4"), "192.0.2.4", "192.0.2.4"},
         {DENY("192.0.2.4"), "192.0.2.5", NULL},
@@ -117,7 +118,8 @@ static void what_is_allowed_passes_whatever_is_denied(void **state)
         {"IPAddressDeny=any\nIPAddressAllow=10.0.0.0/8 2001:db8::/32", "10.1.2.3:443", NULL},
         {"IPAddressDeny=any\nIPAddressAllow=10.0.0.0/8 2001:db8::/32", "[2001:db8::9]:443", NULL},
         {"IPAddressDeny=any\nIPAddressAllow=10.0.0.0/8 2001:db8::/32", "192.0.2.1:443", "any"},
-        {"IPAddressDeny=any\nIPAddressAllow=10.0.0.0/8\nIPAddressAllow=192.0.2.1", "10.1.2.3", NULL},
+        {"IPAddressDeny=any\nIPAddressAllow=10.0.0.0/8\nIPAddressAllow=192.0.2.1", "10.1.2.3",
+         NULL},
         {"IPAddressDeny=any\nIPAddressAllow=10.0.0.0/8\nIPAddressAllow=", "10.1.2.3", "any"},
         {"IPAddressDeny=10.0.0.0/8\nIPAddressDeny=192.0.2.1 any", "192.0.2.2", "192.0.2.1 any"},
         {"IPAddressDeny=any\nIPAddressDeny=", "192.0.2.2", NULL},
@@ -146,15 +148,17 @@ static void what_is_not_a_network_denies_nothing(void **state)
     judge(row, ARRAY_LEN(row));
 }
 
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, harness_end)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(prefixes_of_ipv4_end_at_their_bit, begin, harness_end),
-        cmocka_unit_test_setup_teardown(prefixes_of_ipv6_end_at_their_bit, begin, harness_end),
-        cmocka_unit_test_setup_teardown(a_prefix_of_one_family_says_nothing_of_the_other, begin, harness_end),
-        cmocka_unit_test_setup_teardown(words_stand_for_networks_of_both_families, begin, harness_end),
-        cmocka_unit_test_setup_teardown(what_is_allowed_passes_whatever_is_denied, begin, harness_end),
-        cmocka_unit_test_setup_teardown(what_is_not_a_network_denies_nothing, begin, harness_end),
+        TEST(prefixes_of_ipv4_end_at_their_bit),
+        TEST(prefixes_of_ipv6_end_at_their_bit),
+        TEST(a_prefix_of_one_family_says_nothing_of_the_other),
+        TEST(words_stand_for_networks_of_both_families),
+        TEST(what_is_allowed_passes_whatever_is_denied),
+        TEST(what_is_not_a_network_denies_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,7 +6,8 @@
 #include "tests/unit/unit_harness.h"
 
 static const char *const sight_name[] = {
-    [UNIT_SEES] = "sees", [UNIT_READ_ONLY] = "read-only", [UNIT_EMPTY] = "empty", [UNIT_HIDDEN] = "hidden"};
+    [UNIT_SEES] = "sees", [UNIT_READ_ONLY] = "read-only",
+    [UNIT_EMPTY] = "empty", [UNIT_HIDDEN] = "hidden"};
 
 static int begin(void **state)
 {
@@ -33,7 +34,8 @@ static void judge(const struct row *row, size_t n)
         struct unit_view *v = unit_view_new(u);
         const struct unit_line *l = NULL;
         const char *where = NULL;
-        cleanup_free char *path = harness_text(row[i].path), *by = row[i].by ? harness_text(row[i].by) : NULL;
+        cleanup_free char *path = harness_text(row[i].path);
+        cleanup_free char *by = row[i].by ? harness_text(row[i].by) : NULL;
         enum unit_sight sight = unit_look(v, path, &l, &where);
         if (sight != row[i].sight)
             fail_msg("%s: %s is %s", row[i].lines, row[i].path, sight_name[sight]);
@@ -55,7 +57,8 @@ static void the_deepest_rule_about_a_path_decides(void **state)
         {"ReadOnlyPaths=@", "@/data/x.db", UNIT_READ_ONLY, "ReadOnlyPaths @"},
         {"ReadOnlyPaths=@\nReadWritePaths=@/data", "@/data/x.db", UNIT_SEES, NULL},
         {"ReadWritePaths=@/data\nReadOnlyPaths=@", "@/data/in/x.db", UNIT_SEES, NULL},
-        {"ReadOnlyPaths=@\nReadWritePaths=@/data", "@/other/x.db", UNIT_READ_ONLY, "ReadOnlyPaths @"},
+        {"ReadOnlyPaths=@\nReadWritePaths=@/data", "@/other/x.db", UNIT_READ_ONLY,
+         "ReadOnlyPaths @"},
         {"ReadOnlyPaths=@/data-1 @\nReadWritePaths=@/data\nReadOnlyPaths=@/data/in",
          "@/data/in/x", UNIT_READ_ONLY,
          "ReadOnlyPaths @/data/in"},
@@ -111,7 +114,8 @@ static void an_empty_directory_has_only_what_is_bound_into_it(void **state)
         {"TemporaryFileSystem=@/data\nReadOnlyPaths=@/data/in", "@/data/in/x.db", UNIT_EMPTY,
          "TemporaryFileSystem @/data"},
         {"TemporaryFileSystem=@/data\nBindPaths=@/data/in", "@/data/in/x.db", UNIT_SEES, NULL},
-        {"TemporaryFileSystem=@/data\nBindReadOnlyPaths=@/data/in", "@/data/in/x.db", UNIT_READ_ONLY,
+        {"TemporaryFileSystem=@/data\nBindReadOnlyPaths=@/data/in", "@/data/in/x.db",
+         UNIT_READ_ONLY,
          "BindReadOnlyPaths @/data/in"},
         {"TemporaryFileSystem=@/data\nBindPaths=@/data/in", "@/data/x.db", UNIT_EMPTY,
          "TemporaryFileSystem @/data"},
@@ -126,7 +130,8 @@ static void what_is_bound_elsewhere_is_seen_there_and_not_where_it_came_from(voi
     static const struct row row[] = {
         {"TemporaryFileSystem=@\nBindReadOnlyPaths=@/other:@/data", "@/data/x.db", UNIT_READ_ONLY,
          "BindReadOnlyPaths @/data"},
-        {"TemporaryFileSystem=@\nBindReadOnlyPaths=@/other:@/data:rbind", "@/other/x.db", UNIT_EMPTY,
+        {"TemporaryFileSystem=@\nBindReadOnlyPaths=@/other:@/data:rbind", "@/other/x.db",
+         UNIT_EMPTY,
          "TemporaryFileSystem @"},
         {"TemporaryFileSystem=@\nBindPaths=@/other:@/nowhere", "@/nowhere/x.db", UNIT_SEES, NULL},
         {"TemporaryFileSystem=@\nBindPaths=-@/nothing:@/data", "@/data/x.db", UNIT_EMPTY,
@@ -141,7 +146,8 @@ static void links_are_followed_in_paths_and_in_rules(void **state)
     static const struct row row[] = {
         {"InaccessiblePaths=@/link", "@/data/x.db", UNIT_HIDDEN, "InaccessiblePaths @/data"},
         {"InaccessiblePaths=@/data", "@/link/x.db", UNIT_HIDDEN, "InaccessiblePaths @/data"},
-        {"InaccessiblePaths=@/data", "@/link/not/there/x.db", UNIT_HIDDEN, "InaccessiblePaths @/data"},
+        {"InaccessiblePaths=@/data", "@/link/not/there/x.db", UNIT_HIDDEN,
+         "InaccessiblePaths @/data"},
     };
     judge(row, ARRAY_LEN(row));
 }
@@ -173,12 +179,14 @@ static void protect_home_and_private_tmp_close_each_of_their_directories(void **
         {"ProtectHome=1", "/root/notes.db", UNIT_HIDDEN, "ProtectHome /root"},
         {"ProtectHome=read-only", "/home/ada/notes.db", UNIT_READ_ONLY, "ProtectHome /home"},
         {"ProtectHome=read-only", "/root/notes.db", UNIT_READ_ONLY, "ProtectHome /root"},
-        {"ProtectSystem=strict\nProtectHome=read-only\nReadWritePaths=/home", "/home/x", UNIT_READ_ONLY,
+        {"ProtectSystem=strict\nProtectHome=read-only\nReadWritePaths=/home", "/home/x",
+         UNIT_READ_ONLY,
          "ProtectHome /home"},
         {"ProtectHome=tmpfs", "/home/ada/notes.db", UNIT_EMPTY, "ProtectHome /home"},
         {"ProtectHome=tmpfs", "/root/notes.db", UNIT_EMPTY, "ProtectHome /root"},
         {"ProtectHome=no", "/home/ada/notes.db", UNIT_SEES, NULL},
-        {"ProtectHome=yes\nReadWritePaths=/home", "/home/ada/notes.db", UNIT_HIDDEN, "ProtectHome /home"},
+        {"ProtectHome=yes\nReadWritePaths=/home", "/home/ada/notes.db", UNIT_HIDDEN,
+         "ProtectHome /home"},
         {"PrivateTmp=yes", "/tmp/notes.db", UNIT_EMPTY, "PrivateTmp /tmp"},
         {"PrivateTmp=yes", "@/x", UNIT_EMPTY, "PrivateTmp /var/tmp"},
         {"PrivateTmp=no", "/tmp/notes.db", UNIT_SEES, NULL},
@@ -194,7 +202,8 @@ static void a_dynamic_user_sees_the_system_read_only(void **state)
         {"DynamicUser=yes\nProtectSystem=no", "/srv/x.db", UNIT_READ_ONLY, "DynamicUser /"},
         {"DynamicUser=yes\nProtectSystem=strict", "/srv/x.db", UNIT_READ_ONLY, "ProtectSystem /"},
         {"DynamicUser=yes\nReadWritePaths=/srv", "/srv/x.db", UNIT_SEES, NULL},
-        {"DynamicUser=yes\nReadWritePaths=/root", "/root/x.db", UNIT_READ_ONLY, "DynamicUser /root"},
+        {"DynamicUser=yes\nReadWritePaths=/root", "/root/x.db", UNIT_READ_ONLY,
+         "DynamicUser /root"},
         {"DynamicUser=yes\nProtectHome=yes", "/root/x.db", UNIT_HIDDEN, "ProtectHome /root"},
         {"DynamicUser=yes\nReadWritePaths=/var/tmp", "@/x.db", UNIT_EMPTY, "DynamicUser /var/tmp"},
         {"DynamicUser=no", "/srv/x.db", UNIT_SEES, NULL},
@@ -211,7 +220,8 @@ static void directories_that_systemd_makes_can_be_written(void **state)
          "ProtectSystem /"},
         {"ProtectSystem=strict\nStateDirectory=a b/c:d", "/var/lib/a/x", UNIT_SEES, NULL},
         {"ProtectSystem=strict\nStateDirectory=a b/c:d", "/var/lib/b/c/x", UNIT_SEES, NULL},
-        {"ProtectSystem=strict\nStateDirectory=a b/c:d", "/var/lib/b/x", UNIT_READ_ONLY, "ProtectSystem /"},
+        {"ProtectSystem=strict\nStateDirectory=a b/c:d", "/var/lib/b/x", UNIT_READ_ONLY,
+         "ProtectSystem /"},
         {"ProtectSystem=strict\nRuntimeDirectory=walsup", "/run/walsup/sock", UNIT_SEES, NULL},
         {"ProtectSystem=strict\nCacheDirectory=walsup", "/var/cache/walsup/x", UNIT_SEES, NULL},
         {"ProtectSystem=strict\nLogsDirectory=walsup", "/var/log/walsup/x", UNIT_SEES, NULL},
@@ -229,13 +239,15 @@ static void in_a_root_of_its_own_there_is_what_lies_or_is_brought_there(void **s
         {"RootDirectory=@/root\nBindPaths=@/data", "@/data/x.db", UNIT_SEES, NULL},
         {"RootDirectory=@/root\nBindReadOnlyPaths=@/data", "@/data/x.db", UNIT_READ_ONLY,
          "BindReadOnlyPaths @/data"},
-        {"RootDirectory=@/root\nReadWritePaths=@/data", "@/data/x.db", UNIT_HIDDEN, "RootDirectory /"},
+        {"RootDirectory=@/root\nReadWritePaths=@/data", "@/data/x.db", UNIT_HIDDEN,
+         "RootDirectory /"},
         {"RootDirectory=@/root\nStateDirectory=walsup", "/var/lib/walsup/x", UNIT_SEES, NULL},
         {"RootDirectory=@/root\nRootDirectory=", "@/data/x.db", UNIT_SEES, NULL},
         {"RootDirectory=/", "@/data/x.db", UNIT_SEES, NULL},
     };
     judge(row, ARRAY_LEN(row));
-    struct unit *u = harness_unit("walsupd.service", "RootDirectory=@/root\nBindPaths=@/data\nReadWritePaths=@/other");
+    struct unit *u = harness_unit("walsupd.service",
+                                  "RootDirectory=@/root\nBindPaths=@/data\nReadWritePaths=@/other");
     struct unit_view *v = unit_view_new(u);
     cleanup_free char *bound = harness_text("@/data/x"), *written = harness_text("@/other/x");
     assert_true(unit_brings(v, bound));

@@ -58,7 +58,8 @@ static inline struct unit *harness_unit(const char *name, const char *lines)
     struct unit *u = NULL;
     struct err e = {0};
     cleanup_free char *own = harness_text(lines);
-    cleanup_free char *text = util_printf("[Unit]\nUser=of-another-section\n[Service]\n%s\n[Install]\nUser=this-as-well\n", own);
+    cleanup_free char *text = util_printf("[Unit]\nUser=of-another-section\n[Service]\n%s\n"
+                                          "[Install]\nUser=this-as-well\n", own);
     cleanup_free char *path = util_printf("%s/%s", harness_dir, name);
     harness_write(name, text);
     if (unit_load(path, NULL, &u, &e) < 0)
