@@ -372,8 +372,10 @@ static void line_network(struct check *k, const struct conf *conf)
     if (remote && unit_is(u, "PrivateNetwork", "yes"))
         check_step(k, "network", FAILED, "the unit has PrivateNetwork=yes, so no server can be reached",
                    "take that line out of the drop-in");
-    else if (remote && !unit_lists(u, families, "AF_INET", true) && !unit_lists(u, families, "AF_INET6", true))
-        check_step(k, "network", FAILED, "the unit's RestrictAddressFamilies= lacks AF_INET and AF_INET6",
+    else if (remote && !unit_lists(u, families, "AF_INET", true) &&
+             !unit_lists(u, families, "AF_INET6", true))
+        check_step(k, "network", FAILED,
+                   "the unit's RestrictAddressFamilies= lacks AF_INET and AF_INET6",
                    "add RestrictAddressFamilies=AF_INET AF_INET6");
     const char *colon = conf->metrics_listen ? strrchr(conf->metrics_listen, ':') : NULL;
     unsigned long port = colon ? strtoul(colon + 1, NULL, 10) : 0;

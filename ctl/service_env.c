@@ -54,8 +54,8 @@ enum env_at { BETWEEN, COMMENT, NAME, BEFORE_VALUE, VALUE, ESCAPED, SINGLE, DOUB
 
 static const char env_newline[] = "\r\n";
 
-/* One character of a value, which may be a newline if it is in quotes or escaped. *ret_space: it is a space that does
- * not count at the end of the value. */
+/* One character of a value, which may be a newline if it is in quotes or escaped. *ret_space: it is
+ * a space that does not count at the end of the value. */
 static enum env_at env_value(struct buf *one, enum env_at at, char c, bool *ret_space)
 {
     *ret_space = at == VALUE && strchr(" \t", c);
@@ -88,9 +88,9 @@ static enum env_at env_value(struct buf *one, enum env_at at, char c, bool *ret_
     }
 }
 
-/* As systemd reads such a file (systemd.exec(5), "EnvironmentFile="): quotes are quotes at the beginning
- * of a value or of the next part of it, spaces around name and value do not count, and a backslash at
- * the end continues a line. */
+/* As systemd reads such a file (systemd.exec(5), "EnvironmentFile="): quotes are quotes where a value
+ * or the next part of it begins, spaces around name and value do not count, and a backslash at the
+ * end continues a line. */
 static void env_text(struct service *s, const char *text)
 {
     cleanup_wiped_buf struct buf one = BUF_INIT;
@@ -306,8 +306,8 @@ void service_env_user(struct service *s)
     s->as_root = !dynamic && (!user || !strcmp(user->value, "root") || !strcmp(user->value, "0"));
     if (dynamic)
         found(s, "user", WARNING,
-              util_printf("%s runs as a user that exists only while it runs (DynamicUser=yes), so what that user "
-                          "may read and write is not judged", s->unit->name),
+              util_printf("%s runs as a user that exists only while it runs (DynamicUser=yes), so what "
+                          "that user may read and write is not judged", s->unit->name),
               util_strdup("User=walsup is what its databases and directories can be given to"));
     if (!user || dynamic)
         return;

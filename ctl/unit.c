@@ -391,7 +391,8 @@ const char *unit_word(const char *p, char **ret)
 bool unit_lists(const struct unit *u, const char *key, const char *word, bool without)
 {
     bool has = without;
-    for (const struct unit_line *first = unit_next(u, key, NULL), *l = first; l; l = unit_next(u, key, l)) {
+    const struct unit_line *first = unit_next(u, key, NULL);
+    for (const struct unit_line *l = first; l; l = unit_next(u, key, l)) {
         bool not = *l->value == '~';
         const char *p = l->value + not;
         if (l == first)

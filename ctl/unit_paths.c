@@ -126,8 +126,9 @@ static void add_system(struct unit_view *v, const struct unit *u)
     static const char *const api[] = {"/dev", "/proc", "/sys"};
     static const char *const home[] = {"/home", "/root", "/run/user"}, *const tmp[] = {"/tmp", "/var/tmp"};
     const struct unit_line *system = unit_get(u, "ProtectSystem"), *homes = unit_get(u, "ProtectHome");
-    /* that implies the strictest system, homes that are read-only at least, and temporary directories of its own */
-    const struct unit_line *dynamic = unit_is(u, "DynamicUser", "yes") ? unit_get(u, "DynamicUser") : NULL;
+    /* that implies the strictest system, homes that are read-only at least, and a /tmp of its own */
+    bool is_dynamic = unit_is(u, "DynamicUser", "yes");
+    const struct unit_line *dynamic = is_dynamic ? unit_get(u, "DynamicUser") : NULL;
     bool strict = unit_is(u, "ProtectSystem", "strict");
     if (dynamic && !strict)
         system = dynamic;
