@@ -158,7 +158,7 @@ ln -s /dev/null /etc/systemd/system/walsupd.service.d/own.conf
 systemctl daemon-reload
 holds "masked by one of its name in /etc: check is content" fine_again
 holds "so is the service" works
-rm -r /run/systemd/system/walsupd.service.d
+rm /run/systemd/system/walsupd.service.d/own.conf
 
 fresh ''
 instead_of /srv/backup /mnt/backup/walsup
