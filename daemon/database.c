@@ -4,7 +4,6 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
-#include "daemon/loopmeter.h"
 
 #define DATABASE_MAGIC 0xda7aba5eu
 #define SETTLE_MS 1000  /* how long a write to the file makes us look whether our guard is in the way */
@@ -76,7 +75,8 @@ static void on_close(struct database *db, uint64_t now)
 void database_event(struct database *db, enum database_event ev)
 {
     uint64_t now = clk_mono_ms();
-    if (db->state == SOURCE_ARRIVING && (ev == DATABASE_WAL || ev == DATABASE_WAL_MADE || ev == DATABASE_FILE))
+    if (db->state == SOURCE_ARRIVING && (ev == DATABASE_WAL || ev == DATABASE_WAL_MADE || ev == DATABASE_WAL_FOUND ||
+                                         ev == DATABASE_FILE))
         return; /* written while it is copied in: it is looked at soon enough */
     berths_touch(db->berths, db);
     if (now > db->last_event_ms + BUSY_GAP_MS)
@@ -85,9 +85,10 @@ void database_event(struct database *db, enum database_event ev)
         db->leave_at_ms = 0;
     switch (ev) {
     case DATABASE_WAL:
-        db->drained_round = 0;
+        db->wal_is_empty = false;
         /* fall through */
     case DATABASE_WAL_MADE:
+    case DATABASE_WAL_FOUND:
         if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED && now >= db->busy_since_ms + BUSY_MS)
             database_set_hush(db, true);
         db->last_event_ms = now;
@@ -96,7 +97,7 @@ void database_event(struct database *db, enum database_event ev)
         db->dirty = true;
         break;
     case DATABASE_FILE:
-        if (db->drained_round && (loopmeter_rounds() >= db->drained_round || now >= db->drained_ms))
+        if (db->wal_is_empty)
             db->unexplained = db->look = db->dirty = true;
         db->assist_until_ms = now + SETTLE_MS;
         db->file_check_ms = now + FILE_CHECK_MS;
@@ -115,7 +116,7 @@ void database_event(struct database *db, enum database_event ev)
         db->audit = db->audit || db->state == SOURCE_ASLEEP;
         break;
     case DATABASE_WAL_GONE:
-        db->drained_round = 1; /* a last close has copied all of it before */
+        db->wal_is_empty = true; /* a last close has copied all of it before */
         /* fall through */
     case DATABASE_NAME:
         db->last_event_ms = now;
@@ -125,6 +126,13 @@ void database_event(struct database *db, enum database_event ev)
     if (db->state != SOURCE_ATTACHED && !db->retry.failures)
         db->retry_at_ms = 0;
     database_poke(db);
+}
+
+void database_written(struct database *db, uint64_t since_ms)
+{
+    if (db->wal_is_empty)
+        db->unexplained_since_ms = db->unexplained ? MIN(db->unexplained_since_ms, since_ms) : since_ms;
+    database_event(db, DATABASE_FILE);
 }
 
 void database_want_snapshot(struct database *db, bool base)

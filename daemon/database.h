@@ -18,6 +18,7 @@
 enum database_event {
     DATABASE_WAL,  /* the -wal was written: most likely a commit */
     DATABASE_WAL_MADE, /* there is one now */
+    DATABASE_WAL_FOUND, /* it is another than at the last look of the clock; its own event came before, if it makes any */
     DATABASE_WAL_GONE, /* it was removed or renamed */
     DATABASE_FILE, /* the database file itself was written: somebody checkpoints */
     DATABASE_NAME, /* created, removed or renamed */
@@ -121,6 +122,7 @@ struct database {
     uint64_t busy_since_ms; /* writes have been coming in without a pause since */
     bool hushed;            /* so that it looks for them itself, and gets no events of them */
     bool (*hush)(struct database *db, bool on); /* the watcher's; NULL: never */
+    void (*hear)(struct database *db); /* the watcher's: events that have not been told yet are now; NULL: there are none */
     uint64_t peek_ms; /* how long to wait before looking for the commit again */
     uint64_t last_event_ms, last_run_ms, last_capture_ms, last_assist_ms;
     uint64_t settle_wait_ms, settle_after_ms; /* the next settling job; rarer while it fails */
@@ -171,10 +173,11 @@ struct database {
         uint64_t since_mono_ms;
     } doubt; /* what is seen may not be all there is */
     char *away; /* why it is not attached, with SOURCE_BUSY and SOURCE_ARRIVING; NULL */
-    /* From this round of the loop on, or from this time, all that the WAL had was in the file: who writes into it before the WAL is written again
-     * is no SQLite. 0: it may have something. */
-    uint64_t drained_round, drained_ms;
-    bool unexplained;              /* somebody did */
+    /* By the events, in their order: all that the WAL had is in the file. Who writes into it before the WAL is written again
+     * is no SQLite. */
+    bool wal_is_empty;
+    bool unexplained;              /* somebody did, */
+    uint64_t unexplained_since_ms; /* not before that (monotonic) */
     bool distrust;                 /* pages of the file are not those that were captured: compare them */
     uint64_t merged[SPOOL_LEVELS]; /* TXID up to which level n is in level n + 1 */
 
@@ -202,6 +205,8 @@ struct database *database_new(uv_loop_t *loop, const char *name, const struct so
 void database_start(struct database *db);
 /** database_event(db, ev): something happened to its files. Cheap enough for every inotify event. */
 void database_event(struct database *db, enum database_event ev);
+/** database_written(db, since_ms): DATABASE_FILE, which happened after that moment (monotonic). */
+void database_written(struct database *db, uint64_t since_ms);
 /** database_sync(db, w, timeout_ms): capture now; with w->wait also upload now, whatever the
  * intervals say, and wait for every replica. A database that is not there or not in WAL mode fails at
  * once. w stays the caller's and must live until done(). */

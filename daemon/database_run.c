@@ -5,13 +5,11 @@
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
-#include "daemon/loopmeter.h"
 #include "daemon/walls.h"
 
 #define NUMBER_WAIT_MS 3000 /* how long an unreachable replica may hold up the first TXID */
 #define SETTLE_MS 1000
 #define SETTLE_AGAIN_MS 30000
-#define OWN_WRITES_MS 5
 #define LET_GO_LOOK_MS 2000
 #define ARRIVING_MS 1000 /* an application may open what is being copied in: then it is complete */
 
@@ -55,6 +53,7 @@ void database_start_job(struct database *db, const struct source_job *job)
     db->run->job = *job;
     if (!job->load && !job->stay_away) { /* the source remembers until it has looked */
         db->run->job.unexplained = db->unexplained;
+        db->run->job.unexplained_since_ms = db->unexplained_since_ms;
         db->unexplained = false;
     }
     db->run->started_ms = clk_mono_ms();
@@ -215,12 +214,10 @@ static void take_result(struct database *db, const struct source_job *job, const
         database_take_stream(db, r->stream);
     db->snapshot_wanted = db->snapshot_wanted && !r->snapshot.txid && !r->stream;
     db->distrust = db->distrust && !job->distrust;
-    if (!r->drained || db->dirty || db->hushed) {
-        db->drained_round = r->state == SOURCE_ATTACHED ? 0 : db->drained_round;
-    } else if (!db->drained_round) { /* what we have written ourselves may still be told, which is done at once */
-        db->drained_round = loopmeter_rounds() + 2;
-        db->drained_ms = clk_mono_ms() + OWN_WRITES_MS;
-    }
+    if (!r->drained || db->hushed)
+        db->wal_is_empty = db->wal_is_empty && r->state != SOURCE_ATTACHED;
+    else if (!db->dirty) /* and whatever we wrote ourselves was told before */
+        db->wal_is_empty = true;
     db->base_wanted = db->base_wanted && db->snapshot_wanted;
     if (!job->stay_away)
         take_seen(db, r);
@@ -371,7 +368,7 @@ void database_set_hush(struct database *db, bool on)
     if (db->hush && on != db->hushed)
         db->hushed = db->hush(db, on);
     if (db->hushed) /* what is written into the WAL is not told */
-        db->drained_round = 0;
+        db->wal_is_empty = false;
 }
 
 static void take_run(struct database *db, struct database_run *run)
@@ -420,6 +417,8 @@ static void work_done(uv_work_t *w, int status)
     cleanup_free struct err *fenced = run->fenced; /* goes with it */
     cleanup_free struct fence_lost *lost = run->lost;
     struct database *db = run->db;
+    if (db->hear)
+        db->hear(db); /* of what happened before the job was over; nothing begins yet */
     db->run = NULL;
     db->last_run_ms = clk_mono_ms();
     if (run->job.load)

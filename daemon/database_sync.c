@@ -191,7 +191,8 @@ bool database_sync_wants_map(const struct database *db)
 void database_sync_arm(struct database *db, const struct source_result *r)
 {
     bool there = r->state == SOURCE_ATTACHED || r->state == SOURCE_ASLEEP;
-    bool whole = r->err.code == ERR_OK && there && !r->more && r->doubt == SOURCE_DOUBT_NONE;
+    bool whole = r->err.code == ERR_OK && there && !r->more && r->doubt == SOURCE_DOUBT_NONE &&
+                 !db->unexplained;
     struct err e;
     bool hopeless = !whole && sync_hopeless(db, &e);
     bool copy_given = false; /* one copy, one owner: the next one gets a job of its own */

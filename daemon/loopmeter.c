@@ -2,13 +2,6 @@
 
 #define MINUTE_NS 60000000000ull
 
-static uint64_t rounds;
-
-uint64_t loopmeter_rounds(void)
-{
-    return rounds;
-}
-
 static void turn(struct loopmeter *l, uint64_t now_ns)
 {
     uint64_t minute = now_ns / MINUTE_NS;
@@ -23,7 +16,6 @@ static void turn(struct loopmeter *l, uint64_t now_ns)
 static void on_check(uv_check_t *c)
 {
     struct loopmeter *l = c->data;
-    rounds++;
     uint64_t now = uv_hrtime(), idle = uv_metrics_idle_time(c->loop);
     uint64_t waited = idle - l->idle_ns, all = now - l->last_ns;
     uint64_t busy = all > waited ? all - waited : 0;

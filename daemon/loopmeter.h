@@ -23,8 +23,4 @@ void loopmeter_close(struct loopmeter *l, void (*closed)(void *arg), void *arg);
 /** loopmeter_max_ns(l): longest round of this minute and the one before. */
 uint64_t loopmeter_max_ns(struct loopmeter *l);
 
-/** loopmeter_rounds(): of the loop that was started last, so far: what the kernel had for a file descriptor when a round ended
- * has been read two rounds later. Loop thread. */
-uint64_t loopmeter_rounds(void);
-
 #endif

@@ -218,6 +218,12 @@ static bool hush(struct database *db, bool on)
     return watch_hush(e->m->watch, db, on);
 }
 
+static void hear(struct database *db)
+{
+    const struct manager_db *e = db->owner;
+    watch_hear(e->m->watch);
+}
+
 static void set_file(struct manager_db *e, struct discover_file *f)
 {
     if (f)
@@ -256,6 +262,7 @@ struct manager_db *manager_add(struct manager *m, const struct conf_db *c, const
     e->db->owner = e;
     e->db->changed = on_changed;
     e->db->hush = hush;
+    e->db->hear = hear;
     replicas_free(r, c->n_replicas);
     if (m->n_dbs == m->cap_dbs) {
         m->cap_dbs = m->cap_dbs ? 2 * m->cap_dbs : 16;

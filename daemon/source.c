@@ -223,6 +223,14 @@ static int capture_job(struct source *s, const struct source_job *job, struct so
     return old ? renew_guard(s, job, ret, e) : 0;
 }
 
+static void take_unexplained(struct source *s, const struct source_job *job)
+{
+    if (job->unexplained)
+        s->unexplained_since_ms = s->unexplained ? MIN(s->unexplained_since_ms, job->unexplained_since_ms)
+                                                 : job->unexplained_since_ms;
+    s->unexplained = s->unexplained || job->unexplained;
+}
+
 static int attached_job(struct source *s, const struct source_job *job, struct source_result *ret,
                         struct err *e)
 {
@@ -366,7 +374,7 @@ static int run(struct source *s, const struct source_job *job, struct source_res
     if (job->new_lineage)
         s->lineage = 0;
     s->folded.proven = s->folded.rest = false;
-    s->unexplained = s->unexplained || job->unexplained;
+    take_unexplained(s, job);
     source_check_identity(s, ret);
     if (s->unexplained && !s->session) /* the record may be of later */
         position_remove(s->dir);
@@ -428,7 +436,7 @@ void source_run(struct source *s, const struct source_job *job, struct source_re
     *ret = (struct source_result){.state = SOURCE_LOADED};
     (void)busfault_taken(); /* of an earlier job, by a file of the spool */
     if (job->detach) {
-        s->unexplained = s->unexplained || job->unexplained;
+        take_unexplained(s, job);
         source_detach(s, job, ret);
         if (s->session && session_faulted(s->session))
             (void)lost_to_a_fault(s, &ret->err);

@@ -45,6 +45,7 @@ struct source {
         bool valid;
         uint32_t attempted, copied, salt[2];
         struct position file;
+        uint64_t taken_ms;
         bool left;     /* by our own last write, rather than found */
         uint64_t sum[SOURCE_STILL_PAGES]; /* of its first pages: a small WAL may have all that a small file has */
     } still;
@@ -56,7 +57,9 @@ struct source {
         bool join; /* for somebody has it open, which need not be true any more when it is opened here */
         unsigned joins; /* that it was not, in a row */
     } arriving;
-    bool unexplained; /* somebody wrote into the file who is no SQLite, if it is not as it stood at the end of the last job */
+    /* Somebody wrote into the file who is no SQLite, and not before that time, unless it is as it stood before. */
+    bool unexplained;
+    uint64_t unexplained_since_ms;
     struct { /* which file it was when it was to be opened last */
         bool known;
         struct position id;
@@ -148,7 +151,9 @@ struct position source_position_now(const struct source *s);
 void source_check_identity(struct source *s, struct source_result *ret);
 /** source_written_over(s): the file was written since source_stand_still(), and by no checkpoint. */
 bool source_written_over(struct source *s);
-/** source_tampered(s): the same, and tells it once. */
+/** source_written_before(s): after session_folded(): that last close had nothing to copy, and yet the file was written. */
+bool source_written_before(struct source *s);
+/** source_tampered(s): as source_written_over(), and tells it once. */
 bool source_tampered(struct source *s);
 /** source_stand_still(s, left): while no checkpoint is under way: the file is to stay as it is now, or as it was left by
  * our last write, unless left is NULL. */

@@ -43,7 +43,15 @@ bool source_written_over(struct source *s)
 bool source_changed_unexplained(struct source *s)
 {
     struct position now = {.txid = 0};
-    return s->unexplained && !(s->still.valid && position_look(&now, s->path) && position_same_content(&s->still.file, &now));
+    return s->unexplained && !(s->still.valid && s->still.taken_ms < s->unexplained_since_ms && position_look(&now, s->path) && position_same_content(&s->still.file, &now));
+}
+
+bool source_written_before(struct source *s)
+{
+    struct session_index x;
+    struct position now = {.txid = 0};
+    return s->still.valid && session_index(s->session, &x, NULL) == 0 && still_so(s, &x) && x.n == x.b &&
+           position_look(&now, s->path) && !position_same_content(&s->still.file, &now);
 }
 
 bool source_tampered(struct source *s)
@@ -72,6 +80,7 @@ static bool first_pages(struct source *s, uint32_t page_size, uint64_t sum[SOURC
 void source_stand_still(struct source *s, const struct stat *left)
 {
     struct session_index x, again;
+    s->still.taken_ms = clk_mono_ms();
     s->still.valid = s->session && s->pos.valid && session_index(s->session, &x, NULL) == 0 && source_look(s, &s->still.file) &&
                      first_pages(s, x.page_size, s->still.sum) && no_checkpoint(s, &x) &&
                      session_index(s->session, &again, NULL) == 0 && again.attempted == x.attempted && again.b == x.b &&
@@ -200,7 +209,7 @@ static bool prove(struct source *s, bool hurry, struct position *p)
     if (session_index(s->session, &after, NULL) < 0 || after.n != x.n || after.b != x.b ||
         memcmp(after.salt, x.salt, sizeof x.salt) != 0)
         return false;
-    return !position_settled_ms(p) || s->without & SOURCE_TIMES;
+    return !source_written_over(s) && (!position_settled_ms(p) || s->without & SOURCE_TIMES);
 }
 
 struct position source_position_now(const struct source *s)
@@ -238,7 +247,7 @@ static bool last_one_out(struct source *s, const struct session_index *x, bool p
     if (source_look(s, &p)) {
         p.wal_ino = p.wal_size = 0; /* it goes in a moment */
         p.wal_mtime_ns = 0;
-        p.drained = proven && x->n == x->b && !position_settled_ms(&p);
+        p.drained = proven && x->n == x->b && !position_settled_ms(&p) && !source_written_over(s);
         if (position_write(s->dir, &p, false, NULL) < 0)
             position_remove(s->dir);
     }

@@ -47,7 +47,7 @@ static bool on_pairs(struct scan_job *j)
             active_proven(en->db->active, en->db);
         }
         if (wal)
-            database_event(en->db, DATABASE_WAL);
+            database_event(en->db, DATABASE_WAL_FOUND);
         else if (file)
             database_event(en->db, DATABASE_NAME);
         else if (p->wal.size_bytes || p->db.linked)
@@ -131,8 +131,11 @@ static void on_name(struct watch *w, struct watch_dir *d, const char *name, uint
 {
     size_t n = strlen(name);
     struct watch_entry *en = d->entry ? find_entry(w, d->path, name, n) : NULL;
-    if (en)
-        database_event(en->db, event_of_file(mask));
+    enum database_event ev = event_of_file(mask);
+    if (en && ev == DATABASE_FILE)
+        database_written(en->db, w->heard_ms);
+    else if (en)
+        database_event(en->db, ev);
     else if (d->entry && n > 4 && name[n - 4] == '-' && (en = find_entry(w, d->path, name, n - 4)))
         on_side_file(en->db, name + n - 4, mask);
     for (struct watch_listener *l = d->listener; l; l = l->next)
@@ -192,11 +195,19 @@ static void on_readable(uv_poll_t *p, int status, int events)
     struct watch *w = p->data;
     (void)uv_poll_stop(&w->poll);
     (void)uv_timer_start(&w->pause, on_pause_over, pause_ms(w), 0);
+    watch_hear(w);
+}
+
+void watch_hear(struct watch *w)
+{
     _Alignas(struct inotify_event) char buf[64 * 1024];
     for (;;) {
+        uint64_t now = clk_mono_ms();
         ssize_t n = read(w->fd, buf, sizeof buf);
-        if (n <= 0)
+        if (n <= 0) {
+            w->heard_ms = now;
             return;
+        }
         for (char *at = buf; at < buf + n;) {
             struct inotify_event *ev = (struct inotify_event *)(void *)at;
             on_event(w, ev);

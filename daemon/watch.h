@@ -41,6 +41,8 @@ typedef void (*watch_added_fn)(struct database *db, const struct watch_found *fo
  * be NULL, and may call watch_remove(). */
 void watch_add(struct watch *w, struct database *db, const struct scan_mark mark[2], watch_added_fn added);
 void watch_remove(struct watch *w, struct database *db);
+/** watch_hear(w): what the kernel knows is told now, rather than when the loop comes to it. */
+void watch_hear(struct watch *w);
 /** watch_hush(w, db, on): db looks for its commits itself: no more events of writes in its directory, each of
  * which its writers pay for, if it is the only one there; off: as before. Whether that is so now. */
 bool watch_hush(struct watch *w, struct database *db, bool on);

@@ -50,6 +50,7 @@ struct watch {
     bool full;      /* the last one that was asked for was not to be had */
     uint64_t told_unwatched;
     uint64_t last_batch_ms;
+    uint64_t heard_ms; /* what happened before was told before */
     unsigned burst; /* batches of events in quick succession */
     void (*overflow)(void *arg);
     void *overflow_arg;

@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/base/clk.h"
+
 #define TICK_US 30000
 
 /* SQLite's call of it comes here, also in the child: the clock of the file system ticks between what a last close writes and
@@ -17,8 +19,19 @@ int unlink(const char *path)
     return unlinkat(AT_FDCWD, path, 0);
 }
 
-static struct src *copied_over_while_it_syncs;
+static struct src *copied_over_while_it_syncs, *copied_over_while_it_settles;
 static void copy_over(struct src *c);
+
+/* So does the proof of where a database stood when it is left. */
+int usleep(useconds_t us)
+{
+    const struct timespec t = {us / 1000000, us % 1000000 * 1000l};
+    struct src *c = copied_over_while_it_settles;
+    copied_over_while_it_settles = NULL;
+    if (c)
+        copy_over(c);
+    return nanosleep(&t, NULL);
+}
 
 /* SQLite's last step of a checkpoint, which may take seconds on a disk that is busy. */
 int fdatasync(int fd)
@@ -82,13 +95,63 @@ static void what_the_next_last_close_has_written_does_not_explain_a_copy(void **
     }
 }
 
+static void a_copy_while_a_database_is_left(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c, 0);
+    cleanup_free char *wal = util_printf("%s-wal", c.t.path);
+    assert_int_equal(utimensat(AT_FDCWD, wal, NULL, 0), 0); /* young enough to be waited for */
+    copied_over_while_it_settles = &c;
+    good(&c, &(struct source_job){.detach = true});
+    assert_null(copied_over_while_it_settles);
+    for (int i = 0; i < 3; i++)
+        good(&c, &(struct source_job){.capture = true, .doze = true});
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+static void a_copy_before_a_last_close_that_had_nothing_to_copy(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c, 0);
+    copy_over(&c);
+    assert_string_equal(child("close", c.t.path, "select count(*) from t"), "2");
+    assert_false(exists(c.t.path, "-wal"));
+    for (int i = 0; i < 3; i++)
+        good(&c, &(struct source_job){.capture = true});
+    assert_int_equal(c.r.count.resyncs, 1);
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
+/* The job is quicker than the event. */
+static void a_copy_that_is_told_after_the_last_close_was_followed_is_compared(void **state)
+{
+    (void)state;
+    struct src c;
+    begin(&c, 0);
+    (void)usleep(TICK_US);
+    uint64_t before = clk_mono_ms();
+    copy_over(&c);
+    assert_string_equal(child("close", c.t.path, "insert into t values(null, 3)"), "");
+    for (int i = 0; i < 3; i++) /* believes it: the control */
+        good(&c, &(struct source_job){.capture = true});
+    assert_int_equal(c.r.count.resyncs, 0);
+    good(&c, &(struct source_job){.capture = true, .unexplained = true, .unexplained_since_ms = before});
+    assert_int_equal(c.r.count.resyncs, 1);
+    shadow_equals(&c.sh, c.t.path);
+    done(&c);
+}
+
 static void a_write_of_our_own_that_is_told_late_is_none(void **state)
 {
     (void)state;
     struct src c;
     begin(&c, 0);
     uint64_t looked = c.r.count.resyncs;
-    good(&c, &(struct source_job){.capture = true, .unexplained = true});
+    good(&c, &(struct source_job){.capture = true, .unexplained = true, .unexplained_since_ms = clk_mono_ms() + 1});
     assert_int_equal(c.r.state, SOURCE_ATTACHED);
     assert_int_equal(c.r.count.resyncs, looked);
     done(&c);
@@ -134,6 +197,9 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_the_next_last_close_has_written_does_not_explain_a_copy),
         cmocka_unit_test(a_copy_while_our_own_checkpoint_waits_for_the_disk),
+        cmocka_unit_test(a_copy_while_a_database_is_left),
+        cmocka_unit_test(a_copy_before_a_last_close_that_had_nothing_to_copy),
+        cmocka_unit_test(a_copy_that_is_told_after_the_last_close_was_followed_is_compared),
         cmocka_unit_test(a_write_of_our_own_that_is_told_late_is_none),
         cmocka_unit_test(a_copy_that_is_told_when_the_last_close_was_followed_is_compared),
     };
