@@ -473,7 +473,7 @@ def test_a_link_out_of_a_pattern_that_landlock_closes(world, tmp_path_factory):
         assert ("acme is a link to" in " ".join(r.stdout.split())) == bool(code)
     def lost():
         return "acme is a link to" in " ".join(world.ctl("check", check=False).stdout.split())
-    # so is one to what lies beside the database of another section, not one to what lies beside a target
+    # nor to what lies beside the database of another section, but to what lies beside a target
     pattern = world.db("t", f"{tenants}/*/x.db")
     world.configure(world.file_target(), pattern, world.db("o", outside.parent / "own" / "o.db"))
     assert not lost()

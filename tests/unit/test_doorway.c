@@ -153,7 +153,8 @@ static void test_closed_while_somebody_waits_at_the_door(void **state)
     (void)uv_check_start(&looked, close_on_who_waits);
     for (int i = 0; i < 10 * AT_ONCE && !closed && came < AT_ONCE + 2; i++)
         (void)uv_run(&loop, UV_RUN_NOWAIT);
-    if (!closed && worst == 1) { /* Debian 13's libuv lets in one a round, so that nobody has to wait */
+    /* Debian 13's libuv lets in one a round, so that nobody has to wait */
+    if (!closed && worst == 1) {
         uv_close((uv_handle_t *)&looked, NULL);
         for (unsigned i = 0; i < AT_ONCE + 2; i++)
             (void)close(fd[i]);
