@@ -364,6 +364,7 @@ static void line_root(struct check *k)
 
 static void line_network(struct check *k, const struct conf *conf)
 {
+    static const char families[] = "RestrictAddressFamilies";
     const struct unit *u = k->service->unit;
     bool remote = false;
     for (size_t i = 0; i < conf->n_targets; i++)
@@ -371,14 +372,11 @@ static void line_network(struct check *k, const struct conf *conf)
     if (remote && unit_is(u, "PrivateNetwork", "yes"))
         check_step(k, "network", FAILED, "the unit has PrivateNetwork=yes, so no server can be reached",
                    "take that line out of the drop-in");
-    else if (remote && unit_get(u, "RestrictAddressFamilies") && *unit_get(u, "RestrictAddressFamilies")->value != '~') {
-        bool inet = false;
-        for (const struct unit_line *l = NULL; (l = unit_next(u, "RestrictAddressFamilies", l));)
-            inet = inet || strstr(l->value, "AF_INET");
-        if (!inet)
-            check_step(k, "network", FAILED, "the unit's RestrictAddressFamilies= lacks AF_INET and AF_INET6",
-                       "add RestrictAddressFamilies=AF_INET AF_INET6");
-    }
+    else if (remote && !unit_lists(u, families, "AF_INET", true) &&
+             !unit_lists(u, families, "AF_INET6", true))
+        check_step(k, "network", FAILED,
+                   "the unit's RestrictAddressFamilies= lacks AF_INET and AF_INET6",
+                   "add RestrictAddressFamilies=AF_INET AF_INET6");
     const char *colon = conf->metrics_listen ? strrchr(conf->metrics_listen, ':') : NULL;
     unsigned long port = colon ? strtoul(colon + 1, NULL, 10) : 0;
     if (port && port < 1024 && !k->service->as_root && !unit_capable(u, "CAP_NET_BIND_SERVICE")) {
@@ -407,13 +405,19 @@ static void line_paths(struct check *k)
         check_step(k, "files", OK, "those of [walsup] are within its reach", "");
 }
 
+static const char *user_name(const struct service *s)
+{
+    const struct unit_line *l = unit_get(s->unit, "User");
+    return s->user ? s->user : l ? l->value : s->as_root ? "root" : "dynamic";
+}
+
 json_t *service_check(struct check *k, const struct conf *conf)
 {
     const struct service *s = k->service;
     unsigned before = k->failed;
     k->steps = json_array();
     if (!k->c->json)
-        printf("\nservice %s, as user %s\n", s->unit->name, s->user ? s->user : s->as_root ? "root" : "?");
+        printf("\nservice %s, as user %s\n", s->unit->name, user_name(s));
     line_unit(k);
     line_root(k);
     for (size_t i = 0; i < s->n_found; i++)
@@ -427,6 +431,6 @@ json_t *service_check(struct check *k, const struct conf *conf)
         line_network(k, conf);
         line_paths(k);
     }
-    return json_pack("{s:s, s:s, s:b, s:o}", "unit", s->unit->name, "user", s->user ? s->user : "root", "ok",
+    return json_pack("{s:s, s:s, s:b, s:o}", "unit", s->unit->name, "user", user_name(s), "ok",
                      k->failed == before, "steps", k->steps);
 }

@@ -50,35 +50,75 @@ static void env_unset(struct service *s, const char *name)
     s->n_env = kept;
 }
 
-/* NAME=VALUE lines; the value may be in quotes, and a line may end in a backslash */
+enum env_at { BETWEEN, COMMENT, NAME, BEFORE_VALUE, VALUE, ESCAPED, SINGLE, DOUBLE, DOUBLE_ESCAPED };
+
+static const char env_newline[] = "\r\n";
+
+/* One character of a value, which may be a newline if it is in quotes or escaped. *ret_space: it is
+ * a space that does not count at the end of the value. */
+static enum env_at env_value(struct buf *one, enum env_at at, char c, bool *ret_space)
+{
+    *ret_space = at == VALUE && strchr(" \t", c);
+    switch (at) {
+    case ESCAPED:
+        if (!strchr(env_newline, c))
+            buf_add(one, &c, 1);
+        return VALUE;
+    case SINGLE:
+    case DOUBLE:
+        if (c == (at == SINGLE ? '\'' : '"'))
+            return BEFORE_VALUE;
+        if (at == DOUBLE && c == '\\')
+            return DOUBLE_ESCAPED;
+        buf_add(one, &c, 1);
+        return at;
+    case DOUBLE_ESCAPED:
+        if (!strchr("\"\\`$\n", c))
+            buf_add(one, "\\", 1);
+        if (c != '\n')
+            buf_add(one, &c, 1);
+        return DOUBLE;
+    default:
+        if (at == BEFORE_VALUE && strchr(" \t'\"", c))
+            return c == '"' ? DOUBLE : c == '\'' ? SINGLE : at;
+        if (c == '\\')
+            return ESCAPED;
+        buf_add(one, &c, 1);
+        return VALUE;
+    }
+}
+
+/* As systemd reads such a file (systemd.exec(5), "EnvironmentFile="): quotes are quotes where a value
+ * or the next part of it begins, spaces around name and value do not count, and a backslash at the
+ * end continues a line. */
 static void env_text(struct service *s, const char *text)
 {
-    cleanup_wiped_buf struct buf line = BUF_INIT;
-    for (const char *p = text; *p;) {
-        size_t n = strcspn(p, "\r\n");
-        bool more = n && p[n - 1] == '\\';
-        buf_add(&line, p, more ? n - 1 : n);
-        p += n;
-        p += strspn(p, "\r\n");
-        if (more && *p)
-            continue;
-        const char *q = buf_str(&line) + strspn(buf_str(&line), " \t");
-        const char *eq = strchr(q, '=');
-        if (*q != '#' && *q != ';' && eq) {
-            cleanup_buf struct buf one = BUF_INIT;
-            const char *v = eq + 1 + strspn(eq + 1, " \t");
-            buf_printf(&one, "%.*s=", (int)(eq - q), q);
-            for (char quote = '\0'; *v; v++) {
-                if (*v == quote)
-                    quote = '\0';
-                else if (!quote && (*v == '"' || *v == '\''))
-                    quote = *v;
-                else
-                    buf_add(&one, v += quote != '\'' && *v == '\\' && v[1], 1);
-            }
-            env_set(s, buf_str(&one));
+    cleanup_wiped_buf struct buf one = BUF_INIT;
+    enum env_at at = BETWEEN;
+    size_t kept = 0; /* what follows are spaces at the end */
+    for (const char *p = text;; p++) {
+        bool in_quotes = at >= ESCAPED, space = strchr(" \t", *p);
+        if (!*p || (strchr(env_newline, *p) && !in_quotes)) {
+            one.len = kept;
+            if (at >= BEFORE_VALUE)
+                env_set(s, buf_str(&one));
+            buf_consume(&one, one.len);
+            kept = 0;
+            at = BETWEEN;
+            if (!*p)
+                return;
+        } else if (at >= BEFORE_VALUE) {
+            at = env_value(&one, at, *p, &space);
+        } else if (at == NAME && *p == '=') {
+            one.len = kept;
+            buf_add(&one, p, 1);
+            at = BEFORE_VALUE;
+        } else if (at != COMMENT && !(at == BETWEEN && space)) {
+            at = at == BETWEEN && (*p == '#' || *p == ';') ? COMMENT : NAME;
+            if (at == NAME)
+                buf_add(&one, p, 1);
         }
-        buf_consume(&line, line.len);
+        kept = space ? kept : one.len;
     }
 }
 
@@ -264,8 +304,14 @@ static void no_such(struct service *s, const char *what, const char *name)
 void service_env_user(struct service *s)
 {
     const struct unit_line *user = unit_get(s->unit, "User"), *group = unit_get(s->unit, "Group");
-    s->as_root = !user || !strcmp(user->value, "root") || !strcmp(user->value, "0");
-    if (!user || unit_is(s->unit, "DynamicUser", "yes"))
+    bool dynamic = unit_is(s->unit, "DynamicUser", "yes");
+    s->as_root = !dynamic && (!user || !strcmp(user->value, "root") || !strcmp(user->value, "0"));
+    if (dynamic)
+        found(s, "user", WARNING,
+              util_printf("%s runs as a user that exists only while it runs (DynamicUser=yes), so what "
+                          "that user may read and write is not judged", s->unit->name),
+              util_strdup("User=walsup is what its databases and directories can be given to"));
+    if (!user || dynamic)
         return;
     const struct passwd *p = user_of(user->value);
     if (!p) {

@@ -388,26 +388,31 @@ const char *unit_word(const char *p, char **ret)
     return p;
 }
 
+bool unit_lists(const struct unit *u, const char *key, const char *word, bool without)
+{
+    bool has = without;
+    const struct unit_line *first = unit_next(u, key, NULL);
+    for (const struct unit_line *l = first; l; l = unit_next(u, key, l)) {
+        bool not = *l->value == '~';
+        const char *p = l->value + not;
+        if (l == first)
+            has = not;
+        for (char *each; (p = unit_word(p, &each)); free(each))
+            if (!strcasecmp(each, word))
+                has = !not;
+    }
+    return has;
+}
+
 bool unit_capable(const struct unit *u, const char *capability)
 {
+    static const char bounding[] = "CapabilityBoundingSet";
     const struct unit_line *user = unit_get(u, "User");
-    bool root = !user || !strcmp(user->value, "root") || !strcmp(user->value, "0");
-    static const char *const key[] = {"CapabilityBoundingSet", "AmbientCapabilities"};
-    for (size_t i = 0; i < ARRAY_LEN(key) - (root ? 1 : 0); i++) {
-        bool any = false, has = i == 0;
-        for (const struct unit_line *l = NULL; (l = unit_next(u, key[i], l)); any = true) {
-            const char *p = l->value + (*l->value == '~');
-            if (!any)
-                has = *l->value == '~';
-            for (char *word; (p = unit_word(p, &word)); free(word))
-                if (!strcasecmp(word, capability))
-                    has = *l->value != '~';
-        }
-        /* an empty line leaves none; without any line the bounding set has all */
-        for (size_t k = 0; i == 0 && !any && k < u->n_lines; k++)
-            has = has && strcmp(u->line[k].key, key[i]) != 0;
-        if (!has)
-            return false;
-    }
-    return true;
+    bool root = user ? !strcmp(user->value, "root") || !strcmp(user->value, "0")
+                     : !unit_is(u, "DynamicUser", "yes");
+    bool emptied = false; /* an empty line leaves none; without any line there are all */
+    for (size_t i = 0; i < u->n_lines; i++)
+        emptied = emptied || !strcmp(u->line[i].key, bounding);
+    return unit_lists(u, bounding, capability, !emptied) &&
+           (root || unit_lists(u, "AmbientCapabilities", capability, false));
 }

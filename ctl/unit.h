@@ -38,6 +38,9 @@ bool unit_is(const struct unit *u, const char *key, const char *value);
 const struct unit_line *unit_next(const struct unit *u, const char *key, const struct unit_line *last);
 /** unit_word(p, ret): the next word of a value, unquoted, malloc'ed; returns what follows, NULL at the end. */
 const char *unit_word(const char *p, char **ret);
+/** unit_lists(u, key, word, without): whether a list that a leading ~ may turn round, as that of
+ * capabilities, has the word in the end; `without`: the answer where there is no line. */
+bool unit_lists(const struct unit *u, const char *key, const char *word, bool without);
 /** unit_capable(u, capability): whether the process has it, as "CAP_DAC_OVERRIDE". */
 bool unit_capable(const struct unit *u, const char *capability);
 

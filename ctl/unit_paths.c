@@ -126,7 +126,13 @@ static void add_system(struct unit_view *v, const struct unit *u)
     static const char *const api[] = {"/dev", "/proc", "/sys"};
     static const char *const home[] = {"/home", "/root", "/run/user"}, *const tmp[] = {"/tmp", "/var/tmp"};
     const struct unit_line *system = unit_get(u, "ProtectSystem"), *homes = unit_get(u, "ProtectHome");
-    if (unit_is(u, "ProtectSystem", "strict") || unit_is(u, "DynamicUser", "yes")) {
+    /* that implies the strictest system, homes that are read-only at least, and a /tmp of its own */
+    bool is_dynamic = unit_is(u, "DynamicUser", "yes");
+    const struct unit_line *dynamic = is_dynamic ? unit_get(u, "DynamicUser") : NULL;
+    bool strict = unit_is(u, "ProtectSystem", "strict");
+    if (dynamic && !strict)
+        system = dynamic;
+    if (strict || dynamic) {
         add_all(v, RULE_READ_ONLY, all, ARRAY_LEN(all), system);
         add_all(v, RULE_WRITE, api, ARRAY_LEN(api), system);
     } else if (unit_is(u, "ProtectSystem", "full")) {
@@ -140,21 +146,20 @@ static void add_system(struct unit_view *v, const struct unit *u)
         add_all(v, RULE_READ_ONLY, home, ARRAY_LEN(home), homes);
     else if (unit_is(u, "ProtectHome", "tmpfs"))
         add_all(v, RULE_EMPTY, home, ARRAY_LEN(home), homes);
+    else if (dynamic)
+        add_all(v, RULE_READ_ONLY, home, ARRAY_LEN(home), dynamic);
     if (unit_is(u, "PrivateTmp", "yes"))
         add_all(v, RULE_EMPTY, tmp, ARRAY_LEN(tmp), unit_get(u, "PrivateTmp"));
+    else if (dynamic)
+        add_all(v, RULE_EMPTY, tmp, ARRAY_LEN(tmp), dynamic);
 }
 
-/* '/' sorts before everything, so that what lies below a path follows it; of one path, what is hidden comes first */
+/* what lies below a path follows it; of one path, what is hidden comes first */
 static int by_path(const void *pa, const void *pb)
 {
     const struct rule *a = pa, *b = pb;
-    const unsigned char *p = (const unsigned char *)a->path, *q = (const unsigned char *)b->path;
-    while (*p && *p == *q) {
-        p++;
-        q++;
-    }
-    int x = *p == '/' ? 1 : *p ? *p + 1 : 0, y = *q == '/' ? 1 : *q ? *q + 1 : 0;
-    return x != y ? x - y : a->kind != b->kind ? (int)a->kind - (int)b->kind : a->order < b->order ? -1 : 1;
+    int d = strcmp(a->path, b->path);
+    return d ? d : a->kind != b->kind ? (int)a->kind - (int)b->kind : a->order < b->order ? -1 : 1;
 }
 
 struct unit_view *unit_view_new(const struct unit *u)
@@ -223,7 +228,7 @@ enum unit_sight unit_look(const struct unit_view *v, const char *path, const str
         if (!needs_below(real, r->path))
             continue;
         brought = brought || r->brings;
-        enum unit_sight was = sight;
+        bool decides = true;
         switch (r->kind) {
         case RULE_HIDDEN:
             sight = UNIT_HIDDEN;
@@ -238,16 +243,16 @@ enum unit_sight unit_look(const struct unit_view *v, const char *path, const str
             sight = UNIT_READ_ONLY;
             break;
         case RULE_READ_ONLY:
+            decides = there;
             sight = there ? UNIT_READ_ONLY : sight;
             break;
         case RULE_WRITE:
             /* of one path, the stricter rule holds */
-            if (there && !(by && by->kind == RULE_READ_ONLY && !strcmp(by->path, r->path)))
-                sight = UNIT_SEES;
+            decides = there && !(sight == UNIT_READ_ONLY && !strcmp(by->path, r->path));
+            sight = decides ? UNIT_SEES : sight;
             break;
         }
-        if (sight != was)
-            by = r;
+        by = decides ? r : by;
     }
     if (v->root && !brought && not_in_root(v, real)) {
         if (ret_line)

@@ -161,7 +161,7 @@ static int from_process(const char *command, struct cred *ret, struct err *e)
     cleanup_wiped_buf struct buf out = BUF_INIT;
     cleanup_free char *copy = util_strdup(command);
     char *word[MAX_WORDS + 1];
-    pid_t pid;
+    pid_t pid = -1;
     int fd = -1, status = 0;
     if (!split(copy, word))
         return err_set(e, ERR_CONFIG, "it is not an absolute path with arguments, quotes in pairs");

@@ -32,8 +32,13 @@ for release; do
 	row="$row $(value deb), $(value lintian) | $(value minutes) |"
 	echo "$row"
 	[ ! -e "$table" ] || ! [ -s "$facts" ] || into_table "$(value release)" "$row"
-	[ $status = 0 ] || { tail -n 30 "$out/$release.log"; echo "==== $release: FAILED, see $out/$release.log"; }
-	"$here/tree.sh" drop "gates-$release"
+	if [ $status = 0 ]; then
+		"$here/tree.sh" drop "gates-$release"
+	else
+		tail -n 30 "$out/$release.log"
+		echo "==== $release: FAILED, see $out/$release.log; the tree is kept until the next run:"
+		echo "tests/distros/tree.sh run $release gates-$release sh"
+	fi
 done
 echo "distros: $passed passed, $failed failed"
 [ $failed = 0 ] && [ $passed -gt 0 ]

@@ -153,6 +153,9 @@ static unsigned run(const struct point *p, uint64_t seed)
             world_judge();
         }
     }
+    /* Whoever opens it next recovers what a dead process had written whole, which is a commit from
+     * then on. While walsup only watches, it holds nobody off from that, and is told by events. */
+    world_settle();
     world_quiet();
     world.any_error = false;
     world_judge();

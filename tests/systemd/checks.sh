@@ -148,6 +148,19 @@ holds "so is the service" works
 
 # ---- more of the kind -------------------------------------------------------------------------
 fresh ''
+dropin 'InaccessiblePaths=/srv/app'
+holds "a drop-in that hides the database: check names it" named "InaccessiblePaths=/srv/app"
+mkdir -p /run/systemd/system/walsupd.service.d
+mv /etc/systemd/system/walsupd.service.d/own.conf /run/systemd/system/walsupd.service.d/
+systemctl daemon-reload
+holds "so it does for one in /run" named "InaccessiblePaths=/srv/app"
+ln -s /dev/null /etc/systemd/system/walsupd.service.d/own.conf
+systemctl daemon-reload
+holds "masked by one of its name in /etc: check is content" fine_again
+holds "so is the service" works
+rm /run/systemd/system/walsupd.service.d/own.conf
+
+fresh ''
 instead_of /srv/backup /mnt/backup/walsup
 case_of "a directory target that is nowhere yet" "may not write /mnt/backup/walsup, which does not exist" \
 	"mkdir -p /mnt/backup/walsup"

@@ -129,6 +129,19 @@ static void test_a_crowd_is_let_in_to_the_last_one(void **state)
     run_until(CROWD + 1);
 }
 
+static uv_check_t looked;
+
+/* Right after libuv has looked at its sockets: since 1.45 it runs the timer, which lets him in, in
+ * the same round. */
+static void close_on_who_waits(uv_check_t *check)
+{
+    if (!door.waiting)
+        return;
+    assert_int_equal(came, AT_ONCE);
+    doorway_close(&door, on_closed);
+    uv_close((uv_handle_t *)check, NULL);
+}
+
 static void test_closed_while_somebody_waits_at_the_door(void **state)
 {
     (void)state;
@@ -136,13 +149,18 @@ static void test_closed_while_somebody_waits_at_the_door(void **state)
     char c;
     for (unsigned i = 0; i < AT_ONCE + 2; i++)
         fd[i] = knock();
-    for (int i = 0; i < 3 && !door.waiting; i++)
+    (void)uv_check_init(&loop, &looked);
+    (void)uv_check_start(&looked, close_on_who_waits);
+    for (int i = 0; i < 10 * AT_ONCE && !closed && came < AT_ONCE + 2; i++)
         (void)uv_run(&loop, UV_RUN_NOWAIT);
-    assert_true(door.waiting);
-    assert_int_equal(came, AT_ONCE);
-    doorway_close(&door, on_closed);
-    while (!closed)
-        (void)uv_run(&loop, UV_RUN_ONCE);
+    /* Debian 13's libuv lets in one a round, so that nobody has to wait */
+    if (!closed && worst == 1) {
+        uv_close((uv_handle_t *)&looked, NULL);
+        for (unsigned i = 0; i < AT_ONCE + 2; i++)
+            (void)close(fd[i]);
+        skip();
+    }
+    assert_true(closed);
     assert_int_equal(came, AT_ONCE);
     for (unsigned i = 0; i < AT_ONCE + 2; i++) {
         assert_true(read(fd[i], &c, 1) == 0 || errno == ECONNRESET); /* nobody is left hanging */
