@@ -393,13 +393,13 @@ bool unit_lists(const struct unit *u, const char *key, const char *word, bool wi
     bool has = without;
     const struct unit_line *first = unit_next(u, key, NULL);
     for (const struct unit_line *l = first; l; l = unit_next(u, key, l)) {
-        bool not = *l->value == '~';
-        const char *p = l->value + not;
+        bool turned = *l->value == '~';
+        const char *p = l->value + turned;
         if (l == first)
-            has = not;
+            has = turned;
         for (char *each; (p = unit_word(p, &each)); free(each))
             if (!strcasecmp(each, word))
-                has = !not;
+                has = !turned;
     }
     return has;
 }
