@@ -15,8 +15,10 @@ signal.signal(signal.SIGIO, signal.SIG_IGN)
 files = [os.open(p, os.O_RDONLY) for p in sys.argv[1:]]
 while True:
     for f in files:
-        if fcntl.fcntl(f, fcntl.F_GETLEASE) == fcntl.F_UNLCK:
+        try:
             fcntl.fcntl(f, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        except OSError:
+            pass  # it is being taken away, or walsupd has the file open
     print("all", flush=True)
     time.sleep(0.1)
 """
