@@ -73,12 +73,38 @@ static int open_unleased(const char *path, int flags, mode_t mode)
     return -1;
 }
 
+/* A -wal or -shm appears with the owner of the database: SQLite gives it to him after it was made, and an application that
+ * opens it before is refused. -1 and ENOENT: not here, or not so. */
+static int make_side(const char *path, int flags, mode_t mode)
+{
+    cleanup_free char *db = util_strdup(path), *dir = util_strdup(path);
+    char from[40], *slash = strrchr(dir, '/');
+    struct stat st;
+    db[strlen(db) - strlen("-wal")] = '\0';
+    if (slash)
+        slash[slash == dir] = '\0';
+    cleanup_close int fd = stat(db, &st) < 0 ? -1 : open(slash ? dir : ".", O_TMPFILE | (flags & O_ACCMODE) | O_CLOEXEC, mode);
+    (void)snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
+    if (fd < 0 || fchown(fd, st.st_uid, st.st_gid) < 0 || fchmod(fd, mode & 0777) < 0 ||
+        linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0) {
+        errno = ENOENT;
+        return -1;
+    }
+    return TAKE_FD(fd);
+}
+
 static int os_open(const char *path, int flags, int mode)
 {
     bool side = ends_with(path, "-wal") || ends_with(path, "-shm");
     int less = joining.on && side ? O_CREAT : 0;
     int more = recording && side ? O_NOFOLLOW : 0; /* or what a link leads to is written, and read into the replica */
-    int fd = open_unleased(path, (flags & ~less) | more, (mode_t)mode); /* for SQLite, which knows when it may close it */
+    int fd = open_unleased(path, (flags & ~(less | (more ? O_CREAT : 0))) | more, (mode_t)mode);
+    if (fd < 0 && errno == ENOENT && more && !less && flags & O_CREAT) {
+        fd = make_side(path, flags, (mode_t)mode);
+        if (fd < 0)
+            fd = open_unleased(path, flags | more, (mode_t)mode);
+    }
+    /* it is for SQLite, which knows when it may close it */
     refused = fd < 0 && more && errno == ELOOP ? ELOOP : refused;
     joining.first = joining.first || (fd < 0 && less && errno == ENOENT);
     if (fd >= 0 && recording)
