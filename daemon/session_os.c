@@ -83,7 +83,9 @@ static int make_side(const char *path, int flags, mode_t mode)
     db[strlen(db) - strlen("-wal")] = '\0';
     if (slash)
         slash[slash == dir] = '\0';
-    cleanup_close int fd = stat(db, &st) < 0 ? -1 : open(slash ? dir : ".", O_TMPFILE | (flags & O_ACCMODE) | O_CLOEXEC, mode);
+    cleanup_close int fd = -1;
+    if (stat(db, &st) == 0)
+        fd = open(slash ? dir : ".", O_TMPFILE | (flags & O_ACCMODE) | O_CLOEXEC, mode);
     (void)snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
     if (fd < 0 || fchown(fd, st.st_uid, st.st_gid) < 0 || fchmod(fd, mode & 0777) < 0 ||
         linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0) {
