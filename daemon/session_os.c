@@ -87,7 +87,8 @@ static int make_side(const char *path, int flags, mode_t mode)
     if (stat(db, &st) == 0)
         fd = open(slash ? dir : ".", O_TMPFILE | (flags & O_ACCMODE) | O_CLOEXEC, mode);
     (void)snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
-    if (fd < 0 || fchown(fd, st.st_uid, st.st_gid) < 0 || fchmod(fd, mode & 0777) < 0 ||
+    /* in this order: once it is another's, CAP_CHOWN does not let us change the mode */
+    if (fd < 0 || fchmod(fd, mode & 0777) < 0 || fchown(fd, st.st_uid, st.st_gid) < 0 ||
         linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW) < 0) {
         errno = ENOENT;
         return -1;
