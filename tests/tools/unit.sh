@@ -8,7 +8,7 @@ shift
 [ $# -gt 0 ]
 said=$(mktemp -d)
 trap 'rm -rf "$said"' EXIT
-first='test_restore_verify|test_verify|test_restore|test_restore_v3|test_restore_time|test_capture|test_source|test_glob'
+first='test_restore_verify|test_verify|test_restore|test_restore_v3|test_restore_time|test_capture|test_source|test_source_thread|test_glob'
 seconds=${UNIT_SECONDS:-0}
 export said seconds
 { printf '%s\n' "$@" | grep -E "/($first)\$" || true; printf '%s\n' "$@" | grep -vE "/($first)\$" || true; } |

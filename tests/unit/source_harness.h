@@ -45,6 +45,23 @@ static inline void good(struct src *c, const struct source_job *job)
     }
 }
 
+/* A life of walsup's begins, beside an application in this process. */
+static inline void src_again(struct src *c)
+{
+    src_start(c, SOURCE_ASIDE);
+}
+
+static inline void src_begin(struct src *c)
+{
+    *c = (struct src){.lineage = 0};
+    tdb_new(&c->t, 4096);
+    ex(c->t.app, "insert into t values(1, randomblob(20000))");
+    c->spool = util_printf("%s/spool", c->t.dir);
+    src_again(c);
+    good(c, &(struct source_job){.load = true});
+    assert_int_equal(c->r.state, SOURCE_LOADED);
+}
+
 static inline void capture(struct src *c)
 {
     good(c, &(struct source_job){.capture = true});
