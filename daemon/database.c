@@ -75,8 +75,7 @@ static void on_close(struct database *db, uint64_t now)
 void database_event(struct database *db, enum database_event ev)
 {
     uint64_t now = clk_mono_ms();
-    if (db->state == SOURCE_ARRIVING && (ev == DATABASE_WAL || ev == DATABASE_WAL_MADE || ev == DATABASE_WAL_FOUND ||
-                                         ev == DATABASE_FILE))
+    if (db->state == SOURCE_ARRIVING && (ev == DATABASE_WAL || ev == DATABASE_WAL_MADE || ev == DATABASE_FILE))
         return; /* written while it is copied in: it is looked at soon enough */
     berths_touch(db->berths, db);
     if (now > db->last_event_ms + BUSY_GAP_MS)
@@ -88,7 +87,6 @@ void database_event(struct database *db, enum database_event ev)
         db->wal_is_empty = false;
         /* fall through */
     case DATABASE_WAL_MADE:
-    case DATABASE_WAL_FOUND:
         if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED &&
             now >= db->busy_since_ms + BUSY_MS)
             database_set_hush(db, true);

@@ -17,8 +17,8 @@
 
 enum database_event {
     DATABASE_WAL,  /* the -wal was written: most likely a commit */
-    DATABASE_WAL_MADE, /* there is one now */
-    DATABASE_WAL_FOUND, /* it is another than at the last look of the clock; its own event came before, if it makes any */
+    /* there is one now; or it is another than at the last look of the clock, whose own event came before */
+    DATABASE_WAL_MADE,
     DATABASE_WAL_GONE, /* it was removed or renamed */
     DATABASE_FILE, /* the database file itself was written: somebody checkpoints */
     DATABASE_NAME, /* created, removed or renamed */

@@ -255,8 +255,10 @@ void scan_tree_unref(struct scan_tree *t)
 
 static void job_free(struct scan_job *j)
 {
-    for (size_t i = 0; i < j->n_items; i++)
-        free(j->item[i].name), free(j->item[i].refused);
+    for (size_t i = 0; i < j->n_items; i++) {
+        free(j->item[i].name);
+        free(j->item[i].refused);
+    }
     for (size_t i = 0; i < j->n_names; i++)
         free(j->name[i]);
     for (size_t i = 0; i < j->n_pairs; i++)

@@ -51,12 +51,15 @@ int session_sql_err(struct err *e, const struct session *s, sqlite3 *db, int rc,
     enum err_code code = ERR_IO;
     int why = refused ? os_refused() : 0;
     if (why == EWOULDBLOCK) {
-        err_set(e, ERR_IO, "another program has a lease (fcntl F_SETLEASE) on %s, its -wal or -shm, and does not give it up", s->path);
-        return err_hint(e, "only its owner and root can take one: end that program; /proc/locks has its pid in the line LEASE");
+        err_set(e, ERR_IO, "another program has a lease (fcntl F_SETLEASE) on %s, its -wal or -shm, and does not "
+                           "give it up", s->path);
+        return err_hint(e, "only its owner and root can take one: end that program; /proc/locks has its pid in "
+                           "the line LEASE");
     }
     if (why == ELOOP) {
         err_set(e, ERR_PERM, "the -wal or -shm of %s is a symbolic link, which is not followed", s->path);
-        return err_hint(e, "SQLite makes no such link: move what it leads to here, in its place, while nobody has the database open");
+        return err_hint(e, "SQLite makes no such link: move what it leads to here, in its place, while nobody "
+                           "has the database open");
     }
     if (refused && access(s->path, F_OK) == 0 && session_not_writable(s, e) < 0)
         return -(int)e->code;

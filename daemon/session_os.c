@@ -73,8 +73,9 @@ static int open_unleased(const char *path, int flags, mode_t mode)
     return -1;
 }
 
-/* A -wal or -shm appears with the owner of the database: SQLite gives it to him after it was made, and an application that
- * opens it before is refused. -1 and ENOENT: not here, or not so. */
+/* A -wal or -shm appears with the owner of the database: SQLite gives it to him after it was made, and an application
+ * that opens it before is refused. -1 and ENOENT: there is no such file yet, and the file system or our rights do not let
+ * us make one in this way, or somebody else was quicker. */
 static int make_side(const char *path, int flags, mode_t mode)
 {
     cleanup_free char *db = util_strdup(path), *dir = util_strdup(path);

@@ -123,7 +123,8 @@ bool source_folded(struct source *s, struct source_result *ret, int64_t removed_
         source_close_session(s);
         return true;
     }
-    if (source_changed_unexplained(s) || source_written_before(s)) /* before what was committed last, which does not belong to what was captured */
+    /* before what was committed last, which does not belong to what was captured */
+    if (source_changed_unexplained(s) || source_written_before(s))
         return source_closed_over(s, ret);
     s->unexplained = false;
     bool all = source_capture_rest(s, ret, &x);

@@ -49,7 +49,8 @@ struct source {
         bool left;     /* by our own last write, rather than found */
         uint64_t sum[SOURCE_STILL_PAGES]; /* of its first pages: a small WAL may have all that a small file has */
     } still;
-    bool times_move; /* of this file, after a write, with nobody's writing: what is left cannot be told from what is found */
+    /* Of this file, after a write, with nobody's writing: what is left cannot be told from what is found. */
+    bool times_move;
     struct { /* nobody has it open, and it may still be being copied in: how it looks, and since when */
         uint64_t first_ms, since_ms;
         struct position file;
@@ -151,7 +152,8 @@ struct position source_position_now(const struct source *s);
 void source_check_identity(struct source *s, struct source_result *ret);
 /** source_written_over(s): the file was written since source_stand_still(), and by no checkpoint. */
 bool source_written_over(struct source *s);
-/** source_written_before(s): after session_folded(): that last close had nothing to copy, and yet the file was written. */
+/** source_written_before(s): after session_folded(): that last close had nothing to copy, and yet
+ * the file was written. */
 bool source_written_before(struct source *s);
 /** source_tampered(s): as source_written_over(), and tells it once. */
 bool source_tampered(struct source *s);

@@ -43,14 +43,16 @@ bool source_written_over(struct source *s)
 bool source_changed_unexplained(struct source *s)
 {
     struct position now = {.txid = 0};
-    return s->unexplained && !(s->still.valid && s->still.taken_ms < s->unexplained_since_ms && position_look(&now, s->path) && position_same_content(&s->still.file, &now));
+    bool before = s->still.valid && s->still.taken_ms < s->unexplained_since_ms;
+    return s->unexplained &&
+           !(before && position_look(&now, s->path) && position_same_content(&s->still.file, &now));
 }
 
 bool source_written_before(struct source *s)
 {
     struct session_index x;
     struct position now = {.txid = 0};
-    return s->still.valid && session_index(s->session, &x, NULL) == 0 && still_so(s, &x) && x.n == x.b &&
+    return session_index(s->session, &x, NULL) == 0 && still_so(s, &x) && x.n == x.b &&
            position_look(&now, s->path) && !position_same_content(&s->still.file, &now);
 }
 

@@ -47,7 +47,7 @@ static bool on_pairs(struct scan_job *j)
             active_proven(en->db->active, en->db);
         }
         if (wal)
-            database_event(en->db, DATABASE_WAL_FOUND);
+            database_event(en->db, DATABASE_WAL_MADE);
         else if (file)
             database_event(en->db, DATABASE_NAME);
         else if (p->wal.size_bytes || p->db.linked)

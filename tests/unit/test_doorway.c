@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "daemon/doorway.h"
+#include "tests/unit/skipped.h"
 
 #define AT_ONCE 16 /* doorway.c's */
 #define IN_A_ROUND (AT_ONCE + 1) /* as it is counted here: who had to wait comes before on_round() */
@@ -158,6 +159,7 @@ static void test_closed_while_somebody_waits_at_the_door(void **state)
         uv_close((uv_handle_t *)&looked, NULL);
         for (unsigned i = 0; i < AT_ONCE + 2; i++)
             (void)close(fd[i]);
+        skipped("test_doorway: this libuv lets in one a round, so that nobody waits when it is closed");
         skip();
     }
     assert_true(closed);

@@ -1,5 +1,5 @@
-/* A database whose thread walsup has lost: it was away, the file was another one, a page map was behind or damaged, an
- * application closed last, or was not seen at all. */
+/* A database whose thread walsup has lost: it was away, the file was another one, a page map was
+ * behind or damaged, an application closed last, or was not seen at all. */
 #include "tests/unit/source_harness.h"
 #include "tests/unit/within.h"
 

@@ -305,11 +305,11 @@ static void the_safety_scan_finds_what_nothing_announced(void **state)
         forget();
         watch_look(watch, 1, 1);
         run_ms(50);
-        assert_int_equal(seen[DATABASE_WAL_FOUND], row[i].want_wal);
+        assert_int_equal(seen[DATABASE_WAL_MADE], row[i].want_wal);
         assert_int_equal(seen[DATABASE_NAME], row[i].want_name);
         watch_look(watch, 1, 1); /* now it is as it was */
         run_ms(50);
-        assert_int_equal(seen[DATABASE_WAL_FOUND] + seen[DATABASE_NAME],
+        assert_int_equal(seen[DATABASE_WAL_MADE] + seen[DATABASE_NAME],
                          row[i].want_wal + row[i].want_name);
         drop(db);
     }
@@ -326,7 +326,7 @@ static void a_write_in_the_grain_of_the_clock_is_found_later(void **state)
     forget();
     watch_look(watch, 1, 1);
     run_ms(60);
-    assert_true(seen[DATABASE_WAL_FOUND] >= 1);
+    assert_true(seen[DATABASE_WAL_MADE] >= 1);
     drop(db);
 }
 
