@@ -2,6 +2,9 @@
 #include "tests/unit/db_harness.h"
 
 #include <signal.h>
+#include <stdarg.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "common/base/clk.h"
@@ -416,6 +419,66 @@ static void a_lease_that_is_not_given_up_is_said_and_not_waited_for(void **state
     }
 }
 
+/* Under the unit walsupd has CAP_CHOWN and not CAP_FOWNER: what is given away cannot be changed any more. */
+static struct {
+    const char *db; /* whose side files are watched; NULL: none */
+    unsigned made, appeared, changed_late;
+    uid_t owner;
+    mode_t mode;
+} births;
+
+int openat(int dir, const char *path, int flags, ...)
+{
+    va_list ap;
+    va_start(ap, flags);
+    mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(ap, mode_t) : 0;
+    va_end(ap);
+    bool side = births.db && !strncmp(path, births.db, strlen(births.db)) && path[strlen(births.db)] == '-';
+    births.made += side && flags & O_CREAT;
+    return (int)syscall(SYS_openat, dir, path, flags, mode);
+}
+
+int fchmod(int fd, mode_t mode)
+{
+    struct stat st;
+    births.changed_late += births.db && fstat(fd, &st) == 0 && st.st_uid != geteuid();
+    return (int)syscall(SYS_fchmod, fd, mode);
+}
+
+int linkat(int from_dir, const char *from, int dir, const char *path, int flags)
+{
+    struct stat st;
+    if (births.db && fstatat(from_dir, from, &st, 0) == 0) {
+        births.appeared++;
+        assert_int_equal(st.st_uid, births.owner);
+        assert_int_equal(st.st_mode & 0777, births.mode);
+    }
+    return (int)syscall(SYS_linkat, from_dir, from, dir, path, flags);
+}
+
+/* SQLite makes it and then gives it away: whoever opens it in between is refused. */
+static void side_files_appear_with_the_databases_owner(void **state)
+{
+    (void)state;
+    struct tdb t;
+    struct session *s;
+    struct err e;
+    tdb_new(&t, 4096);
+    assert_int_equal(sqlite3_close(t.app), SQLITE_OK);
+    t.app = NULL;
+    births.owner = geteuid() ? geteuid() : 61001; /* only root can give files away */
+    births.mode = 0640;
+    assert_int_equal(chmod(t.path, 0640) | chown(t.path, births.owner, (gid_t)-1), 0);
+    births.db = t.path;
+    int r = open_it(t.path, &s, &e);
+    births.db = NULL;
+    assert_int_equal(r, 0);
+    assert_int_equal(births.appeared, 2);
+    assert_int_equal(births.made + births.changed_late, 0);
+    (void)session_close(s);
+    tdb_done(&t);
+}
+
 static void a_wal_that_is_a_link_is_not_read(void **state)
 {
     (void)state;
@@ -454,6 +517,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_file_that_was_replaced_is_noticed),
         cmocka_unit_test(the_index_is_consistent_under_a_writer),
         cmocka_unit_test(a_lease_that_is_not_given_up_is_said_and_not_waited_for),
+        cmocka_unit_test(side_files_appear_with_the_databases_owner),
         cmocka_unit_test(a_wal_that_is_a_link_is_not_read),
     };
     struct err e;
