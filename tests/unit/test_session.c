@@ -419,7 +419,8 @@ static void a_lease_that_is_not_given_up_is_said_and_not_waited_for(void **state
     }
 }
 
-/* Under the unit walsupd has CAP_CHOWN and not CAP_FOWNER: what is given away cannot be changed any more. */
+/* Under the unit walsupd has CAP_CHOWN and not CAP_FOWNER: what is given away cannot be changed any
+ * more. */
 static struct {
     const char *db; /* whose side files are watched; NULL: none */
     unsigned made, appeared, changed_late;
@@ -433,7 +434,8 @@ int openat(int dir, const char *path, int flags, ...)
     va_start(ap, flags);
     mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(ap, mode_t) : 0;
     va_end(ap);
-    bool side = births.db && !strncmp(path, births.db, strlen(births.db)) && path[strlen(births.db)] == '-';
+    size_t n = births.db ? strlen(births.db) : 0;
+    bool side = births.db && !strncmp(path, births.db, n) && path[n] == '-';
     births.made += side && flags & O_CREAT;
     return (int)syscall(SYS_openat, dir, path, flags, mode);
 }
