@@ -56,6 +56,11 @@ void database_berth_free(struct database *db)
     (void)uv_timer_start(&db->timer, database_on_timer, 0, 0);
 }
 
+void database_is_quiet(struct database *db, uint64_t now)
+{
+    db->last_event_ms = db->busy_since_ms = now;
+}
+
 /* ---- events ------------------------------------------------------------------------------------ */
 
 /* Not between the requests of a program that opens and closes all the time: the sooner it came back, the longer the

@@ -89,7 +89,7 @@ static void look_for_writes(struct database *db, uint64_t now, uint64_t *ret_at)
     } else if (now >= db->last_event_ms + HUSH_END_MS) {
         database_set_hush(db, false);
         db->dirty = true; /* what was written before the events are back */
-        db->last_event_ms = now;
+        database_is_quiet(db, now);
         return;
     }
     db->assist_until_ms = now + SETTLE_MS;

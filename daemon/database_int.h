@@ -12,6 +12,11 @@ void database_poke(struct database *db);
 /* database_decide.c */
 void database_on_timer(uv_timer_t *t);
 
+/* database.c */
+/** database_is_quiet(db, now): quiet is counted from here; and an event that is told late, of what was written before the
+ * events were back, is not yet the next busy time. */
+void database_is_quiet(struct database *db, uint64_t now);
+
 /* database_run.c */
 void database_start_job(struct database *db, const struct source_job *job);
 void database_set_hush(struct database *db, bool on);

@@ -333,7 +333,7 @@ static void take_state(struct database *db, enum source_state state, uint64_t ag
             free(TAKE_PTR(db->gone));
         }
         set_state(db, state);
-        db->last_event_ms = clk_mono_ms(); /* quiet is counted from here, not from the boot */
+        database_is_quiet(db, clk_mono_ms());
     }
     if (state == SOURCE_ARRIVING)
         db->retry_at_ms = clk_mono_ms() + MIN(again_ms, (uint64_t)ARRIVING_MS);
@@ -367,7 +367,6 @@ static void settle_later(struct database *db)
     db->settle_wait_ms = MIN(db->settle_wait_ms * 2 + SETTLE_MS, (uint64_t)SETTLE_AGAIN_MS);
     db->settle_after_ms = db->last_run_ms + db->settle_wait_ms;
 }
-
 
 void database_set_hush(struct database *db, bool on)
 {
