@@ -89,7 +89,7 @@ void database_event(struct database *db, enum database_event ev)
         db->leave_at_ms = 0;
     switch (ev) {
     case DATABASE_WAL:
-        db->wal_is_empty = false;
+        db->wal_is_empty = db->file_was_last = false;
         /* fall through */
     case DATABASE_WAL_MADE:
         if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED &&
@@ -101,6 +101,7 @@ void database_event(struct database *db, enum database_event ev)
         db->dirty = true;
         break;
     case DATABASE_FILE:
+        db->file_was_last = true;
         if (db->wal_is_empty)
             db->unexplained = db->look = db->dirty = true;
         db->assist_until_ms = now + SETTLE_MS;

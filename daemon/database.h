@@ -176,6 +176,7 @@ struct database {
     /* By the events, in their order: all that the WAL had is in the file. Who writes into it before the WAL is written again
      * is no SQLite. */
     bool wal_is_empty;
+    bool file_was_last;            /* the file was written, and the -wal not since */
     bool unexplained;              /* somebody did, */
     uint64_t unexplained_since_ms; /* not before that (monotonic) */
     bool distrust;                 /* pages of the file are not those that were captured: compare them */

@@ -53,8 +53,9 @@ void database_start_job(struct database *db, const struct source_job *job)
     db->run->job = *job;
     if (!job->load && !job->stay_away) { /* the source remembers until it has looked */
         db->run->job.unexplained = db->unexplained;
+        db->run->job.file_was_last = db->file_was_last && !db->hushed;
         db->run->job.unexplained_since_ms = db->unexplained_since_ms;
-        db->unexplained = false;
+        db->unexplained = db->file_was_last = false;
     }
     db->run->started_ms = clk_mono_ms();
     source_reconf(db->source, &db->source_conf);

@@ -244,9 +244,10 @@ static int attached_job(struct source *s, const struct source_job *job, struct s
     source_map_load(s);
     if (s->pos.valid && job->distrust && !s->folded.proven)
         return source_start_over(s, ret, "pages of the file changed without SQLite's WAL", e);
-    if (s->pos.valid && source_tampered(s)) {
+    bool last = job->file_was_last && source_written_last(s);
+    if (s->pos.valid && (source_tampered(s) || last)) {
         bool left = s->still.left;
-        if (source_replaced(s, ret))
+        if (source_replaced(s, ret, last))
             return source_attach(s, ret, e); /* as soon as it is complete */
         r = source_start_over(s, ret, "the file was written by something else than SQLite", e);
         s->times_move = s->times_move || (left && r == 0 && ret->compared && !ret->differ);

@@ -64,6 +64,7 @@ struct source_job {
     bool reading;         /* a snapshot is being read, whose guard keeps the WAL: nothing makes room there */
     bool distrust;        /* compare every page with the page map */
     uint64_t unexplained_since_ms; /* not before this (monotonic) */
+    bool file_was_last;   /* the file was written, and the -wal not since */
     bool unexplained;     /* the file was written while the WAL had nothing that was not in it: if it changed since the last
                              job, compare, whatever came after */
     bool detach;          /* close the database, leaving a proof of where it stood; nothing else */

@@ -155,14 +155,19 @@ bool source_written_over(struct source *s);
 /** source_written_before(s): after session_folded(): that last close had nothing to copy, and yet
  * the file was written. */
 bool source_written_before(struct source *s);
+/** source_written_last(s): after the event of a write to the file that came after the last of one
+ * to the -wal: the WAL has frames, no checkpoint of them was begun, and they are not newer than the
+ * file: that was nobody who knows SQLite. */
+bool source_written_last(struct source *s);
 /** source_tampered(s): as source_written_over(), and tells it once. */
 bool source_tampered(struct source *s);
 /** source_stand_still(s, left): while no checkpoint is under way: the file is to stay as it is now, or as it was left by
  * our last write, unless left is NULL. */
 void source_stand_still(struct source *s, const struct stat *left);
 /** source_replaced(s, ret): after source_tampered(): if nobody else has the database open, forget the WAL that belonged
- * to the old content. True: done, and it is not attached any more. */
-bool source_replaced(struct source *s, struct source_result *ret);
+ * to the old content. sure: it was seen that somebody wrote into the file after the last frame.
+ * True: done, and it is not attached any more. */
+bool source_replaced(struct source *s, struct source_result *ret, bool sure);
 /** source_detach(s, job, ret): so that the next attach can prove that nothing was missed, and the files are left as
  * SQLite's own last close would leave them. ret->stays: it did not, and stays attached. */
 void source_detach(struct source *s, const struct source_job *job, struct source_result *ret);

@@ -56,6 +56,15 @@ bool source_written_before(struct source *s)
            position_look(&now, s->path) && !position_same_content(&s->still.file, &now);
 }
 
+bool source_written_last(struct source *s)
+{
+    struct session_index x;
+    struct position now = {.txid = 0};
+    return session_index(s->session, &x, NULL) == 0 && x.n && !x.b && !x.attempted &&
+           !session_checkpointer(s->session) && position_look(&now, s->path) &&
+           now.ctime_ns >= now.wal_mtime_ns;
+}
+
 bool source_tampered(struct source *s)
 {
     bool r = source_written_over(s);
@@ -259,24 +268,30 @@ static bool last_one_out(struct source *s, const struct session_index *x, bool p
 }
 
 /* What the WAL holds is in the replica's way and belongs to no file any more: SQLite's last close would have removed
- * it before the file was replaced. */
-static bool put_aside(struct source *s, struct source_result *ret)
+ * it before the file was replaced. sure: that it was is certain, so that what cannot be captured is
+ * lost to nobody. */
+static bool put_aside(struct source *s, struct source_result *ret, bool sure)
 {
-    struct session_index x;
+    struct session_index x, rest;
     struct err e;
     long pid;
-    if (session_company(s->session, &pid) != SESSION_ALONE || suspect(s) || !source_capture_rest(s, ret, &x) ||
-        (x.n != x.b && !other_pages(s, &x)) ||
-        session_leave_begin(s->session, SESSION_LEAVE_DISCARD, &x, &e) != 0)
+    if (session_company(s->session, &pid) != SESSION_ALONE || suspect(s) ||
+        session_index(s->session, &x, &e) < 0)
+        return false;
+    /* by the map, which a capture that fails takes away */
+    bool other = x.n == x.b || other_pages(s, &x);
+    bool captured = source_capture_rest(s, ret, &rest);
+    if (!other || (!captured && !sure) ||
+        session_leave_begin(s->session, SESSION_LEAVE_DISCARD, captured ? &rest : &x, &e) != 0)
         return false;
     s->session = session_leave_end(s->session, SESSION_LEAVE_DISCARD);
     source_close_session(s);
     return true;
 }
 
-bool source_replaced(struct source *s, struct source_result *ret)
+bool source_replaced(struct source *s, struct source_result *ret, bool sure)
 {
-    if (!put_aside(s, ret))
+    if (!put_aside(s, ret, sure))
         return false;
     position_remove(s->dir);
     s->pos.valid = false;
@@ -442,8 +457,9 @@ void source_detach(struct source *s, const struct source_job *job, struct source
     if (!s->session || !s->pos.valid || s->n_out || !s->published)
         return;
     bool unlike = source_changed_unexplained(s);
-    if (source_tampered(s) || unlike) { /* then this position proves nothing */
-        if (!source_replaced(s, ret))
+    bool last = job->file_was_last && source_written_last(s);
+    if (source_tampered(s) || last || unlike) { /* then this position proves nothing */
+        if (!source_replaced(s, ret, last))
             position_remove(s->dir);
         return;
     }
@@ -465,7 +481,7 @@ void source_detach(struct source *s, const struct source_job *job, struct source
         return;
     }
     if (source_tampered(s)) { /* since that wrote */
-        if (!source_replaced(s, ret))
+        if (!source_replaced(s, ret, false))
             position_remove(s->dir);
         return;
     }
