@@ -3,6 +3,7 @@
 #include "daemon/capture_scan.h"
 
 #define OUT_BYTES (256u << 10)
+#define ROOM_PAGES 256 /* between two looks at the room that is left */
 
 bool capture_same_wal(const struct capture_pos *pos, const struct session_index *x)
 {
@@ -53,6 +54,13 @@ static int output_write(void *arg, const void *p, size_t n, struct err *e)
 static void encoder_freep(struct ltx_encoder **enc)
 {
     *enc = ltx_encoder_free(*enc);
+}
+
+/* Not down to the last byte: others write to this file system as well, the application perhaps. And a
+ * file may be sparse, while what is written of it is not. */
+static int room(const struct capture_opts *o, struct err *e)
+{
+    return fsx_room(o->dir, o->min_free_bytes, e);
 }
 
 /* ---- a range of frames ------------------------------------------------------------------------ */
@@ -113,7 +121,10 @@ static int range_pages(struct session *s, const struct capture_opts *o, void *ar
         const struct framemap_entry *m = &sc->map.slot[i];
         if (m->pgno == lock)
             continue;
-        int r = m->frame ? capture_scan_page(s, sc, m->frame, page, e)
+        int r = i % ROOM_PAGES ? 0 : room(o, e);
+        if (r < 0)
+            return r;
+        r = m->frame ? capture_scan_page(s, sc, m->frame, page, e)
                          : session_db_read(s, m->pgno, 1, page, e);
         if (r == 0)
             r = ltx_encoder_page(enc, m->pgno, page, e);
@@ -319,7 +330,10 @@ static int full_pages(struct session *s, const struct capture_opts *o, void *arg
     uint32_t ps = f->x->page_size, lock = ltx_lock_pgno(ps), first, n;
     const uint8_t *pages;
     int r;
-    while ((r = capture_reader_next(f->reader, &first, &n, &pages, e)) == 0)
+    while ((r = capture_reader_next(f->reader, &first, &n, &pages, e)) == 0) {
+        r = room(o, e);
+        if (r < 0)
+            return r;
         for (uint32_t i = 0; i < n; i++) {
             if (first + i == lock)
                 continue;
@@ -327,6 +341,7 @@ static int full_pages(struct session *s, const struct capture_opts *o, void *arg
             if (r < 0)
                 return r;
         }
+    }
     if (r != 1)
         return r;
     return enc && !out->n_pages ? CAPTURE_SAME : 0;

@@ -46,6 +46,8 @@ struct capture_opts {
     uint64_t limit_bytes; /* range only: cut at the first commit past this many bytes of WAL */
     const struct session_index *end; /* range only: not beyond this one, read under a guard that is still held;
                                         NULL: to the end of the WAL */
+    const char *dir;         /* of the file and of the map, */
+    uint64_t min_free_bytes; /* so much is kept free there, else ERR_NOSPC; 0: no need */
     bool touch;           /* full only: page 1 and nothing else, a file that changes nothing */
     /* The page map takes the new checksums, and is committed with max_txid. When the call fails it may
      * hold half of them: close it. Range: the map of the position; full: an empty one. NULL: none. */

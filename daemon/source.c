@@ -1,7 +1,6 @@
 #include "daemon/source_int.h"
 
 #include <inttypes.h>
-#include <sys/statvfs.h>
 
 #include "common/base/clk.h"
 #include "common/base/log.h"
@@ -112,6 +111,8 @@ struct capture_opts source_next_file(struct source *s, char **path)
         .lineage = s->lineage,
         .encoding = s->conf.encoding,
         .limit_bytes = RANGE_LIMIT_BYTES,
+        .dir = s->dir,
+        .min_free_bytes = s->conf.min_free_bytes,
     };
 }
 
@@ -329,20 +330,6 @@ static int drop(struct source *s, const struct source_job *job, struct source_re
     return spool_drop(s->dir, &s->tip, s->tip_checksum, job->drop_first, job->drop_last, e);
 }
 
-/* Not down to the last byte: others write to this file system as well, the application perhaps. */
-static int check_room(const struct source *s, struct source_result *ret, struct err *e)
-{
-    struct statvfs v;
-    if (!s->conf.min_free_bytes || statvfs(s->dir, &v) < 0 ||
-        (uint64_t)v.f_bavail * v.f_frsize >= s->conf.min_free_bytes)
-        return 0;
-    char have[32], keep[32];
-    ret->low_space = true;
-    err_set(e, ERR_NOSPC, "the file system of %s has %s free, and %s are kept free", s->dir,
-            util_size(have, (uint64_t)v.f_bavail * v.f_frsize), util_size(keep, s->conf.min_free_bytes));
-    return err_hint(e, "make room there, or lower min-free");
-}
-
 /* A positive return is an outcome that ret already tells. */
 static int run(struct source *s, const struct source_job *job, struct source_result *ret,
                struct err *e)
@@ -394,7 +381,8 @@ static int run(struct source *s, const struct source_job *job, struct source_res
         ret->audited = job->audit;
         return 0;
     }
-    int r = check_room(s, ret, e);
+    int r = fsx_room(s->dir, s->conf.min_free_bytes, e);
+    ret->low_space = r < 0;
     if (r == 0 && !s->session)
         r = source_attach(s, ret, e);
     if (r == 0 && s->session)

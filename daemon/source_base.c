@@ -142,7 +142,9 @@ int source_snapshot(struct source *s, struct source_result *ret, bool base, stru
                                  .timestamp_ms = s->last_stamp_ms,
                                  .lineage = s->lineage,
                                  .clock_txid = s->clock_txid,
-                                 .encoding = s->conf.encoding};
+                                 .encoding = s->conf.encoding,
+                                 .dir = s->dir,
+                                 .min_free_bytes = s->conf.min_free_bytes};
         struct capture_pos pos = s->pos;
         struct capture_file f;
         r = capture_full(s->session, &x, &pos, &o, &f, e);
@@ -162,7 +164,11 @@ int source_map_survey(struct source *s, struct source_result *ret, struct err *e
     int r = hold_still(s, &x, e);
     if (r != 0)
         return r < 0 ? r : 0; /* there is no hurry */
-    struct capture_opts o = {.min_txid = s->txid, .max_txid = s->txid, .lineage = s->lineage};
+    struct capture_opts o = {.min_txid = s->txid,
+                             .max_txid = s->txid,
+                             .lineage = s->lineage,
+                             .dir = s->dir,
+                             .min_free_bytes = s->conf.min_free_bytes};
     r = pagemap_create(s->dir, x.page_size, s->lineage, &o.map, e);
     if (r == 0) {
         struct capture_pos pos = s->pos;
