@@ -277,6 +277,13 @@ bool s3_easy_uploads(const struct s3_xfer *x)
 
 /* ---- progress and end ---------------------------------------------------------------------- */
 
+bool s3_easy_has_connection(const struct s3_xfer *x)
+{
+    curl_off_t us = 0;
+    (void)__real_curl_easy_getinfo(x->priv->easy, CURLINFO_PRETRANSFER_TIME_T, &us);
+    return us > 0;
+}
+
 /* Bytes handed to and taken from the kernel, bytes the peer has acknowledged, file chunks that a
  * worker has read. */
 uint64_t s3_easy_state(struct s3_xfer *x)

@@ -43,6 +43,8 @@ int s3_easy_prepare(struct s3_xfer *x, const struct s3_target *t);
 bool s3_easy_uploads(const struct s3_xfer *x);
 /** s3_easy_unthrottled(p): it waits no longer, because it is served or over. */
 void s3_easy_unthrottled(struct s3_private *p);
+/** s3_easy_has_connection(x): false: it still looks for an address that answers. */
+bool s3_easy_has_connection(const struct s3_xfer *x);
 /** s3_easy_state(x): a number that changes whenever anything moves. */
 uint64_t s3_easy_state(struct s3_xfer *x);
 /** s3_easy_done(p): wipe and free; not the handle, which is libs3's. */

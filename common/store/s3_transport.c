@@ -126,11 +126,37 @@ static void act(struct s3_transport *tr, curl_socket_t fd, int events)
     reap(tr);
 }
 
+static bool is_connecting(const struct s3_transport *tr)
+{
+    for (struct s3_xfer *x = tr->libs3.active; x; x = x->priv->next_active) {
+        if (!s3_easy_has_connection(x))
+            return true;
+    }
+    return false;
+}
+
+/* When an address does not answer, libcurl's timer gives it up but does not begin with the next
+ * one: that happens when the transfer is looked at again. Unless somebody does, this is when the
+ * time of the next address is over as well (7.88; seen with several addresses of one family).
+ * curl_multi_socket_action has no way to ask for a look at a transfer that has neither a socket
+ * nor a timer that is due, curl_multi_socket_all is one. */
+static void look_again(struct s3_transport *tr)
+{
+    int running;
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+    (void)curl_multi_socket_all(tr->libs3.multi, &running);
+#pragma GCC diagnostic pop
+    reap(tr);
+}
+
 static void on_timer(uv_timer_t *h)
 {
     struct s3_transport *tr = h->data;
     assert(tr->magic == TRANSPORT_MAGIC);
     act(tr, CURL_SOCKET_TIMEOUT, 0);
+    if (is_connecting(tr))
+        look_again(tr);
 }
 
 static int on_curl_timer(CURLM *multi, long timeout_ms, void *arg)
