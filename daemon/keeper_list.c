@@ -1,5 +1,5 @@
 /* keeper_list.c - a replica against the inventory: when the inventory does not know all of it, or when somebody
- * asks. Ten listings; what seems to be missing is asked for by name, because listings may lag behind. */
+ * asks. One listing; what seems to be missing is asked for by name, because listings may lag behind. */
 #include <inttypes.h>
 
 #include "common/base/clk.h"
@@ -15,7 +15,6 @@ struct keeper_list {
     size_t n_old, n_found, cap_found;
     struct inventory_object *missing;
     size_t n_missing, at; /* at: the one that is asked for */
-    unsigned level;
     char *key; /* prefix, or object */
     struct store_info info;
     int64_t began_ms;
@@ -62,12 +61,13 @@ static int order(const void *a, const void *b)
 static int on_item(void *arg, const struct store_object *o, struct err *e)
 {
     struct keeper_list *l = ((struct keeper *)arg)->list;
-    struct inventory_object x = {.level = l->level, .size = o->size, .time_ms = o->mtime_ms};
-    bool below = strchr(o->key + strlen(l->key), '/') != NULL;
-    if (below || !layout_parse(o->key, &x.min, &x.max) || x.max > INT64_MAX) {
+    struct inventory_object x = {.size = o->size, .time_ms = o->mtime_ms};
+    unsigned level;
+    if (!layout_parse_level(o->key, strlen(l->key), &level, &x.min, &x.max) || x.max > INT64_MAX) {
         l->foreign++;
         return 0;
     }
+    x.level = level;
     if (l->n_found == l->cap_found) {
         size_t cap = MAX(2 * l->cap_found, (size_t)64);
         struct inventory_object *more = realloc(l->found, cap * sizeof *more);
@@ -80,11 +80,11 @@ static int on_item(void *arg, const struct store_object *o, struct err *e)
     return 0;
 }
 
-static void list_level(struct keeper *k)
+static void list_levels(struct keeper *k)
 {
     struct keeper_list *l = k->list;
     free(l->key);
-    l->key = layout_prefix(store_type(k->u->store), k->u->replica, l->level);
+    l->key = layout_levels(store_type(k->u->store), k->u->replica);
     l->at_store = true;
     store_list(k->u->store, &k->req, l->key, NULL, on_item, k);
 }
@@ -194,10 +194,6 @@ static void on_request(struct store_req *req)
         look_for_missing(k);
         return;
     }
-    if (++l->level < INVENTORY_LEVELS) {
-        list_level(k);
-        return;
-    }
     compare(l, &k->found);
     look_for_missing(k);
 }
@@ -228,7 +224,7 @@ static void on_inventory(struct inventory_req *req)
     if (req->what == INVENTORY_ALL) {
         l->old = TAKE_PTR(req->object);
         l->n_old = req->n;
-        list_level(k);
+        list_levels(k);
         return;
     }
     tell(k);

@@ -118,9 +118,10 @@ static int on_item(void *arg, const struct store_object *o, struct err *e)
     (void)e;
     struct uploader *u = arg;
     uint64_t min, max;
-    if (!layout_parse(o->key, &min, &max) || max > TXID_MAX)
+    unsigned level;
+    if (!layout_parse_level(o->key, strlen(u->flight->key), &level, &min, &max) || max > TXID_MAX)
         return 0; /* nobody ever counted that far: not a file of a replica */
-    if (u->list_level == 0)
+    if (level == 0)
         u->list_l0 = MAX(u->list_l0, max);
     if (max <= u->list_max)
         return 0;
@@ -130,10 +131,10 @@ static int on_item(void *arg, const struct store_object *o, struct err *e)
     return 0;
 }
 
-static void list_level(struct uploader *u)
+static void list_levels(struct uploader *u)
 {
     struct uploader_flight *f =
-        uploader_take_off(u, FLIGHT_LIST, layout_prefix(store_type(u->store), u->replica, u->list_level));
+        uploader_take_off(u, FLIGHT_LIST, layout_levels(store_type(u->store), u->replica));
     store_list(u->store, &f->req, f->key, NULL, on_item, u);
 }
 
@@ -221,10 +222,7 @@ static void listed(struct uploader *u, bool ours)
 
 static void on_listed(struct uploader *u)
 {
-    if (u->list_level < LTX_SNAPSHOT_LEVEL) {
-        u->list_level++;
-        list_level(u);
-    } else if (u->list_max && u->db->has_history) {
+    if (u->list_max && u->db->has_history) {
         probe(u);
     } else {
         listed(u, false);
@@ -313,9 +311,8 @@ void uploader_poke(struct uploader *u)
         return;
     }
     if (!u->known) {
-        u->list_level = 0;
         u->list_max = u->list_l0 = 0;
-        list_level(u);
+        list_levels(u);
         return;
     }
     const struct spool_file *f = uploader_next_file(u);

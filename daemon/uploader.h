@@ -63,7 +63,6 @@ struct uploader {
 
     bool known;     /* acked is what the replica has; before that nothing is uploaded */
     uint64_t acked; /* highest TXID the store acknowledged */
-    unsigned list_level;
     uint64_t list_max; /* highest TXID seen while listing */
     uint64_t list_l0;  /* and at level 0 */
     char *newest;      /* the object that carries the highest */

@@ -4,6 +4,10 @@
 #define TOKENS_A_SECOND 2.0
 #define TOKENS_A_SUCCESS 0.5
 #define HOLD_MAX_MS 300000
+#define GAP_FIRST_MS 50.0
+#define GAP_MAX_MS 1000.0 /* recovered from by 16 s of successes */
+#define GAP_LEAST_MS 10.0 /* less is none */
+#define GAP_A_SUCCESS (15.0 / 16)
 
 void s3_pace_init(struct s3_pace *p, unsigned max, uint64_t now_ms)
 {
@@ -23,19 +27,27 @@ uint64_t s3_pace_wait(struct s3_pace *p, unsigned running, uint64_t now_ms)
         return p->hold_until_ms - now_ms;
     if (running >= p->limit)
         return UINT64_MAX;
-    if (!p->trouble)
+    if (now_ms < p->next_ms)
+        return p->next_ms - now_ms;
+    if (!p->trouble) {
+        p->next_ms = now_ms + (uint64_t)p->gap_ms;
         return 0;
+    }
     refill(p, now_ms);
     if (p->tokens < 1)
         return (uint64_t)((1 - p->tokens) * 1000 / TOKENS_A_SECOND) + 1;
     p->tokens -= 1;
+    p->next_ms = now_ms + (uint64_t)p->gap_ms;
     return 0;
 }
 
-void s3_pace_ok(struct s3_pace *p)
+void s3_pace_ok(struct s3_pace *p, uint64_t started_ms)
 {
-    p->trouble = false;
-    p->hold_until_ms = 0;
+    if (started_ms >= p->failed_ms) {
+        p->trouble = false;
+        p->hold_until_ms = 0;
+    }
+    p->gap_ms = p->gap_ms < GAP_LEAST_MS ? 0 : p->gap_ms * GAP_A_SUCCESS;
     p->tokens = MIN(p->tokens + TOKENS_A_SUCCESS, TOKENS_MAX);
     if (p->limit < p->max && ++p->successes >= p->limit) {
         p->successes = 0;
@@ -51,6 +63,7 @@ void s3_pace_failed(struct s3_pace *p, enum retry_class class, uint64_t after_ms
         return;
     refill(p, now_ms);
     p->trouble = true;
+    p->failed_ms = now_ms;
     if (after_ms)
         p->hold_until_ms = MAX(p->hold_until_ms, now_ms + MIN(after_ms, (uint64_t)HOLD_MAX_MS));
     /* answers to what was sent before the last cut say nothing about the rate since */
@@ -58,5 +71,7 @@ void s3_pace_failed(struct s3_pace *p, enum retry_class class, uint64_t after_ms
         p->limit = MAX(p->limit / 2, 1u);
         p->successes = 0;
         p->halved_ms = now_ms;
+        p->gap_ms = MIN(MAX(p->gap_ms * 2, GAP_FIRST_MS), GAP_MAX_MS);
+        p->next_ms = MAX(p->next_ms, now_ms + (uint64_t)p->gap_ms);
     }
 }

@@ -5,9 +5,12 @@
 #include <assert.h>
 
 #include "common/base/clk.h"
+#include "common/store/retry.h"
 #include "common/store/s3_class.h"
 
 #define OP_MAGIC 0x53090b1eu
+#define PAGE_TRIES 5u /* of one page of a listing, that the rate is too high for */
+#define PAGE_WAIT_MAX_MS 5000u
 
 /* ---- the queue ----------------------------------------------------------------------------- */
 
@@ -137,7 +140,7 @@ static bool is_parked(struct s3_op *op)
     struct store_s3 *s = op->store;
     if (!s->parked)
         return false;
-    if (s->prober || op->started_ms < s->parked_until_ms)
+    if ((s->prober && s->prober != op) || op->started_ms < s->parked_until_ms)
         return true;
     s->prober = op;
     return false;
@@ -243,10 +246,22 @@ static int deliver(struct s3_op *op, struct err *e)
     return 1;
 }
 
+/* A listing of many pages would begin at its first page again, and again, where the store admits few
+ * requests: so a page that is refused for that is asked for again. Not for long, nor in secret. */
+static bool is_slowed(struct s3_op *op, const struct err *e)
+{
+    return e->retry == RETRY_SLOW && e->after_ms < PAGE_WAIT_MAX_MS && op->refused++ < PAGE_TRIES;
+}
+
 static int on_page(struct s3_op *op, struct err *e)
 {
+    if (e->code && is_slowed(op, e)) {
+        err_clear(e);
+        return 1;
+    }
     if (e->code)
         return -(int)e->code;
+    op->refused = 0;
     int more = deliver(op, e);
     return more < 0 ? s3_error_where(&op->store->target, op->x.verb, op->x.key, e) : more;
 }
@@ -290,7 +305,7 @@ static enum outcome {
         class == RETRY_CONFLICT) {
         s->fresh = false; /* it works: also if it is only to say that there is no such object */
         s->fetch.refused = false;
-        s3_pace_ok(&s->pace);
+        s3_pace_ok(&s->pace, op->started_ms);
         free(TAKE_PTR(s->parked));
         return OUTCOME_FINAL;
     }
@@ -323,6 +338,15 @@ static void op_again(struct s3_op *op)
     op_send(op);
 }
 
+/* The next request of the same operation waits for its turn like every other. It stands before those
+ * that came later. */
+static void op_continue(struct s3_op *op)
+{
+    op->started = false;
+    op->store->started--;
+    s3_poke(op->store);
+}
+
 static void op_answered(struct s3_op *op)
 {
     struct s3_xfer *x = &op->x;
@@ -332,7 +356,7 @@ static void op_answered(struct s3_op *op)
     if (more < 0)
         op_fail(op, &e);
     else if (more > 0)
-        op_hash_and_send(op);
+        op_continue(op);
     else
         op_end(op);
 }

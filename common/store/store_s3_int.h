@@ -19,6 +19,7 @@ struct s3_op {
     bool held;           /* its keys were refused: they are read again first */
     unsigned keys_turn;  /* the keys that it was signed with */
     uint64_t started_ms;
+    unsigned refused; /* times in a row, because of the rate */
     struct s3_xfer x;
     char *key; /* whole key or prefix */
     char *marker, *id_marker, *create_key;

@@ -3,6 +3,8 @@
 
 #include <strings.h>
 
+#include "common/base/clk.h"
+
 static long long number(const char *name)
 {
     return json_integer_value(json_object_get(server.profile, name));
@@ -67,10 +69,29 @@ static bool refuses_parts(struct exchange *x)
     return true;
 }
 
+/* "rate": so many requests a second, and that many at once after a pause */
+static bool too_fast(struct exchange *x)
+{
+    static double left, at_ms;
+    double rate = (double)number("rate"), now_ms = (double)clk_mono_ms();
+    if (rate <= 0)
+        return false;
+    left = MIN(left + (now_ms - at_ms) * rate / 1000, rate);
+    at_ms = now_ms;
+    if (left < 1) {
+        answer_error(x, 503, "SlowDown", "Please reduce your request rate.", "");
+        return true;
+    }
+    left -= 1;
+    return false;
+}
+
 static bool refuses(struct exchange *x)
 {
     const char *name;
     json_t *v;
+    if (too_fast(x))
+        return true;
     json_object_foreach(json_object_get(server.profile, "refuse_headers"), name, v) {
         if (has(&x->r, name))
             return refuse(x, v, name);

@@ -62,7 +62,7 @@ static void a_storm_sees_fewer_requests_than_a_calm(void **state)
                 s3_pace_failed(&p, RETRY_SLOW, 0, now, now);
                 due[i] = now + retry_after(&retry[i], &down);
             } else {
-                s3_pace_ok(&p);
+                s3_pace_ok(&p, now);
                 retry_ok(&retry[i]);
                 due[i] = now + 1000;
             }
@@ -78,6 +78,31 @@ static void a_storm_sees_fewer_requests_than_a_calm(void **state)
     assert_int_equal(p.limit, 8);
 }
 
+/* A server that admits two requests a second, one of which is always wanted */
+static void a_limit_of_two_a_second_is_met_with_few_refusals(void **state)
+{
+    (void)state;
+    struct s3_pace p;
+    double admitted = 2;
+    unsigned served = 0, refused = 0;
+    s3_pace_init(&p, 8, 0);
+    for (uint64_t now = 0; now < 120000; now += 5) {
+        admitted = MIN(admitted + 2 * 0.005, 2.0);
+        if (s3_pace_wait(&p, 0, now))
+            continue;
+        if (admitted < 1) {
+            refused++;
+            s3_pace_failed(&p, RETRY_SLOW, 0, now, now);
+            continue;
+        }
+        admitted -= 1;
+        served++;
+        s3_pace_ok(&p, now);
+    }
+    print_message("of 240 in two minutes %u were served, %u refused\n", served, refused);
+    assert_true(served >= 160 && refused * 5 <= served);
+}
+
 static void slow_down_halves_and_success_adds_one(void **state)
 {
     (void)state;
@@ -90,7 +115,7 @@ static void slow_down_halves_and_success_adds_one(void **state)
     s3_pace_failed(&p, RETRY_SLOW, 0, 110, 120);
     assert_int_equal(p.limit, 4);
     for (unsigned i = 0; i < 4; i++)
-        s3_pace_ok(&p);
+        s3_pace_ok(&p, 130);
     assert_int_equal(p.limit, 5);
     for (uint64_t t = 200; t < 210; t++)
         s3_pace_failed(&p, RETRY_SLOW, 0, t, t);
@@ -100,8 +125,14 @@ static void slow_down_halves_and_success_adds_one(void **state)
     assert_int_equal(s3_pace_wait(&p, 0, 211), 7000);
     s3_pace_failed(&p, RETRY_SLOW, 86400000, 212, 212); /* a day: nobody means that */
     assert_int_equal(s3_pace_wait(&p, 0, 212), 300000);
-    s3_pace_ok(&p);
-    assert_int_equal(s3_pace_wait(&p, 0, 213), 0);
+    s3_pace_ok(&p, 211); /* sent before: says nothing */
+    assert_int_equal(s3_pace_wait(&p, 0, 212), 300000);
+    s3_pace_ok(&p, 212);
+    assert_in_range(s3_pace_wait(&p, 0, 213), 900, 1000); /* nor is it back at full speed */
+    for (unsigned i = 0; i < 100; i++)
+        s3_pace_ok(&p, 220);
+    assert_int_equal(s3_pace_wait(&p, 0, 1300), 0);
+    assert_int_equal(s3_pace_wait(&p, 0, 1300), 0);
 }
 
 /* ---- learning ---------------------------------------------------------------------------------- */
@@ -195,6 +226,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(each_answer_has_its_class),
         T(a_storm_sees_fewer_requests_than_a_calm),
+        T(a_limit_of_two_a_second_is_met_with_few_refusals),
         T(slow_down_halves_and_success_adds_one),
         T(a_clock_that_is_wrong_costs_one_request),
         T(a_region_is_learned_over_tls_only),
