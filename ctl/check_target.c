@@ -393,7 +393,22 @@ static void cleanup_object(struct trip *t)
     }
     trip_begin(t);
     store_delete(t->s, &t->req, &key, 1);
-    (void)trip_end(t, "delete");
+    if (trip_run(t) == ERR_OK)
+        step_took(t, "delete");
+    else if (t->req.err.retained)
+        check_step(t->k, "delete", WARNING,
+                   "the bucket keeps what is deleted, by Object Lock or a rule of its own",
+                   "old files are deleted when it lets them go; until then they take room");
+    else
+        check_step_err(t->k, "delete", &t->req.err);
+}
+
+static void line_digests(struct trip *t)
+{
+    if (store_peer(t->s)->digests)
+        check_step(t->k, "object lock", OK,
+                   "the bucket wants a digest with each object, as Object Lock does: it gets one",
+                   "");
 }
 
 static void line_provider(struct trip *t)
@@ -448,6 +463,8 @@ static void round_trip(struct trip *t)
     store_put(t->s, &t->req, t->key, &body, NULL, 0);
     if (trip_end(t, "write") < 0)
         return; /* nothing to read; whatever was the reason would only be said again */
+    if (t->target->type == CONF_S3)
+        line_digests(t);
     condition(t, &body);
     look_up(t);
     if (read_from(t, "read", 0) == 0)

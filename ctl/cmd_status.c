@@ -74,6 +74,11 @@ static void add_replica_error(struct buf *b, const json_t *r, uint64_t now_ms)
     if (json_is_true(json_object_get(r, "skip_verify")))
         buf_printf(b, "%s%s: skip-verify is on: anybody on the way can read and change what is replicated",
                    b->len ? "; " : "", str(r, "target"));
+    if (json_is_true(json_object_get(r, "retained")))
+        buf_printf(b,
+                   "%s%s: Object Lock keeps files that are older than the retention; they are "
+                   "deleted later",
+                   b->len ? "; " : "", str(r, "target"));
     if (!json_is_object(error)) {
         add_history_error(b, r, now_ms);
         return;

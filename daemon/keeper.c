@@ -154,14 +154,19 @@ static void not_deleted(struct keeper *k)
 {
     const struct err *e = &k->req.err;
     forget_doomed(k);
+    k->u->retained = e->retained;
     bool passes = retry_class(e) == RETRY_RESIGN; /* a clock, a token: with others it works again */
-    if ((e->code != ERR_AUTH && e->code != ERR_PERM) || passes) {
+    if ((e->code != ERR_AUTH && e->code != ERR_PERM && !e->retained) || passes) {
         delete_failed(k, e);
         return;
     }
     retry_ok(&k->delete_retry);
     free(TAKE_PTR(k->delete_err));
-    if (!k->may_not_delete)
+    if (!k->may_not_delete && e->retained)
+        log_err(LOG_NOTICE, e,
+                "%s -> %s: old files are kept by the store for now, and deleted later",
+                k->h->db->name, k->u->target);
+    else if (!k->may_not_delete)
         log_err(LOG_WARN, e,
                 "%s -> %s: the store does not let old files be deleted; if that is meant to be, set delete = no",
                 k->h->db->name, k->u->target);
@@ -174,7 +179,7 @@ static void deleted(struct keeper *k)
     log_line(LOG_INFO, "%s -> %s: %zu file%s older than the retention deleted", k->h->db->name, k->u->target,
              k->ask.n, PLURAL(k->ask.n));
     k->u->deleted += k->ask.n;
-    k->may_not_delete = false;
+    k->may_not_delete = k->u->retained = false;
     deletes_again(k);
     ask(k, INVENTORY_REMOVE);
 }

@@ -1,5 +1,5 @@
 /* keeper_list.c - a replica against the inventory: when the inventory does not know all of it, or when somebody
- * asks. One listing; what seems to be missing is asked for by name, because listings may lag behind. */
+ * asks. One listing; what seems to be missing is asked for by name, because listings may lag. */
 #include <inttypes.h>
 
 #include "common/base/clk.h"

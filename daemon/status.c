@@ -210,6 +210,8 @@ static json_t *replica_json(const struct uploader *u)
     const struct store_peer *peer = store_peer(u->store);
     json_object_set_new(r, "provider", peer ? json_string(peer->provider) : json_null());
     json_object_set_new(r, "skip_verify", json_boolean(peer && peer->skip_verify));
+    json_object_set_new(r, "digests", json_boolean(peer && peer->digests));
+    json_object_set_new(r, "retained", json_boolean(u->retained));
     json_object_set_new(r, "txid", txid_json(u->acked));
     json_object_set_new(r, "lag_bytes", json_integer((json_int_t)(bytes + u->db->seen.pending_bytes)));
     json_object_set_new(r, "lag_ms", json_integer((json_int_t)status_lag_ms(u)));

@@ -59,6 +59,7 @@ struct uploader {
     char *target;  /* name of the target */
     char *replica; /* path below the target's */
     uint64_t interval_ms;
+    bool retained;   /* what is older was not deleted: the store keeps it for now */
     bool may_delete; /* of what is older than the retention */
 
     bool known;     /* acked is what the replica has; before that nothing is uploaded */

@@ -21,7 +21,7 @@ void err_clear(struct err *e)
     e->msg[0] = '\0';
     e->hint[0] = '\0';
     e->retry = 0;
-    e->body_gone = false;
+    e->retained = e->body_gone = false;
     e->after_ms = 0;
 }
 
@@ -38,7 +38,7 @@ int err_set(struct err *e, enum err_code code, const char *fmt, ...)
     e->code = code;
     e->hint[0] = '\0';
     e->retry = 0;
-    e->body_gone = false;
+    e->retained = e->body_gone = false;
     e->after_ms = 0;
     return -(int)code;
 }

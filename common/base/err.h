@@ -46,6 +46,7 @@ struct err {
      * not to be asked again (0: not said) */
     uint8_t retry;
     uint32_t after_ms;
+    bool retained;  /* it may not be deleted yet, by a rule of the store: that is no damage */
     bool body_gone; /* the file that was to be stored is not there */
 };
 

@@ -10,9 +10,9 @@
 char *layout_key(enum conf_target_type type, const char *replica, unsigned level, uint64_t min,
                  uint64_t max);
 char *layout_prefix(enum conf_target_type type, const char *replica, unsigned level);
-/** layout_levels(type, replica): what the keys of all levels begin with, and hardly any other; malloc'ed.
- * layout_parse_level(key, n, ...): of a key whose first n bytes are that: level and TXIDs, or false: it is
- * none of an object of a level. */
+/** layout_levels(type, replica): what the keys of all levels begin with, and hardly any other;
+ * malloc'ed. layout_parse_level(key, n, ...): of a key whose first n bytes are that: level and
+ * TXIDs; false: it is not the key of an object of a level. */
 char *layout_levels(enum conf_target_type type, const char *replica);
 bool layout_parse_level(const char *key, size_t n, unsigned *ret_level, uint64_t *ret_min,
                         uint64_t *ret_max);

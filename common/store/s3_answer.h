@@ -69,6 +69,7 @@ struct s3_answer {
     char etag[128], location[512], region[64], request_id[128];
     int64_t date_ms, modified_ms; /* 0: not said */
     uint64_t retry_after_ms;      /* 0: not said */
+    bool wants_digest; /* its message names Content-MD5 or x-amz-checksum */
     char code[64], doc_region[64]; /* of the error document; set with the verdict */
     struct buf body; /* listing, or error document */
     bool body_cut;   /* it was larger than it may be; the rest was not read */

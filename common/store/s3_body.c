@@ -26,6 +26,8 @@ struct s3_body {
     void (*event)(void *arg);
     void *arg;
     char sha256[SIGV4_HASH_SIZE];
+    uint8_t sum[32], md5[16];
+    bool wants_md5, has_md5;
     struct err err;
     bool hashing;
 
@@ -82,7 +84,37 @@ static int check_size(struct s3_body *b, struct err *e)
     return store_body_fits(&b->what, (uint64_t)st.st_size, e);
 }
 
-static int hash_file(struct s3_body *b, EVP_MD_CTX *md, struct err *e)
+/* SHA-256, and MD5 if that is wanted and there */
+struct sums {
+    EVP_MD_CTX *sha, *md5;
+};
+
+static bool sums_begin(struct sums *s, bool md5)
+{
+    s->sha = EVP_MD_CTX_new();
+    s->md5 = md5 ? EVP_MD_CTX_new() : NULL;
+    if (s->md5 && EVP_DigestInit_ex(s->md5, EVP_md5(), NULL) != 1) {
+        EVP_MD_CTX_free(s->md5);
+        s->md5 = NULL;
+    }
+    return s->sha && EVP_DigestInit_ex(s->sha, EVP_sha256(), NULL) == 1;
+}
+
+static void sums_add(const struct sums *s, const void *p, size_t n)
+{
+    (void)EVP_DigestUpdate(s->sha, p, n);
+    if (s->md5)
+        (void)EVP_DigestUpdate(s->md5, p, n);
+}
+
+static void sums_end(struct sums *s, struct s3_body *b)
+{
+    (void)EVP_DigestFinal_ex(s->sha, b->sum, NULL);
+    b->has_md5 = s->md5 && EVP_DigestFinal_ex(s->md5, b->md5, NULL) == 1;
+    util_hex(b->sha256, b->sum, sizeof b->sum);
+}
+
+static int hash_file(struct s3_body *b, const struct sums *s, struct err *e)
 {
     b->fd = open(b->what.path, O_RDONLY | O_CLOEXEC);
     if (b->fd < 0) {
@@ -105,7 +137,7 @@ static int hash_file(struct s3_body *b, EVP_MD_CTX *md, struct err *e)
         r = fsx_pread_all(b->fd, b->chunk[0].p, n, b->what.off + off, e);
         if (r < 0)
             return err_wrap(e, "read %s", b->what.path);
-        (void)EVP_DigestUpdate(md, b->chunk[0].p, n);
+        sums_add(s, b->chunk[0].p, n);
         off += n;
     }
     return 0;
@@ -114,19 +146,18 @@ static int hash_file(struct s3_body *b, EVP_MD_CTX *md, struct err *e)
 static void hash_work(uv_work_t *w)
 {
     struct s3_body *b = w->data;
-    EVP_MD_CTX *md = EVP_MD_CTX_new();
-    uint8_t sum[32];
-    if (!md || EVP_DigestInit_ex(md, EVP_sha256(), NULL) != 1) {
+    struct sums s;
+    if (!sums_begin(&s, b->wants_md5)) {
         (void)err_set(&b->worker_err, ERR_INTERNAL, "SHA-256 is not available");
     } else {
         if (b->what.path)
-            (void)hash_file(b, md, &b->worker_err);
+            (void)hash_file(b, &s, &b->worker_err);
         else
-            (void)EVP_DigestUpdate(md, b->what.p, (size_t)b->what.size);
-        (void)EVP_DigestFinal_ex(md, sum, NULL);
-        util_hex(b->sha256, sum, sizeof sum);
+            sums_add(&s, b->what.p, (size_t)b->what.size);
+        sums_end(&s, b);
     }
-    EVP_MD_CTX_free(md);
+    EVP_MD_CTX_free(s.sha);
+    EVP_MD_CTX_free(s.md5);
 }
 
 static void load_work(uv_work_t *w)
@@ -189,12 +220,15 @@ static void load_next(struct s3_body *b)
         start(b, load_work);
 }
 
-bool s3_body_hash(struct s3_body *b)
+bool s3_body_hash(struct s3_body *b, bool md5)
 {
     if (b->sha256[0])
         return true;
+    b->wants_md5 = md5;
     if (!b->what.path && b->what.size <= HASH_AT_ONCE_BYTES) {
-        sigv4_hash(b->sha256, b->what.p, (size_t)b->what.size);
+        b->work.data = b;
+        hash_work(&b->work);
+        assert(b->sha256[0]);
         return true;
     }
     b->hashing = true;
@@ -205,6 +239,19 @@ bool s3_body_hash(struct s3_body *b)
 const char *s3_body_sha256(const struct s3_body *b)
 {
     return b->sha256;
+}
+
+void s3_body_digests(const struct s3_body *b, char md5[static 28], char sha256[static 48])
+{
+    md5[0] = '\0';
+    if (b->has_md5)
+        (void)EVP_EncodeBlock((unsigned char *)md5, b->md5, sizeof b->md5);
+    (void)EVP_EncodeBlock((unsigned char *)sha256, b->sum, sizeof b->sum);
+}
+
+const struct store_body *s3_body_what(const struct s3_body *b)
+{
+    return &b->what;
 }
 
 uint64_t s3_body_size(const struct s3_body *b)

@@ -135,6 +135,28 @@ bool s3_refuses_keys(const struct s3_answer *a)
            (a->status == 401 || a->status == 403 || strstr(a->code, "Token"));
 }
 
+/* Amazon: 400 InvalidRequest, "Content-MD5 OR x-amz-checksum- HTTP header is required for Put
+ * Object requests with Object Lock parameters"; MinIO: MissingContentMD5. */
+bool s3_wants_digest(const struct s3_answer *a)
+{
+    return a->status == 400 &&
+           (!strcmp(a->code, "MissingContentMD5") ||
+            (!strcmp(a->code, "InvalidRequest") && a->wants_digest));
+}
+
+bool s3_is_retained(const struct s3_answer *a, const char *message)
+{
+    static const char *const words[] = {"object lock", "objectlock", "retention", "retained",
+                                        "WORM"};
+    if (a->status != 403 && a->status != 400 && a->status != 409)
+        return false;
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        if (strcasestr(a->code, words[i]) || strcasestr(message, words[i]))
+            return true;
+    }
+    return false;
+}
+
 bool s3_is_of_trust(const struct s3_answer *a)
 {
     return a->curl == CURLE_PEER_FAILED_VERIFICATION || a->curl == CURLE_SSL_ISSUER_ERROR ||

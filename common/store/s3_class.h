@@ -14,6 +14,12 @@ bool s3_of_account(const char *code);
 bool s3_refuses_keys(const struct s3_answer *a);
 /** s3_is_of_trust(a): a TLS handshake failed over certificates. */
 bool s3_is_of_trust(const struct s3_answer *a);
+/** s3_wants_digest(a): an object or a part is refused because it came without Content-MD5 or
+ * x-amz-checksum. */
+bool s3_wants_digest(const struct s3_answer *a);
+/** s3_is_retained(a, message): the deletion of an object is refused because it is to be kept for
+ * some time, by Object Lock or what a server has of the kind. */
+bool s3_is_retained(const struct s3_answer *a, const char *message);
 /** s3_learn(t, a): what the answer teaches about clock or region, so that the same request, signed again, may succeed:
  * true: something is different now. Keys that were fetched and are refused count as expired. */
 bool s3_learn(struct s3_target *t, const struct s3_answer *a);

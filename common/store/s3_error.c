@@ -355,6 +355,10 @@ int s3_error(const struct s3_target *t, enum s3_verb verb, const char *key,
     else
         (void)by_status(t, verb, a, e);
     e->retry = (uint8_t)s3_class(a, a->code);
+    e->retained = (verb == S3_DELETE || verb == S3_DELETES) && s3_is_retained(a, e->msg);
+    if (e->retained)
+        (void)err_hint(e, "Object Lock, or a retention rule of bucket %s, keeps it for now",
+                       t->bucket);
     e->after_ms = (uint32_t)a->retry_after_ms;
     return s3_error_where(t, verb, key, e);
 }

@@ -398,6 +398,8 @@ void s3_reply_verdict(struct s3_reply *r, struct s3_xfer *x, const struct s3_tar
     if (s3_xml_error(x->answer.body.p, x->answer.body.len, &doc)) {
         copy(x->answer.code, sizeof x->answer.code, doc.code);
         copy(x->answer.doc_region, sizeof x->answer.doc_region, doc.region);
+        x->answer.wants_digest = strcasestr(doc.message, "Content-MD5") ||
+                                 strcasestr(doc.message, "x-amz-checksum");
     }
     if (judge(r, x, t) < 0)
         s3_page_done(&x->page);

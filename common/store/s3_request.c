@@ -94,13 +94,18 @@ static void upload_query(struct parts *p, const struct s3_xfer *x)
     ask(p, "uploadId", x->upload_id);
 }
 
+static void digest_header(struct parts *p, const struct s3_xfer *x, const struct s3_target *t)
+{
+    if (t->provider->digest == S3_DIGEST_MD5 && x->md5[0])
+        sign_also(p, "content-md5", x->md5);
+    else if (x->sha256[0])
+        sign_also(p, "x-amz-checksum-sha256", x->sha256);
+}
+
 static void deletes_parts(struct parts *p, const struct s3_xfer *x, const struct s3_target *t)
 {
     ask(p, "delete", "");
-    if (t->provider->digest == S3_DIGEST_MD5 && x->md5[0])
-        sign_also(p, "content-md5", x->md5);
-    else
-        sign_also(p, "x-amz-checksum-sha256", x->sha256);
+    digest_header(p, x, t);
     sign_also(p, "content-type", "application/xml");
 }
 
@@ -149,6 +154,8 @@ void s3_request_compose(struct s3_request *r, const struct s3_xfer *x, const str
         customer_key(&p, t);
     if (x->verb == S3_PUT || x->verb == S3_CREATE)
         put_headers(&p, x, t);
+    if (x->verb == S3_PUT || x->verb == S3_PART)
+        digest_header(&p, x, t);
     if (x->if_absent) /* signed, so that a proxy that drops it is noticed */
         sign_also(&p, "if-none-match", "*");
     if (x->verb == S3_DELETES)

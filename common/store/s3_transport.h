@@ -22,7 +22,9 @@ struct s3_xfer {
     const char *key;    /* whole key, target's path included; the prefix for S3_LIST */
     const char *marker; /* S3_LIST, S3_UPLOADS: "" at the beginning */
     struct s3_body *body; /* S3_PUT, S3_PART, S3_COMPLETE, S3_DELETES: hashed */
-    char md5[28], sha256[48]; /* S3_DELETES: of the body, in base64; md5 "": not known */
+    /* of the body, in base64; S3_DELETES, and S3_PUT and S3_PART where the store wants one. md5 "":
+     * not known; both "": none is sent */
+    char md5[28], sha256[48];
     bool if_absent;
     bool fresh; /* not over a connection that was kept, nor to an address that was remembered */
     struct store_meta meta; /* S3_PUT, S3_CREATE: to send; otherwise what came */

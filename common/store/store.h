@@ -146,6 +146,7 @@ struct store_peer {
     int64_t clock_offset_ms; /* the server's clock minus ours */
     long status;             /* of the last answer, and the code of its error document or "" */
     char code[64];
+    bool digests; /* it wants a digest with each object, as buckets with Object Lock do */
     bool no_keys;            /* they have to be fetched, and could not be */
     const char *region; /* that is signed for: the configured one, or what the server taught */
     const char *key_id, *key_source;

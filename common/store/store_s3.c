@@ -88,12 +88,19 @@ static void op_fail(struct s3_op *op, const struct err *e)
     op_end(op);
 }
 
+static bool sends_object(const struct s3_xfer *x)
+{
+    return x->verb == S3_PUT || x->verb == S3_PART;
+}
+
 static void op_send(struct s3_op *op)
 {
     op->sending = true;
     op->keys_turn = op->store->keys_turn;
     op->x.fresh = op->store->fresh;
     op->x.peer = &op->store->peer;
+    if (op->store->digests && sends_object(&op->x))
+        s3_body_digests(op->body, op->x.md5, op->x.sha256);
     s3_transport_send(op->store->transport, &op->x);
     if (op->canceled)
         s3_transport_cancel(&op->x);
@@ -102,7 +109,7 @@ static void op_send(struct s3_op *op)
 /* what a body has been hashed for once it need not be again */
 static void op_hash_and_send(struct s3_op *op)
 {
-    if (!op->body || s3_body_hash(op->body))
+    if (!op->body || s3_body_hash(op->body, op->store->digests))
         op_send(op); /* otherwise on_body does */
 }
 
@@ -246,8 +253,8 @@ static int deliver(struct s3_op *op, struct err *e)
     return 1;
 }
 
-/* A listing of many pages would begin at its first page again, and again, where the store admits few
- * requests: so a page that is refused for that is asked for again. Not for long, nor in secret. */
+/* A listing of many pages would begin at its first page again, and again, where the store admits
+ * few requests: so a page that is refused for that is asked for again. Not for long. */
 static bool is_slowed(struct s3_op *op, const struct err *e)
 {
     return e->retry == RETRY_SLOW && e->after_ms < PAGE_WAIT_MAX_MS && op->refused++ < PAGE_TRIES;
@@ -294,6 +301,7 @@ static bool keys_refused(const struct s3_op *op)
 static enum outcome {
     OUTCOME_FINAL,
     OUTCOME_AGAIN /* signed again it may succeed */,
+    OUTCOME_DIGEST /* with a digest */,
     OUTCOME_HELD
 } note_outcome(struct s3_op *op)
 {
@@ -322,6 +330,10 @@ static enum outcome {
         op->signed_again = true;
         return OUTCOME_AGAIN;
     }
+    if (!op->canceled && !op->digested && sends_object(&op->x) && s3_wants_digest(a)) {
+        s->digests = s->peer.digests = op->digested = true;
+        return OUTCOME_DIGEST;
+    }
     s3_pace_failed(&s->pace, class, a->retry_after_ms, op->started_ms, clk_mono_ms());
     /* fetched keys: others will be there in a moment; only if those are refused as well is it worth a pause */
     bool once = s->target.cred.kind != CRED_STATIC && !s->fetch.refused;
@@ -338,8 +350,21 @@ static void op_again(struct s3_op *op)
     op_send(op);
 }
 
-/* The next request of the same operation waits for its turn like every other. It stands before those
- * that came later. */
+static void on_body_closed(void *arg)
+{
+    struct s3_op *op = arg;
+    s3_op_body(op, &op->what);
+    op_hash_and_send(op);
+}
+
+static void op_with_digest(struct s3_op *op)
+{
+    op->what = *s3_body_what(op->body);
+    s3_body_close(TAKE_PTR(op->body), on_body_closed, op);
+}
+
+/* The next request of the same operation waits for its turn like every other. It stands before
+ * those that came later. */
 static void op_continue(struct s3_op *op)
 {
     op->started = false;
@@ -369,6 +394,8 @@ static void op_noted(struct s3_op *op, enum outcome how)
         s3_keys_reread(op->store);
     else if (how == OUTCOME_AGAIN)
         op_again(op);
+    else if (how == OUTCOME_DIGEST)
+        op_with_digest(op);
     else
         op_answered(op);
 }

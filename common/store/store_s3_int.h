@@ -16,6 +16,8 @@ struct s3_op {
     struct store_req *req;
     struct s3_op *next, *prev;
     bool started, sending, canceled, signed_again;
+    bool digested;       /* it was sent once more, with a digest */
+    struct store_body what; /* of a body that is to be hashed anew */
     bool held;           /* its keys were refused: they are read again first */
     unsigned keys_turn;  /* the keys that it was signed with */
     uint64_t started_ms;
@@ -83,6 +85,7 @@ struct store_s3 {
     struct s3_op *first, *last;
     unsigned started;
     struct s3_pace pace;
+    bool digests; /* it was found to want one with each object, as buckets with Object Lock do */
     bool deletes_singly; /* it was found not to have DeleteObjects */
     bool fresh; /* the last transfer found no way to the server */
     uv_timer_t timer; /* until the next request may start */

@@ -86,10 +86,25 @@ static bool too_fast(struct exchange *x)
     return false;
 }
 
+/* as a bucket with Object Lock, in Amazon's words */
+static bool wants_digest(struct exchange *x)
+{
+    bool object = !strcmp(x->verb, "PUT") || !strcmp(x->verb, "PART");
+    if (!object || !json_is_true(json_object_get(server.profile, "want_digest")) ||
+        has(&x->r, "content-md5") || has(&x->r, "x-amz-checksum-*"))
+        return false;
+    answer_error(x, 400, "InvalidRequest",
+                 "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests "
+                 "with Object Lock parameters", "");
+    return true;
+}
+
 static bool refuses(struct exchange *x)
 {
     const char *name;
     json_t *v;
+    if (wants_digest(x))
+        return true;
     if (too_fast(x))
         return true;
     json_object_foreach(json_object_get(server.profile, "refuse_headers"), name, v) {

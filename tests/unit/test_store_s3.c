@@ -114,7 +114,8 @@ static void two_and_a_half_thousand_keys_are_listed(void **state)
     faults("[{\"verb\": \"LIST\", \"nth\": 2, \"action\": \"cut-listing\"}]");
     failed(list(f, "many/", NULL), ERR_STORE, "no complete XML", "");
     /* the second page is refused for the rate: it alone is asked for again */
-    faults("[{\"verb\": \"LIST\", \"nth\": 2, \"count\": 3, \"action\": \"status\", \"status\": 503}]");
+    faults("[{\"verb\": \"LIST\", \"nth\": 2, \"count\": 3, \"action\": \"status\", "
+           "\"status\": 503}]");
     ok(list(f, "many/", NULL));
     assert_int_equal(f->n_listed, N);
     for (size_t i = 0; i < N; i++)
