@@ -155,6 +155,14 @@ static int read_items(const xmlNode *root, const char *name,
     return 0;
 }
 
+/* Not every server says IsTruncated. Then only a page without keys is known to be the last one; of
+ * uploads, one without markers, since an upload is not identified by its key. */
+static bool may_go_on(const struct s3_page *page, bool of_objects)
+{
+    bool marker = page->next_marker && *page->next_marker;
+    return of_objects ? page->n || marker : marker && page->next_id && *page->next_id;
+}
+
 static int read_page(const void *p, size_t n, const char *root_name, const char *item_name,
                      const char *marker_name,
                      bool (*read)(const xmlNode *node, struct s3_page_item *ret),
@@ -168,16 +176,16 @@ static int read_page(const void *p, size_t n, const char *root_name, const char 
         return err_set(e, ERR_STORE, "the answer is <%.40s> and no <%s>", (const char *)root->name,
                        root_name);
     cleanup_free char *truncated = text_of(root, "IsTruncated");
-    if (!truncated || (strcmp(truncated, "true") && strcmp(truncated, "false")))
+    if (truncated && strcmp(truncated, "true") && strcmp(truncated, "false"))
         return err_set(e, ERR_STORE, "the listing does not say whether it is complete");
-    struct s3_page page = {.truncated = !strcmp(truncated, "true"),
-                           .next_marker = text_of(root, marker_name),
+    struct s3_page page = {.next_marker = text_of(root, marker_name),
                            .next_id = text_of(root, "NextUploadIdMarker")};
     int r = read_items(root, item_name, read, &page, e);
     if (r < 0) {
         s3_page_done(&page);
         return r;
     }
+    page.truncated = truncated ? !strcmp(truncated, "true") : may_go_on(&page, read == read_item);
     *ret = page;
     return 0;
 }
@@ -232,7 +240,7 @@ int s3_xml_deleted(const void *p, size_t n, struct s3_page *ret, struct err *e)
 char *s3_xml_created(const void *p, size_t n)
 {
     cleanup(free_doc) xmlDoc *d = parse(p, n);
-    if (!d || !named(xmlDocGetRootElement(d), "InitiateMultipartUploadResult"))
+    if (!d || named(xmlDocGetRootElement(d), "Error"))
         return NULL;
     cleanup_free char *id = text_of(xmlDocGetRootElement(d), "UploadId");
     return id && *id ? TAKE_PTR(id) : NULL;

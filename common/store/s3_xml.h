@@ -30,7 +30,8 @@ struct s3_page {
  * control characters become '?'. */
 bool s3_xml_error(const void *p, size_t n, struct s3_error_doc *ret);
 /** s3_xml_page(p, n, ret, e): a complete, well-formed ListBucketResult, or an error that says
- * what it is instead. Free with s3_page_done. */
+ * what it is instead. Free with s3_page_done. Without IsTruncated it counts as truncated while it
+ * has keys. */
 int s3_xml_page(const void *p, size_t n, struct s3_page *ret, struct err *e);
 /** s3_xml_uploads(p, n, ret, e): the same for a ListMultipartUploadsResult; mtime_ms is when the
  * upload was begun. */
@@ -42,7 +43,8 @@ int s3_xml_deleted(const void *p, size_t n, struct s3_page *ret, struct err *e);
 void s3_xml_delete(struct buf *out, const char *path, const char *const *key, size_t n);
 /** s3_xml_refusal(out, code, message): an <Error> document, which s3_xml_error reads. */
 void s3_xml_refusal(struct buf *out, const char *code, const char *message);
-/** s3_xml_created(p, n): the UploadId of an InitiateMultipartUploadResult, or NULL. */
+/** s3_xml_created(p, n): the UploadId in an answer to CreateMultipartUpload, or NULL. Whatever the
+ * root element is called, but for an <Error>: one server leaves out "Result". */
 char *s3_xml_created(const void *p, size_t n);
 /** s3_xml_completed(p, n): it is a whole CompleteMultipartUploadResult. */
 bool s3_xml_completed(const void *p, size_t n);

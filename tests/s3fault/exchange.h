@@ -80,6 +80,7 @@ void profile_leave_part(const struct exchange *x);
  * there. With the lock held. */
 const char *profile_base(void);
 bool profile_misses_missing(void);
+const char *profile_created(void);
 /** control(x): what tests ask for. */
 void control(struct exchange *x);
 

@@ -356,11 +356,11 @@ static void create(struct exchange *x)
     x->upload_id = util_strdup(u->id);
     server_unlock();
     headers_free(h, n);
-    buf_add_str(&x->body, XML "<InitiateMultipartUploadResult " XMLNS ">");
+    buf_printf(&x->body, XML "<%s " XMLNS ">", profile_created());
     element(x, "Bucket", x->bucket);
     element(x, "Key", x->key);
     element(x, "UploadId", x->upload_id);
-    buf_add_str(&x->body, "</InitiateMultipartUploadResult>");
+    buf_printf(&x->body, "</%s>", profile_created());
     x->status = 200;
 }
 

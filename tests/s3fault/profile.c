@@ -16,6 +16,12 @@ const char *profile_base(void)
     return base ? base : "";
 }
 
+const char *profile_created(void)
+{
+    const char *name = json_string_value(json_object_get(server.profile, "created"));
+    return name ? name : "InitiateMultipartUploadResult";
+}
+
 bool profile_misses_missing(void)
 {
     return json_is_true(json_object_get(server.profile, "missing_404"));

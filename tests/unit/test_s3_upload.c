@@ -2,6 +2,8 @@
  * there whole, one lost connection costs one part, and nothing is left behind. */
 #include "tests/unit/s3_harness.h"
 
+#include "common/store/s3_xml.h"
+
 #include <sys/resource.h>
 
 #define PART ((size_t)64 << 10)
@@ -74,6 +76,17 @@ static void a_large_put_goes_up_in_parts(void **state)
     assert_false(ledger_says_stored("p/q/short"));
     assert_int_equal(uploads(), 0);
     assert_true(stat_of("peak") <= 4);
+}
+
+static void the_answer_that_begins_an_upload_may_bear_another_name(void **state)
+{
+    struct fix *f = *state;
+    json_decref(control("/_profile", "{\"created\": \"InitiateMultipartUpload\"}"));
+    ok(put_big(f, "k", 0));
+    is_there_whole(f, "k");
+    json_decref(control("/_profile", "{}"));
+    static const char error[] = "<Error><UploadId>u1</UploadId></Error>"; /* the control */
+    assert_null(s3_xml_created(error, sizeof error - 1));
 }
 
 static void trouble_in_any_step_costs_that_step(void **state)
@@ -271,6 +284,7 @@ int main(void)
 #define TB(fn) cmocka_unit_test_setup_teardown(fn, small_parts, teardown)
     const struct CMUnitTest tests[] = {
         TB(a_large_put_goes_up_in_parts),
+        TB(the_answer_that_begins_an_upload_may_bear_another_name),
         TB(trouble_in_any_step_costs_that_step),
         TB(what_does_not_pass_is_an_error_and_leaves_nothing),
         TB(an_object_in_the_way_of_a_large_put_is_a_conflict),

@@ -183,6 +183,10 @@ static void no_lie_makes_a_get_a_success(void **state)
     }
 }
 
+#define PAGE_OF_ONE \
+    "<ListBucketResult><Contents><Key>p/q/l/1</Key><Size>1</Size>" \
+    "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents></ListBucketResult>"
+
 static void no_lie_makes_a_listing_complete(void **state)
 {
     struct fix *f = *state;
@@ -200,8 +204,7 @@ static void no_lie_makes_a_listing_complete(void **state)
         {"\"action\": \"loop-listing\"", ERR_STORE},
         {"\"action\": \"disorder\"", ERR_STORE},
         {"\"action\": \"bomb\"", ERR_STORE},
-        {"\"action\": \"status\", \"status\": 200, \"body\": \"<ListBucketResult><Contents><Key>"
-         "p/q/l/1</Key><Size>1</Size></Contents></ListBucketResult>\"", ERR_STORE},
+        {"\"action\": \"status\", \"status\": 200, \"body\": \"" PAGE_OF_ONE "\"", ERR_STORE},
         {"\"action\": \"status\", \"status\": 200, \"body\": \"<ListBucketResult><IsTruncated>"
          "false</IsTruncated><Contents><Key>elsewhere</Key><Size>1</Size></Contents>"
          "</ListBucketResult>\"", ERR_STORE},
@@ -222,6 +225,24 @@ static void no_lie_makes_a_listing_complete(void **state)
     faults("[]");
     ok(list(f, "l/", ""));
     assert_int_equal(f->n_listed, 2);
+}
+
+static void a_listing_that_does_not_say_that_it_is_whole_is_asked_for_to_its_end(void **state)
+{
+    struct fix *f = *state;
+    ok(put(f, "l/1", "x", 0));
+    ok(put(f, "l/2", "x", 0));
+    ok(put(f, "l/3", "x", 0));
+    faults("[{\"verb\": \"LIST\", \"count\": 1, \"action\": \"status\", \"status\": 200, "
+           "\"body\": \"" PAGE_OF_ONE "\"}]");
+    ok(list(f, "l/", ""));
+    assert_int_equal(f->n_listed, 3);
+    assert_int_equal(requests(), 2);
+    faults("[{\"verb\": \"LIST\", \"action\": \"status\", \"status\": 200, "
+           "\"body\": \"<ListBucketResult></ListBucketResult>\"}]");
+    ok(list(f, "l/", ""));
+    assert_int_equal(f->n_listed, 0);
+    assert_int_equal(requests(), 1);
 }
 
 static void redirects_are_not_followed(void **state)
@@ -515,6 +536,7 @@ int main(void)
         T(a_perfect_lie_is_believed),
         T(no_lie_makes_a_get_a_success),
         T(no_lie_makes_a_listing_complete),
+        T(a_listing_that_does_not_say_that_it_is_whole_is_asked_for_to_its_end),
         T(redirects_are_not_followed),
         T(only_trusted_certificates_get_requests),
         T(the_wrong_protocol_is_named),
