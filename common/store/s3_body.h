@@ -17,8 +17,8 @@ enum { S3_BODY_WAIT = -1, S3_BODY_FAILED = -2 };
  * again. */
 struct s3_body *s3_body_new(uv_loop_t *loop, const struct store_body *what,
                             void (*event)(void *arg), void *arg);
-/** s3_body_hash(b, md5): start hashing; true: it was little, or hashed before, and is done; no event
- * follows. md5: by MD5 as well, where that is allowed to exist. */
+/** s3_body_hash(b, md5): start hashing; true: it was little, or hashed before, and is done; no
+ * event follows. md5: by MD5 as well, where that is allowed to exist. */
 bool s3_body_hash(struct s3_body *b, bool md5);
 /** s3_body_sha256(b): hex; valid once hashed. s3_body_digests(b, md5, sha256): the same in base64;
  * md5 becomes "" if it was not asked for. */

@@ -14,6 +14,7 @@
 #define TRANSPORT_MAGIC 0x53751a45u
 #define SOCK_MAGIC 0x535ca11eu
 #define TICK_MAX_MS 1000
+#define SLOWEST_BYTES_A_MS 256 /* of a store behind a proxy: 256 kB a second */
 
 struct sock {
     unsigned magic;
@@ -255,10 +256,29 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *arg, voi
 
 /* ---- idle transfers ------------------------------------------------------------------------ */
 
-/* putting an object together from its parts, or deleting a thousand, takes a server time, in which it says nothing */
-static uint64_t idle_ms(const struct s3_xfer *x, const struct s3_target *t)
+/* a proxy may have it all, and hand it on */
+static bool is_handed_over(const struct s3_xfer *x)
 {
-    return x->verb == S3_COMPLETE || x->verb == S3_DELETES ? t->idle_ms * 8 : t->idle_ms;
+    return s3_easy_uploads(x) && x->answer.sent == s3_body_size(x->body);
+}
+
+static uint64_t handed_over_bytes(const struct s3_transport *tr)
+{
+    uint64_t n = 0;
+    for (const struct s3_xfer *x = tr->libs3.active; x; x = x->priv->next_active)
+        n += is_handed_over(x) ? x->answer.sent : 0;
+    return n;
+}
+
+/* Putting an object together from its parts, or deleting a thousand, takes a server time, in which
+ * it says nothing. So do uploads that a proxy has taken whole and hands on at the rate of what is
+ * behind it: giving them up would only send them once more. */
+static uint64_t idle_ms(const struct s3_transport *tr, const struct s3_xfer *x)
+{
+    uint64_t ms = tr->target->idle_ms;
+    if (x->verb == S3_COMPLETE || x->verb == S3_DELETES)
+        return ms * 8;
+    return is_handed_over(x) ? ms + handed_over_bytes(tr) / SLOWEST_BYTES_A_MS : ms;
 }
 
 static void on_tick(uv_timer_t *h)
@@ -272,10 +292,10 @@ static void on_tick(uv_timer_t *h)
         if (state != p->last_state || p->throttled) { /* the server is not to blame for a wait of ours */
             p->last_state = state;
             p->last_change_ms = now;
-        } else if (now - p->last_change_ms >= idle_ms(x, tr->target) && !p->in_ended) {
+        } else if (now - p->last_change_ms >= idle_ms(tr, x) && !p->in_ended) {
             (void)err_set(&x->err, ERR_TIMEOUT, "%s for %llu ms after %llu bytes sent and %llu "
                           "received", x->answer.status ? "nothing more came" : "no answer",
-                          (unsigned long long)idle_ms(x, tr->target),
+                          (unsigned long long)idle_ms(tr, x),
                           (unsigned long long)x->answer.sent,
                           (unsigned long long)x->answer.received);
             s3_libs3_end(x, CURLE_OPERATION_TIMEDOUT);

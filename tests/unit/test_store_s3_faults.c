@@ -425,6 +425,26 @@ static void a_stall_ends(void **state)
     assert_true(clk_mono_ms() - t0 > 2000);
 }
 
+/* The server has the whole body and says nothing for a while, as a proxy does that hands it on. */
+static void an_upload_is_waited_for_the_longer_the_larger_it_is(void **state)
+{
+    struct fix *f = *state;
+    enum { N = 1 << 20 };
+    cleanup_free char *much = util_zalloc(N);
+    struct store_body large = {.p = much, .size = N}, small = {.p = much, .size = 100};
+    (void)setenv("WALSUP_TEST_S3_IDLE_MS", "300", 1);
+    reopen(f);
+    faults("[{\"verb\": \"PUT\", \"action\": \"delay\", \"after_ms\": 1500}]");
+    ok(put_body(f, "large", &large, NULL, 0));
+    assert_true(ledger_says_stored("p/q/large"));
+    assert_int_equal(requests(), 1);
+    /* the control */
+    failed(put_body(f, "small", &small, NULL, 0), ERR_TIMEOUT, "no answer for 300 ms", "");
+    /* not for ever */
+    faults("[{\"verb\": \"PUT\", \"action\": \"stall\", \"when\": \"after\"}]");
+    failed(put_body(f, "large", &large, NULL, 0), ERR_TIMEOUT, "no answer for 4396 ms", "");
+}
+
 static void a_handshake_that_stalls_ends(void **state)
 {
     struct fix *f = *state;
@@ -543,6 +563,7 @@ int main(void)
         T(the_options_are_the_safe_ones),
         T(every_curl_call_of_libs3_is_wrapped),
         T(a_stall_ends),
+        T(an_upload_is_waited_for_the_longer_the_larger_it_is),
         T(a_handshake_that_stalls_ends),
         T(cancel_ends_a_request_wherever_it_is),
         T(cancel_while_a_file_is_hashed),
