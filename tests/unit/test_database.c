@@ -2,7 +2,7 @@
 #include "tests/unit/db_harness.h"
 
 #include "common/base/clk.h"
-#include "daemon/database_int.h"
+#include "daemon/core/database_int.h"
 
 #define WRITE_EVERY_MS 5
 #define ANSWER_MS 3 /* the watch's worker: events are back so long after they were asked for */

@@ -15,7 +15,7 @@
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
 #include "common/base/log.h"
-#include "daemon/watch.h"
+#include "daemon/watch/watch.h"
 
 static char root[] = "/tmp/walsup-watch-XXXXXX";
 static uv_loop_t loop;
