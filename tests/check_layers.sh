@@ -29,7 +29,6 @@ daemon/replica/stream.c daemon/core/database_int.h
 daemon/replica/uploader.c daemon/core/database.h
 daemon/replica/uploader_fence.c daemon/core/database.h
 daemon/replica/uploader_look.c daemon/core/database.h
-daemon/watch/watch.h daemon/core/database.h
 EOF
 : >"$tmp/used"
 

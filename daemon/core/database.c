@@ -15,6 +15,34 @@
 #define OWN_CLOSE_MS 50 /* after a last close that was followed: our own */
 #define CLOSE_GAP_MS 1000 /* closed again so soon: a program that opens and closes all the time */
 
+/* ---- what the watch tells -------------------------------------------------------------------- */
+
+static void on_event(struct watched *wd, enum watch_event ev)
+{
+    database_event(CONTAINER_OF(wd, struct database, watched), ev);
+}
+
+static void on_written(struct watched *wd, uint64_t since_ms)
+{
+    database_written(CONTAINER_OF(wd, struct database, watched), since_ms);
+}
+
+static void on_unchanged(struct watched *wd)
+{
+    struct database *db = CONTAINER_OF(wd, struct database, watched);
+    db->looked_ms = clk_mono_ms();
+    active_proven(db->active, db);
+}
+
+static void on_unhushed(struct watched *wd)
+{
+    CONTAINER_OF(wd, struct database, watched)->hushed = false;
+}
+
+static const struct watched_calls watched = {on_event, on_written, on_unchanged, on_unhushed};
+
+/* ---- its beginning --------------------------------------------------------------------------- */
+
 struct database *database_new(uv_loop_t *loop, const char *name, const struct source_conf *c,
                               const struct database_conf *dc, const struct database_replica *r, size_t n)
 {
@@ -28,6 +56,7 @@ struct database *database_new(uv_loop_t *loop, const char *name, const struct so
     db->source_conf = *c;
     db->conf = *dc;
     db->since_ms = clk_real_ms();
+    db->watched = (struct watched){.call = &watched, .path = db->path};
     (void)uv_timer_init(loop, &db->timer);
     db->timer.data = db;
     db->timer_open = true;
@@ -77,10 +106,10 @@ static void on_close(struct database *db, uint64_t now)
     db->closed_ms = now;
 }
 
-void database_event(struct database *db, enum database_event ev)
+void database_event(struct database *db, enum watch_event ev)
 {
     uint64_t now = clk_mono_ms();
-    if (db->state == SOURCE_ARRIVING && (ev == DATABASE_WAL || ev == DATABASE_WAL_MADE || ev == DATABASE_FILE))
+    if (db->state == SOURCE_ARRIVING && (ev == WATCH_WAL || ev == WATCH_WAL_MADE || ev == WATCH_FILE))
         return; /* written while it is copied in: it is looked at soon enough */
     berths_touch(db->berths, db);
     if (now > db->last_event_ms + BUSY_GAP_MS)
@@ -88,10 +117,10 @@ void database_event(struct database *db, enum database_event ev)
     if (!db->berth.asked)
         db->leave_at_ms = 0;
     switch (ev) {
-    case DATABASE_WAL:
+    case WATCH_WAL:
         db->wal_is_empty = db->file_was_last = false;
         /* fall through */
-    case DATABASE_WAL_MADE:
+    case WATCH_WAL_MADE:
         if (now <= db->last_event_ms + BUSY_GAP_MS && db->state == SOURCE_ATTACHED &&
             now >= db->busy_since_ms + BUSY_MS)
             database_set_hush(db, true);
@@ -100,7 +129,7 @@ void database_event(struct database *db, enum database_event ev)
         db->settle_wait_ms = db->settle_after_ms = 0;
         db->dirty = true;
         break;
-    case DATABASE_FILE:
+    case WATCH_FILE:
         db->file_was_last = true;
         if (db->wal_is_empty)
             db->unexplained = db->look = db->dirty = true;
@@ -109,21 +138,21 @@ void database_event(struct database *db, enum database_event ev)
         db->assist_peek_ms = 0;
         db->dirty = db->dirty || db->state == SOURCE_ASLEEP; /* who checkpoints may have committed as well */
         break;
-    case DATABASE_CLOSED:
+    case WATCH_CLOSED:
         if (db->hushed) /* perhaps by cp, whose writes were not told */
             db->file_check_ms = now + FILE_CHECK_MS;
         on_close(db, now);
         break;
-    case DATABASE_INDEX:
+    case WATCH_INDEX:
         db->look = db->look || db->state == SOURCE_ATTACHED;
         break;
-    case DATABASE_AUDIT:
+    case WATCH_AUDIT:
         db->audit = db->audit || db->state == SOURCE_ASLEEP;
         break;
-    case DATABASE_WAL_GONE:
+    case WATCH_WAL_GONE:
         db->wal_is_empty = true; /* a last close has copied all of it before */
         /* fall through */
-    case DATABASE_NAME:
+    case WATCH_NAME:
         db->last_event_ms = now;
         db->dirty = true;
         db->look = true;
@@ -137,7 +166,7 @@ void database_written(struct database *db, uint64_t since_ms)
 {
     if (db->wal_is_empty)
         db->unexplained_since_ms = db->unexplained ? MIN(db->unexplained_since_ms, since_ms) : since_ms;
-    database_event(db, DATABASE_FILE);
+    database_event(db, WATCH_FILE);
 }
 
 void database_want_snapshot(struct database *db, bool base)

@@ -14,18 +14,7 @@
 #include "daemon/replica/stream.h"
 #include "daemon/replica/uploader.h"
 #include "daemon/spool/pause.h"
-
-enum database_event {
-    DATABASE_WAL,  /* the -wal was written: most likely a commit */
-    /* there is one now; or it is another than at the last look of the clock, whose own event came before */
-    DATABASE_WAL_MADE,
-    DATABASE_WAL_GONE, /* it was removed or renamed */
-    DATABASE_FILE, /* the database file itself was written: somebody checkpoints */
-    DATABASE_NAME, /* created, removed or renamed */
-    DATABASE_INDEX, /* the -shm was created, removed or renamed */
-    DATABASE_CLOSED, /* somebody who could write into it has closed it */
-    DATABASE_AUDIT, /* the safety scan came by, and there is a -wal, or another name */
-};
+#include "daemon/watch/watched.h"
 
 struct database_sync;
 /** called once: e->code ERR_OK when every replica has everything committed before the call */
@@ -189,7 +178,7 @@ struct database {
     bool timer_open, detached;
     void *owner; /* the manager */
     void (*changed)(struct database *db, void *owner); /* after every job and acknowledgement */
-    void *watch; /* the watcher's entry */
+    struct watched watched; /* by the watch, which tells it through database_event() and the like */
 };
 
 struct database_replica {
@@ -205,8 +194,8 @@ struct database *database_new(uv_loop_t *loop, const char *name, const struct so
                               const struct database_conf *dc, const struct database_replica *r, size_t n);
 void database_start(struct database *db);
 /** database_event(db, ev): something happened to its files. Cheap enough for every inotify event. */
-void database_event(struct database *db, enum database_event ev);
-/** database_written(db, since_ms): DATABASE_FILE, which happened after that moment (monotonic). */
+void database_event(struct database *db, enum watch_event ev);
+/** database_written(db, since_ms): WATCH_FILE, which happened after that moment (monotonic). */
 void database_written(struct database *db, uint64_t since_ms);
 /** database_sync(db, w, timeout_ms): capture now; with w->wait also upload now, whatever the
  * intervals say, and wait for every replica. A database that is not there or not in WAL mode fails at

@@ -216,7 +216,7 @@ static void say_same_name(const struct conf_db *c, const char *path, const struc
 static bool hush(struct database *db, bool on)
 {
     const struct manager_db *e = db->owner;
-    return watch_hush(e->m->watch, db, on);
+    return watch_hush(e->m->watch, &db->watched, on);
 }
 
 static void hear(struct database *db)
@@ -328,7 +328,7 @@ void manager_retire(struct manager *m, struct manager_db *e)
     drill_forget(m->drill, db);
     active_forget(&m->active, db);
     db->active = NULL;
-    watch_remove(m->watch, db);
+    watch_remove(m->watch, &db->watched);
     database_close(db, on_closed, e);
 }
 
@@ -368,7 +368,7 @@ static enum discover_answer on_found(void *owner, struct discover_file *f)
         e->leaving = false;
         set_file(e, f);
         f->user = e;
-        database_event(db, DATABASE_NAME);
+        database_event(db, WATCH_NAME);
         log_line(e->told ? LOG_NOTICE : LOG_DEBUG, "%s: %s is back", db->name, db->path);
         e->told = false;
         return DISCOVER_TAKEN;
@@ -414,7 +414,7 @@ static void on_gone(void *owner, struct discover_file *f)
     e->leaving = true;
     e->next = m->leaving;
     m->leaving = e;
-    database_event(e->db, DATABASE_NAME);
+    database_event(e->db, WATCH_NAME);
 }
 
 static void on_settled(void *owner)

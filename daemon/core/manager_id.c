@@ -190,7 +190,7 @@ static void decide(struct manager_db *e)
         let_run(e);
         return;
     }
-    watch_remove(m->watch, e->db);
+    watch_remove(m->watch, &e->db->watched);
     refuse(e, other, sure);
 }
 
@@ -220,9 +220,9 @@ void manager_decide_not(struct manager_db *e)
     e->in_order = false;
 }
 
-static void on_watched(struct database *db, const struct watch_found *found)
+static void on_watched(struct watched *wd, const struct watch_found *found)
 {
-    struct manager_db *e = db->owner;
+    struct manager_db *e = CONTAINER_OF(wd, struct database, watched)->owner;
     if (!e->file)
         e->id = (struct manager_file_id){found->dev, found->ino};
     e->answered = true;
@@ -246,7 +246,7 @@ void manager_begin(struct manager_db *e)
     } else if (!map_get(&m->by_id, &e->id, sizeof e->id)) {
         map_put(&m->by_id, &e->id, sizeof e->id, e); /* whoever is found next knows */
     }
-    watch_add(m->watch, e->db, e->file ? e->file->mark : NULL, on_watched);
+    watch_add(m->watch, &e->db->watched, e->file ? e->file->mark : NULL, on_watched);
 }
 
 void manager_begin_refused(struct manager_db *e)

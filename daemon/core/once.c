@@ -141,7 +141,7 @@ static void step(struct one *x, uint64_t now)
         done(x);
     } else if (x->at == ONE_NEW && !there && !db->pause) { /* the file may just have come, or have become a database */
         x->at = ONE_LOOKED;
-        database_event(db, DATABASE_NAME);
+        database_event(db, WATCH_NAME);
     } else if (!db->run) {
         wait_for(x, db, now);
     } else if (there) {

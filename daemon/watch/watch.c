@@ -26,6 +26,11 @@ void watch_on_overflow(struct watch *w, void (*fn)(void *arg), void *arg)
     w->overflow_arg = arg;
 }
 
+static void tell(const struct watch_entry *en, enum watch_event ev)
+{
+    en->who->call->event(en->who, ev);
+}
+
 /* ---- the safety scan --------------------------------------------------------------------------- */
 
 static bool on_pairs(struct scan_job *j)
@@ -43,15 +48,14 @@ static bool on_pairs(struct scan_job *j)
         en->mark = p->db;
         en->wal_mark = p->wal;
         if (!wal && !file) {
-            en->db->looked_ms = clk_mono_ms();
-            active_proven(en->db->active, en->db);
+            en->who->call->unchanged(en->who);
         }
         if (wal)
-            database_event(en->db, DATABASE_WAL_MADE);
+            tell(en, WATCH_WAL_MADE);
         else if (file)
-            database_event(en->db, DATABASE_NAME);
+            tell(en, WATCH_NAME);
         else if (p->wal.size_bytes || p->db.linked)
-            database_event(en->db, DATABASE_AUDIT);
+            tell(en, WATCH_AUDIT);
     }
     return j->n_used == j->n_pairs;
 }
@@ -108,36 +112,36 @@ static struct watch_entry *find_entry(struct watch *w, const char *dir, const ch
 
 #define NAMES (IN_CREATE | IN_DELETE | IN_MOVED_FROM | IN_MOVED_TO)
 
-static enum database_event event_of_file(uint32_t mask)
+static enum watch_event event_of_file(uint32_t mask)
 {
-    return mask & (NAMES | IN_ATTRIB) ? DATABASE_NAME : mask & IN_CLOSE_WRITE ? DATABASE_CLOSED : DATABASE_FILE;
+    return mask & (NAMES | IN_ATTRIB) ? WATCH_NAME : mask & IN_CLOSE_WRITE ? WATCH_CLOSED : WATCH_FILE;
 }
 
 /* SQLite gives a -wal that it opens to the database's owner, so a changed attribute of one tells only that somebody
  * opened it: ourselves, mostly. */
-static void on_side_file(struct database *db, const char *suffix, uint32_t mask)
+static void on_side_file(struct watch_entry *en, const char *suffix, uint32_t mask)
 {
     if (!strcmp(suffix, "-shm") && mask & NAMES)
-        database_event(db, DATABASE_INDEX);
+        tell(en, WATCH_INDEX);
     else if (!strcmp(suffix, "-wal") && mask & (IN_DELETE | IN_MOVED_FROM))
-        database_event(db, DATABASE_WAL_GONE);
+        tell(en, WATCH_WAL_GONE);
     else if (!strcmp(suffix, "-wal") && mask & IN_MOVED_TO)
-        database_event(db, DATABASE_NAME);
+        tell(en, WATCH_NAME);
     else if (!strcmp(suffix, "-wal") && mask & (IN_MODIFY | IN_CREATE))
-        database_event(db, mask & IN_MODIFY ? DATABASE_WAL : DATABASE_WAL_MADE);
+        tell(en, mask & IN_MODIFY ? WATCH_WAL : WATCH_WAL_MADE);
 }
 
 static void on_name(struct watch *w, struct watch_dir *d, const char *name, uint32_t mask)
 {
     size_t n = strlen(name);
     struct watch_entry *en = d->entry ? find_entry(w, d->path, name, n) : NULL;
-    enum database_event ev = event_of_file(mask);
-    if (en && ev == DATABASE_FILE)
-        database_written(en->db, w->heard_ms);
+    enum watch_event ev = event_of_file(mask);
+    if (en && ev == WATCH_FILE)
+        en->who->call->written(en->who, w->heard_ms);
     else if (en)
-        database_event(en->db, ev);
+        tell(en, ev);
     else if (d->entry && n > 4 && name[n - 4] == '-' && (en = find_entry(w, d->path, name, n - 4)))
-        on_side_file(en->db, name + n - 4, mask);
+        on_side_file(en, name + n - 4, mask);
     for (struct watch_listener *l = d->listener; l; l = l->next)
         l->event(l, name, mask);
 }
@@ -254,7 +258,7 @@ static void ask_db(struct watch *w, struct watch_entry *en, bool with_marks)
     en->ask = watch_new_ask(w, NULL, on_db_answer);
     en->ask->entry = en;
     en->ask->with_marks = with_marks;
-    watch_ask_db(w->loop, en->ask, en->db->path);
+    watch_ask_db(w->loop, en->ask, en->who->path);
 }
 
 /* It is known where it is. */
@@ -299,28 +303,29 @@ static void on_db_answer(struct watch_ask *a)
     put_in_dir(w, en, a);
     watch_ask_over(a);
     if (en->added)
-        en->added(en->db, &found); /* en may be gone */
+        en->added(en->who, &found); /* en may be gone */
 }
 
-void watch_add(struct watch *w, struct database *db, const struct scan_mark mark[2], watch_added_fn added)
+void watch_add(struct watch *w, struct watched *wd, const struct scan_mark mark[2],
+               watch_added_fn added)
 {
     struct watch_entry *en = util_zalloc(sizeof *en);
-    en->db = db;
+    en->who = wd;
     en->added = added;
     if (mark) {
         en->mark = mark[0];
         en->wal_mark = mark[1];
     }
-    db->watch = en;
+    wd->entry = en;
     ask_db(w, en, !mark);
 }
 
-void watch_remove(struct watch *w, struct database *db)
+void watch_remove(struct watch *w, struct watched *wd)
 {
-    struct watch_entry *en = db->watch;
+    struct watch_entry *en = wd->entry;
     if (!en)
         return;
-    db->watch = NULL;
+    wd->entry = NULL;
     struct watch_dir *d = en->dir;
     if (en->ask)
         en->ask->entry = NULL;
@@ -382,7 +387,7 @@ void watch_maybe_closed(struct watch *w)
     (void)close(w->fd);
     for (struct watch_entry *en = w->entry, *next; en; en = next) {
         next = en->next_all;
-        en->db->watch = NULL;
+        en->who->entry = NULL;
         free(en->path);
         free(en);
     }

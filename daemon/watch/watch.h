@@ -3,7 +3,7 @@
  *
  * What the safety scan promises: within two times `interval` of watch_look() a database whose file or
  * -wal is not what it was when it was looked at before (inode, size or time of the last write) has got
- * database_event(), whatever inotify said; the first comparison is with how things were at
+ * an event, whatever inotify said; the first comparison is with how things were at
  * watch_add(). It is a stat of two files on the scan thread, nothing else. walsup's own writes (its
  * checkpoints) are seen as well. */
 #ifndef WALSUP_WATCH_H
@@ -12,8 +12,8 @@
 #include <uv.h>
 
 #include "common/base/err.h"
-#include "daemon/core/database.h"
 #include "daemon/watch/scan.h"
+#include "daemon/watch/watched.h"
 
 struct watch;
 struct watch_dir;
@@ -33,20 +33,22 @@ int watch_new(uv_loop_t *loop, struct scan *s, struct watch **ret, struct err *e
 struct watch_found {
     uint64_t dev, ino;
 };
-typedef void (*watch_added_fn)(struct database *db, const struct watch_found *found);
-/** watch_add(w, db, mark, added): events of db's files go to database_event(). Never fails for
+typedef void (*watch_added_fn)(struct watched *wd, const struct watch_found *found);
+/** watch_add(w, wd, mark, added): events of the files at wd->path go to wd->call. Never fails for
  * good: if no watch can be had (directory missing, limit reached) scans cover it, and the log says
  * so once. mark: db and -wal as they were before anybody looked at the content; NULL: as they are
  * now. added() is called later, when what happens to it is noticed, which is never if its file
  * system does not answer; unless watch_remove() came before. It may be NULL, and may call
  * watch_remove(). */
-void watch_add(struct watch *w, struct database *db, const struct scan_mark mark[2], watch_added_fn added);
-void watch_remove(struct watch *w, struct database *db);
+void watch_add(struct watch *w, struct watched *wd, const struct scan_mark mark[2],
+               watch_added_fn added);
+void watch_remove(struct watch *w, struct watched *wd);
 /** watch_hear(w): what the kernel knows is told now, rather than when the loop comes to it. */
 void watch_hear(struct watch *w);
-/** watch_hush(w, db, on): db looks for its commits itself: no more events of writes in its directory, each of
- * which its writers pay for, if it is the only one there; off: as before. Whether that is so now. */
-bool watch_hush(struct watch *w, struct database *db, bool on);
+/** watch_hush(w, wd, on): its commits are looked for without events: no more events of writes in its
+ * directory, each of which its writers pay for, if it is the only one there; off: as before. Whether
+ * that is so now. */
+bool watch_hush(struct watch *w, struct watched *wd, bool on);
 /** watch_listen(w, path, l): all events of a directory, from now on; false: from when it is known
  * whether there can be a watch, and l->event(l, NULL, 0) comes then. watch_deaf(w, l): no more.
  * watch_listening(l): whether there is a watch. */

@@ -14,7 +14,7 @@
 void watch_whole_dir(struct watch_dir *d)
 {
     for (struct watch_entry *en = d->entry; en; en = en->next)
-        database_event(en->db, DATABASE_NAME);
+        en->who->call->event(en->who, WATCH_NAME);
     for (struct watch_listener *l = d->listener; l; l = l->next)
         l->event(l, NULL, 0);
 }
@@ -132,7 +132,7 @@ void watch_take_wd(struct watch *w, struct watch_dir *d, const struct watch_ask 
         watch_whole_dir(d);
     else if (was_deaf && !d->deaf) /* what was written without an event */
         for (struct watch_entry *en = d->entry; en; en = en->next)
-            database_event(en->db, DATABASE_WAL);
+            en->who->call->event(en->who, WATCH_WAL);
 }
 
 static void on_dir_answer(struct watch_ask *a)
@@ -168,9 +168,9 @@ void watch_ask_for(struct watch *w, struct watch_dir *d)
     watch_ask_dir(w->loop, d->ask, d->path);
 }
 
-bool watch_hush(struct watch *w, struct database *db, bool on)
+bool watch_hush(struct watch *w, struct watched *wd, bool on)
 {
-    struct watch_entry *en = db->watch;
+    struct watch_entry *en = wd->entry;
     struct watch_dir *d = en ? en->dir : NULL;
     if (!d || d->wd < 0 || (on && (d->listener || d->same || d->entry != en || en->next)))
         return false;
@@ -184,11 +184,11 @@ void watch_unhush(struct watch *w, struct watch_dir *d)
 {
     if (!d->hushed)
         return;
-    struct database *db = d->hushed->db;
+    struct watched *wd = d->hushed->who;
     d->hushed = NULL;
-    db->hushed = false;
+    wd->call->unhushed(wd);
     watch_ask_for(w, d);
-    database_event(db, DATABASE_WAL); /* what was written without an event */
+    wd->call->event(wd, WATCH_WAL); /* what was written without an event */
 }
 
 struct watch_dir *watch_dir_get(struct watch *w, const char *path)

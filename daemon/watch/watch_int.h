@@ -8,7 +8,7 @@
 
 /* One database in a directory, by the path of its file. */
 struct watch_entry {
-    struct database *db;
+    struct watched *who;
     struct watch_ask *ask; /* where it is; NULL: that is known */
     watch_added_fn added;
     struct watch_dir *dir; /* NULL: not known yet, as path */
