@@ -17,9 +17,9 @@ bad() { echo "check-layers: $*" >>"$tmp/bad"; }
 code() { sed -e 's,//.*,,' -e 's,/\*.*\*/,,' -e 's,^ \* .*,,' -e 's,^ */\*.*,,' "$1"; }
 
 cat >"$tmp/up" <<'EOF'
-daemon/core/database.h daemon/control/drill.h
 daemon/core/manager.c daemon/control/ctlserver.h
 daemon/core/manager.c daemon/control/metrics.h
+daemon/core/manager.h daemon/control/drill.h
 daemon/core/manager.h daemon/control/hook.h
 daemon/core/manager_db.c daemon/control/status.h
 daemon/core/manager_look.c daemon/control/status.h

@@ -55,12 +55,6 @@ struct drill {
 
 static const char *const result_name[] = {"proven", "damaged", "unsafe", "failed"};
 
-void drill_fact_done(struct drill_fact *f)
-{
-    free(f->text);
-    *f = (struct drill_fact){.looked = false};
-}
-
 /* ---- the file ---------------------------------------------------------------------------------- */
 
 static void fact_read(const char *dir, struct drill_fact *f)

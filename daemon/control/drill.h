@@ -9,27 +9,11 @@
 
 #include <jansson.h>
 
-#include "common/base/util.h"
+#include "daemon/core/drill_fact.h"
 
 struct drill;
 struct database;
 struct manager;
-
-enum drill_result {
-    DRILL_PROVEN,  /* the values of walsupctl's exit status */
-    DRILL_DAMAGED, /* something is wrong, the latest state restores */
-    DRILL_UNSAFE,  /* it does not */
-    DRILL_FAILED,  /* nothing can be said: a store is away, say */
-};
-
-/* what came of the last one, kept with the database; all zero: nothing is known yet */
-struct drill_fact {
-    bool looked;     /* the file was read */
-    int64_t time_ms; /* of the last one that could say something; 0: there was none */
-    enum drill_result result;
-    char *text;      /* the objects that are wrong, or the error */
-    int64_t retry_ms; /* real time; after DRILL_FAILED */
-};
 
 /** drill_new(m): m->conf is looked at from now on. drill_close(d, closed, arg): one that is under
  * way is ended. */
@@ -42,6 +26,5 @@ void drill_reconf(struct drill *d);
 /** drill_json(db): for status; null if there never was one. drill_is_bad(db): the last one found something. */
 json_t *drill_json(const struct database *db);
 bool drill_is_bad(const struct database *db);
-void drill_fact_done(struct drill_fact *f);
 
 #endif

@@ -8,6 +8,7 @@
 #include "common/base/map.h"
 #include "common/format/conf.h"
 #include "common/store/store.h"
+#include "daemon/control/drill.h"
 #include "daemon/control/hook.h"
 #include "daemon/core/database.h"
 #include "daemon/os/loopmeter.h"
