@@ -1,7 +1,5 @@
 #include "daemon/core/berths.h"
 
-#include "daemon/core/database.h"
-
 #define LOADS_MAX 32
 
 struct list {
@@ -26,11 +24,6 @@ static void unlink_from(struct list *l, struct berth *x)
     *(x->prev ? &x->prev->next : &l->first) = x->next;
     *(x->next ? &x->next->prev : &l->last) = x->prev;
     x->prev = x->next = NULL;
-}
-
-static struct database *owner(struct berth *x)
-{
-    return CONTAINER_OF(x, struct database, berth);
 }
 
 struct berths *berths_new(unsigned max)
@@ -62,7 +55,7 @@ static void ask(struct berths *b)
             continue;
         x->asked = true;
         b->asked++;
-        database_asked_to_leave(owner(x));
+        x->call->leave(x);
     }
 }
 
@@ -71,7 +64,7 @@ static void serve(struct berths *b)
 {
     unsigned room = b->max > b->taken ? b->max - b->taken : 0;
     for (struct berth *x = b->line.first; x && room; x = x->next, room--)
-        database_berth_free(owner(x));
+        x->call->enter(x);
 }
 
 void berths_resize(struct berths *b, unsigned max)
@@ -81,9 +74,8 @@ void berths_resize(struct berths *b, unsigned max)
     serve(b);
 }
 
-bool berths_enter(struct berths *b, struct database *db)
+bool berths_enter(struct berths *b, struct berth *x)
 {
-    struct berth *x = &db->berth;
     if (!b || x->where == BERTH_HAS)
         return true;
     unsigned ahead = 0;
@@ -106,9 +98,8 @@ bool berths_enter(struct berths *b, struct database *db)
     return x->where == BERTH_HAS;
 }
 
-void berths_touch(struct berths *b, struct database *db)
+void berths_touch(struct berths *b, struct berth *x)
 {
-    struct berth *x = &db->berth;
     if (!b || x->where != BERTH_HAS)
         return;
     if (b->in.last != x) {
@@ -122,9 +113,8 @@ void berths_touch(struct berths *b, struct database *db)
     }
 }
 
-void berths_leave(struct berths *b, struct database *db)
+void berths_leave(struct berths *b, struct berth *x)
 {
-    struct berth *x = &db->berth;
     if (!b || x->where == BERTH_NONE)
         return;
     if (x->where == BERTH_LOADS) {
@@ -145,13 +135,12 @@ void berths_leave(struct berths *b, struct database *db)
     serve(b);
 }
 
-bool berths_load(struct berths *b, struct database *db)
+bool berths_load(struct berths *b, struct berth *x)
 {
-    struct berth *x = &db->berth;
     if (!b)
         return true;
     if (b->loading < LOADS_MAX) {
-        berths_leave(b, db); /* the line */
+        berths_leave(b, x); /* the line */
         b->loading++;
         return true;
     }
@@ -168,7 +157,7 @@ void berths_loaded(struct berths *b)
         return;
     b->loading--;
     if (b->load_line.first)
-        database_berth_free(owner(b->load_line.first));
+        b->load_line.first->call->enter(b->load_line.first);
 }
 
 unsigned berths_taken(const struct berths *b)

@@ -41,6 +41,24 @@ static void on_unhushed(struct watched *wd)
 
 static const struct watched_calls watched = {on_event, on_written, on_unchanged, on_unhushed};
 
+/* ---- berths ---------------------------------------------------------------------------------- */
+
+/* Both come from the midst of another database's decisions, or of its own: act on them later. */
+static void on_asked_to_leave(struct berth *x)
+{
+    struct database *db = CONTAINER_OF(x, struct database, berth);
+    db->leave_at_ms = clk_mono_ms() + LEAVE_MS;
+    (void)uv_timer_start(&db->timer, database_on_timer, 0, 0);
+}
+
+static void on_berth_free(struct berth *x)
+{
+    struct database *db = CONTAINER_OF(x, struct database, berth);
+    (void)uv_timer_start(&db->timer, database_on_timer, 0, 0);
+}
+
+static const struct berth_calls berth_calls = {on_asked_to_leave, on_berth_free};
+
 /* ---- its beginning --------------------------------------------------------------------------- */
 
 struct database *database_new(uv_loop_t *loop, const char *name, const struct source_conf *c,
@@ -57,6 +75,7 @@ struct database *database_new(uv_loop_t *loop, const char *name, const struct so
     db->conf = *dc;
     db->since_ms = clk_real_ms();
     db->watched = (struct watched){.call = &watched, .path = db->path};
+    db->berth.call = &berth_calls;
     (void)uv_timer_init(loop, &db->timer);
     db->timer.data = db;
     db->timer_open = true;
@@ -71,18 +90,6 @@ void database_start(struct database *db)
 {
     db->started = true;
     database_poke(db);
-}
-
-/* Both come from the midst of another database's decisions, or of its own: act on them later. */
-void database_asked_to_leave(struct database *db)
-{
-    db->leave_at_ms = clk_mono_ms() + LEAVE_MS;
-    (void)uv_timer_start(&db->timer, database_on_timer, 0, 0);
-}
-
-void database_berth_free(struct database *db)
-{
-    (void)uv_timer_start(&db->timer, database_on_timer, 0, 0);
 }
 
 void database_is_quiet(struct database *db, uint64_t now)
@@ -111,7 +118,7 @@ void database_event(struct database *db, enum watch_event ev)
     uint64_t now = clk_mono_ms();
     if (db->state == SOURCE_ARRIVING && (ev == WATCH_WAL || ev == WATCH_WAL_MADE || ev == WATCH_FILE))
         return; /* written while it is copied in: it is looked at soon enough */
-    berths_touch(db->berths, db);
+    berths_touch(db->berths, &db->berth);
     if (now > db->last_event_ms + BUSY_GAP_MS)
         db->busy_since_ms = now;
     if (!db->berth.asked)
@@ -270,7 +277,7 @@ void database_maybe_closed(struct database *db)
         database_start_job(db, &(struct source_job){.detach = true});
         return;
     }
-    berths_leave(db->berths, db);
+    berths_leave(db->berths, &db->berth);
     db->closed(db, db->closed_arg);
     (void)source_free(db->source);
     free(db->name);

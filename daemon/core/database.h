@@ -222,10 +222,6 @@ bool database_flushed(const struct database *db);
 void database_close(struct database *db, void (*closed)(struct database *db, void *arg),
                     void *arg);
 
-/* from the berths */
-void database_asked_to_leave(struct database *db);
-void database_berth_free(struct database *db);
-
 /* from the uploaders */
 void database_uploader_changed(struct database *db, struct uploader *u);
 void database_uploader_listed(struct database *db, struct uploader *u, uint64_t max_txid, bool ours);

@@ -234,10 +234,10 @@ static bool decide(struct database *db, uint64_t now, struct source_job *job, ui
     job->stay_away = !needed && !attached;
     if (!needed) {
         if (!attached)
-            berths_leave(db->berths, db); /* it may have stood in line for what is not wanted any more */
+            berths_leave(db->berths, &db->berth); /* it may have stood in line for what is not wanted any more */
         return job->drop_last || job->drop_snapshot;
     }
-    return berths_enter(db->berths, db); /* else it is poked when there is room */
+    return berths_enter(db->berths, &db->berth); /* else it is poked when there is room */
 }
 
 void database_poke(struct database *db)
@@ -254,7 +254,7 @@ void database_poke(struct database *db)
             return;
         }
         job = (struct source_job){.load = true, .doze = true};
-        if (berths_load(db->berths, db))
+        if (berths_load(db->berths, &db->berth))
             database_start_job(db, &job);
         return;
     }

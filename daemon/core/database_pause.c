@@ -121,7 +121,7 @@ bool database_paused_job(struct database *db, struct source_job *job)
     }
     *job = (struct source_job){.stay_away = true, .drop_snapshot = db->drop_snapshot, .next_txid = db->renumber,
                                .new_lineage = db->new_lineage};
-    berths_leave(db->berths, db);
+    berths_leave(db->berths, &db->berth);
     database_files_to_drop(db, true, job);
     return job->drop_last || job->drop_snapshot;
 }

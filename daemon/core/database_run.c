@@ -412,7 +412,7 @@ static void take_run(struct database *db, struct database_run *run)
     if ((run->job.detach && !r->stays) || r->state != SOURCE_ATTACHED) {
         database_set_hush(db, false);
         db->leave_at_ms = 0;
-        berths_leave(db->berths, db);
+        berths_leave(db->berths, &db->berth);
     }
 }
 
