@@ -1,4 +1,4 @@
-"""When nothing happens, walsupd does next to nothing: whatever state a database has come to rest in."""
+"""When nothing happens, walsupd does next to nothing, whatever state a database rests in."""
 import sqlite3
 import time
 
@@ -7,14 +7,15 @@ import pytest
 from conftest import make_db, section
 
 BUSY_S = 1.2   # longer than it takes until walsupd looks for commits itself
-WINDOW_S = 4   # what is counted is a rate: this is no waiting for something
-PER_SECOND = 50  # the clock, the watchdog, the safety scan, what comes to its end: 5 to 15
+WINDOW_S = 4  # what is counted is a rate: this is no waiting for something
+PER_SECOND = 50  # the clock, the watchdog, the safety scan, and what comes to its end: 5 to 15
 
 
 def switches(pid):
     """how often the loop's thread has gone to sleep"""
     with open(f"/proc/{pid}/task/{pid}/status") as f:
-        return next(int(line.split()[1]) for line in f if line.startswith("voluntary_ctxt_switches"))
+        lines = f.read().splitlines()
+    return next(int(s.split()[1]) for s in lines if s.startswith("voluntary_ctxt_switches"))
 
 
 def write_for(con, seconds):
