@@ -13,8 +13,8 @@ void database_poke(struct database *db);
 void database_on_timer(uv_timer_t *t);
 
 /* database.c */
-/** database_is_quiet(db, now): quiet is counted from here; and an event that is told late, of what was written before the
- * events were back, is not yet the next busy time. */
+/** database_is_quiet(db, now): quiet is counted from here; and an event that is told late, of what
+ * was written before the events were back, is not yet the next busy time. */
 void database_is_quiet(struct database *db, uint64_t now);
 
 /* database_run.c */

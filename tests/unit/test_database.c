@@ -5,7 +5,7 @@
 #include "daemon/database_int.h"
 
 #define WRITE_EVERY_MS 5
-#define ANSWER_MS 3 /* the watch's worker: events are back, or away, so long after they were asked for */
+#define ANSWER_MS 3 /* the watch's worker: events are back, or away, so long after being asked for */
 #define IDLE_MS 400
 
 static uv_loop_t loop;
@@ -80,7 +80,8 @@ static void begin(struct tdb *t)
     t->app = NULL;
     cleanup_free char *dir = util_printf("%s/state", t->dir);
     assert_int_equal(mkdir(dir, 0700), 0);
-    struct source_conf sc = {.path = t->path, .dir = dir, .checkpoint_pages = 1000, .wal_limit_bytes = 1 << 20};
+    struct source_conf sc = {.path = t->path, .dir = dir, .checkpoint_pages = 1000,
+                             .wal_limit_bytes = 1 << 20};
     struct database_conf dc = {.scan_ms = 60000, .idle_ms = IDLE_MS, .spool_limit_bytes = 1 << 20};
     memset(&now_on, 0, sizeof now_on);
     assert_int_equal(uv_loop_init(&loop), 0);
