@@ -5,7 +5,7 @@
 #include "daemon/database_int.h"
 
 #define WRITE_EVERY_MS 5
-#define ANSWER_MS 3 /* the watch's worker: events are back, or away, so long after being asked for */
+#define ANSWER_MS 3 /* the watch's worker: events are back, or away, that long after it was asked */
 #define IDLE_MS 400
 
 static uv_loop_t loop;
