@@ -61,7 +61,7 @@ LDFLAGS_release := $(HARDEN_LD)
 CFLAGS_debug := -O0 -g3 -DWALSUP_DEBUG
 CFLAGS_asan := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 LDFLAGS_asan := -fsanitize=address,undefined
-# gcc warns that it does not model fences. The ones of daemon/session.c order reads of SQLite's
+# gcc warns that it does not model fences. The ones of daemon/capture/session.c order reads of SQLite's
 # wal-index, which other processes write: nothing a sanitizer of threads could see.
 CFLAGS_tsan := -O1 -g -fno-omit-frame-pointer -fsanitize=thread $(if $(CLANG),,-Wno-tsan)
 LDFLAGS_tsan := -fsanitize=thread
@@ -79,7 +79,7 @@ ALL_LDFLAGS = $(LDFLAGS_$(FLAVOUR)) $(LDFLAGS)
 ALL_LIBS = $(LIBS3_A) $(PKG_LIBS) -lpthread -lm
 
 COMMON_C := $(sort $(wildcard common/base/*.c common/format/*.c common/store/*.c))
-DAEMON_C := $(sort $(filter-out daemon/main.c,$(wildcard daemon/*.c)))
+DAEMON_C := $(sort $(filter-out daemon/core/main.c,$(wildcard daemon/*/*.c)))
 CTL_C    := $(sort $(filter-out ctl/main.c,$(wildcard ctl/*.c)))
 UNIT_C   := $(sort $(wildcard tests/unit/test_*.c))
 FUZZ_C   := $(sort $(wildcard tests/fuzz/fuzz_*.c))
@@ -126,7 +126,7 @@ $(CTL_A): $(call obj,$(CTL_C))
 
 link = $(CC) $(ALL_CFLAGS) $(filter %.o,$(1)) $(filter %.a,$(1)) $(ALL_LDFLAGS) $(WRAP_FLAGS) -o $(2) $(ALL_LIBS)
 
-$(OUT)/walsupd: $(OUT)/daemon/main.o $(DAEMON_A) $(COMMON_A)
+$(OUT)/walsupd: $(OUT)/daemon/core/main.o $(DAEMON_A) $(COMMON_A)
 	$(call say,LINK,$@)
 	$(Q)$(call link,$^,$@)
 $(OUT)/walsupctl: $(OUT)/ctl/main.o $(CTL_A) $(COMMON_A)

@@ -10,7 +10,7 @@
 #include "common/format/conf.h"
 
 #define CTL_DEFAULT_CONFIG "/etc/walsup.ini"
-#define CTL_KEPT_CONFIG "/var/lib/walsup/walsup.ini" /* daemon/adhoc.h */
+#define CTL_KEPT_CONFIG "/var/lib/walsup/walsup.ini" /* daemon/core/adhoc.h */
 
 struct ctl;
 

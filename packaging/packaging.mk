@@ -164,8 +164,8 @@ check-units: programs
 		n=$$((n+1)); done; \
 	cp units/*.socket $(OUT)/units/; for u in units/*.socket; do \
 		systemd-analyze verify --man=no $(OUT)/units/$$(basename $$u) || exit 1; \
-		grep -q '^FileDescriptorName=walsup$$' $$u && grep -q '^#define FD_NAME "walsup"' daemon/ctlserver_socket.c \
-			|| { echo "check-units: $$u and daemon/ctlserver_socket.c call the socket differently"; exit 1; }; \
+		grep -q '^FileDescriptorName=walsup$$' $$u && grep -q '^#define FD_NAME "walsup"' daemon/control/ctlserver_socket.c \
+			|| { echo "check-units: $$u and daemon/control/ctlserver_socket.c call the socket differently"; exit 1; }; \
 		n=$$((n+1)); done; \
 	for u in units/walsupd*; do grep -qx "disable $$(basename $$u)" units/walsup.preset \
 		|| { echo "check-units: $$u is not in units/walsup.preset"; exit 1; }; done; \

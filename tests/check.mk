@@ -143,7 +143,7 @@ e2e: programs helpers
 
 # ---- analysers ------------------------------------------------------------------------------
 
-ANALYZED := $(COMMON_C) $(DAEMON_C) $(CTL_C) daemon/main.c ctl/main.c
+ANALYZED := $(COMMON_C) $(DAEMON_C) $(CTL_C) daemon/core/main.c ctl/main.c
 ANALYZE_CFLAGS = $(filter-out -Werror -W%,$(ALL_CFLAGS)) -O2
 # False findings of gcc 12, each with the reason why it is one:
 # an error of err.h is negative (everywhere this would cost findings: gcc loses cleanups over it)
@@ -152,14 +152,14 @@ ANALYZE_NOT_common/base/fsx.c := -include tests/analyze.h
 ANALYZE_NOT_common/store/restore_fetch.c := -Wno-analyzer-malloc-leak
 ANALYZE_NOT_common/store/s3_body.c := -Wno-analyzer-malloc-leak
 # a client has two references of its handles until these are closed, which is never in the same call
-ANALYZE_NOT_daemon/ctlserver_client.c := -Wno-analyzer-use-after-free
+ANALYZE_NOT_daemon/control/ctlserver_client.c := -Wno-analyzer-use-after-free
 # a constructor that returned 0 has set its result; it is in another file
-ANALYZE_NOT_daemon/main.c := -Wno-analyzer-null-dereference
-ANALYZE_NOT_daemon/manager_reload.c := -Wno-analyzer-null-dereference
+ANALYZE_NOT_daemon/core/main.c := -Wno-analyzer-null-dereference
+ANALYZE_NOT_daemon/core/manager_reload.c := -Wno-analyzer-null-dereference
 # a list of n files has that many that are filled
-ANALYZE_NOT_daemon/history_merge.c := -Wno-analyzer-use-of-uninitialized-value
+ANALYZE_NOT_daemon/core/history_merge.c := -Wno-analyzer-use-of-uninitialized-value
 # a directory takes itself out of its parent's list before it is freed
-ANALYZE_NOT_daemon/discover_tree.c := -Wno-analyzer-use-after-free
+ANALYZE_NOT_daemon/watch/discover_tree.c := -Wno-analyzer-use-after-free
 
 analyze: analyze-gcc analyze-tidy analyze-cppcheck
 
@@ -180,7 +180,7 @@ not_judged = n=$$(find $(BUILD) -name '$(1)' | wc -l); [ $$n = 0 ] || \
 analyze-gcc: $(ANALYZED:%.c=$(BUILD)/analyze/%.ok)
 	$(Q)$(call not_judged,*.ok.unjudged,gcc)
 	$(Q)echo "analyze-gcc: $(words $(ANALYZED)) files"; test $(words $(ANALYZED)) -gt 0
-$(BUILD)/analyze/%.ok: %.c $(wildcard common/*/*.h daemon/*.h ctl/*.h) tests/analyze.h
+$(BUILD)/analyze/%.ok: %.c $(wildcard common/*/*.h daemon/*/*.h ctl/*.h) tests/analyze.h
 	$(call say,ANALYZE,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)rm -f $@.unjudged; gcc $(ANALYZE_CFLAGS) -fanalyzer -Werror $(ANALYZE_NOT_$<) -c $< -o $@.o >$@.txt 2>&1 || \
@@ -195,9 +195,9 @@ TIDY_NOT_common/store/s3_keys.c := $(TIDY_WRAP)
 TIDY_NOT_common/store/s3_peer.c := $(TIDY_WRAP)
 # as for gcc: what another file has set when it returned 0
 TIDY_NOT_common/store/restore_fetch.c := -clang-analyzer-core.NullDereference
-TIDY_NOT_daemon/manager.c := -clang-analyzer-core.NullDereference
-TIDY_NOT_daemon/manager_reload.c := -clang-analyzer-core.NullDereference
-TIDY_NOT_daemon/main.c := -clang-analyzer-core.NullDereference
+TIDY_NOT_daemon/core/manager.c := -clang-analyzer-core.NullDereference
+TIDY_NOT_daemon/core/manager_reload.c := -clang-analyzer-core.NullDereference
+TIDY_NOT_daemon/core/main.c := -clang-analyzer-core.NullDereference
 # huge pages, and many of them at a time: a fifth less of the time, nearly all of which is the analyser's search of paths
 TIDY_MALLOC := GLIBC_TUNABLES=glibc.malloc.hugetlb=1 MALLOC_TOP_PAD_=67108864
 # That search is left out where nobody judges what it finds: half an hour of two processors, or two minutes. TIDY_ALL=1
@@ -210,7 +210,7 @@ analyze-tidy: $(ANALYZED:%.c=$(BUILD)/tidy/%.tidied)
 	$(Q)$(if $(TIDY_SEARCHES),,echo "part tidy $(VERSION_tidy) searched no paths, false findings are only known of \
 		$(JUDGED_tidy)" | tee -a "$${WALSUP_SKIPPED:-/dev/null}")
 	$(Q)echo "analyze-tidy: $(words $(ANALYZED)) files"; test $(words $(ANALYZED)) -gt 0
-$(BUILD)/tidy/%.tidied: %.c $(wildcard common/*/*.h daemon/*.h ctl/*.h) .clang-tidy tests/analyze.h
+$(BUILD)/tidy/%.tidied: %.c $(wildcard common/*/*.h daemon/*/*.h ctl/*.h) .clang-tidy tests/analyze.h
 	$(call say,TIDY,$<)
 	$(Q)mkdir -p $(@D)
 	$(Q)rm -f $@.unjudged; $(TIDY_MALLOC) clang-tidy --quiet $(or $(call TIDY_CHECKS,$<),$(TIDY_SEARCH_NOT:%=--checks=%)) $< -- -std=gnu11 -D_GNU_SOURCE -DWALSUP_VERSION='"$(VERSION)"' -I. \

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 
 #include "common/base/beat.h"
 
@@ -223,6 +224,17 @@ int fsx_unlink(const char *path, struct err *e)
     if (unlink(path) < 0 && errno != ENOENT)
         return err_sys(e, errno, "remove %s", path);
     return 0;
+}
+
+int fsx_room(const char *dir, uint64_t keep, struct err *e)
+{
+    struct statvfs v;
+    if (!keep || statvfs(dir, &v) < 0 || (uint64_t)v.f_bavail * v.f_frsize >= keep)
+        return 0;
+    char have[32], want[32];
+    err_set(e, ERR_NOSPC, "the file system of %s has %s free, and %s are kept free", dir,
+            util_size(have, (uint64_t)v.f_bavail * v.f_frsize), util_size(want, keep));
+    return err_hint(e, "make room there, or lower min-free");
 }
 
 static void closedirp(DIR **d)

@@ -50,6 +50,9 @@ int fsx_read(const char *path, size_t max, struct buf *b, struct err *e);
 int fsx_open_own(const char *path, int flags, struct err *e);
 /** fsx_read_own(path, max, b, e): fsx_read() of such a file. */
 int fsx_read_own(const char *path, size_t max, struct buf *b, struct err *e);
+/** fsx_room(dir, keep, e): ERR_NOSPC if the file system of dir has less than `keep` bytes free for
+ * programs that are not root's. 0 with keep 0, and on a file system that does not tell. */
+int fsx_room(const char *dir, uint64_t keep, struct err *e);
 /** fsx_mkdirs(path, mode, e): the directory and its parents. */
 int fsx_mkdirs(const char *path, mode_t mode, struct err *e);
 /** fsx_sync_dir(path, e): fsync a directory. */

@@ -1,4 +1,4 @@
-/* mapfile.h - the bytes of a page map (daemon/pagemap.h says what it is): a header, then blocks of a
+/* mapfile.h - the bytes of a page map (daemon/capture/pagemap.h says what it is): a header, then blocks of a
  * disk's sector with the checksums of 63 pages each. walsupd writes it; verify reads it. Pure. */
 #ifndef WALSUP_MAPFILE_H
 #define WALSUP_MAPFILE_H

@@ -25,7 +25,7 @@ struct s3_provider {
     const char *base;     /* path of its S3 API */
     const char *region;   /* when the configured one is the default; NULL: that */
     int region_label;     /* or this label of the host name, from 1; 0: none */
-    bool condition;       /* said to obey If-None-Match: * on PUT. It is asked in any case (daemon/fence_probe.c) */
+    bool condition;       /* said to obey If-None-Match: * on PUT; it is asked in any case (fence_probe.c) */
     bool deletes_singly;  /* has no DeleteObjects */
     enum s3_digest digest; /* of the list of DeleteObjects */
     unsigned parallel_parts, max_parts; /* of one upload; 0: as everywhere */

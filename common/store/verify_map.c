@@ -1,7 +1,7 @@
 /* The page map of the source against the sums.
  *
  * A map that the daemon hands out is that of its header's TXID. One that lies on the disk may have newer
- * entries than its header says (daemon/pagemap.h): then its entries are those of some later TXID, and which
+ * entries than its header says (daemon/capture/pagemap.h): then its entries are those of some later TXID, and which
  * one is told by their sum. */
 #include <sys/stat.h>
 

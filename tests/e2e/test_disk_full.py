@@ -193,3 +193,40 @@ def test_a_restore_that_runs_is_not_swept_away(replicated):
         slow.wait()
     assert slow.returncode == 17 and "is there already" in text  # the later one was quicker
     assert sha(out) == before and list(out.parent.iterdir()) == [out]
+
+
+@contextlib.contextmanager
+def stopped(world):
+    try:
+        yield
+    finally:
+        status = world.stop()
+    assert status == 0
+
+
+def free(path):
+    v = os.statvfs(path)
+    return v.f_bavail * v.f_frsize
+
+
+def test_what_is_kept_free_stays_free_while_a_sparse_database_is_captured(world):
+    """nothing on the disk, and far more than there is room for when every page gets its frame"""
+    with tmpfs(world.path / "st", "60m") as state, stopped(world):
+        make_db(world.path / "a.db").close()
+        world.state = state
+        world.configure(world.file_target(), world.db("a"), world.db("b"), min_free="40MiB")
+        big = world.path / "b.db"
+        make_db(big).close()
+        os.truncate(big, 256 << 30)
+        world.start(ready=False)
+        least = []
+
+        def told():
+            least.append(free(state))
+            dbs = world.status().get("databases", ())
+            return any("are kept free" in str(d["error"]) for d in dbs if d["name"] == "b")
+        world.poll("it is told what is kept free", told)
+        assert min(least) >= 38 * MIB, min(least) / MIB
+        assert "lower min-free" in " ".join(world.ctl("status", check=False).stdout.split())
+        world.sync("a", timeout=60)
+        world.poll("what was begun is gone", lambda: free(state) >= 50 * MIB)

@@ -9,9 +9,9 @@
 #include "common/base/log.h"
 #include "common/store/layout.h"
 #include "common/store/verify.h"
-#include "daemon/history_int.h"
-#include "daemon/manager.h"
-#include "daemon/session.h"
+#include "daemon/capture/session.h"
+#include "daemon/core/history_int.h"
+#include "daemon/core/manager.h"
 #include "tests/engines/app.h"
 
 #define MINUTE 60000ll

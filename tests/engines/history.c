@@ -24,9 +24,9 @@
 #include "common/base/log.h"
 #include "common/store/layout.h"
 #include "common/store/restore.h"
-#include "daemon/history_int.h"
-#include "daemon/manager.h"
-#include "daemon/session.h"
+#include "daemon/capture/session.h"
+#include "daemon/core/history_int.h"
+#include "daemon/core/manager.h"
 #include "tests/engines/app.h"
 #include "tests/engines/asked.h"
 

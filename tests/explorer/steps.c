@@ -4,7 +4,7 @@
 #include <sqlite3.h>
 #include <stdarg.h>
 
-#include "daemon/session_os.h"
+#include "daemon/capture/session_os.h"
 
 bool steps_no_guard;
 

@@ -5,7 +5,7 @@
 
 #include <sqlite3.h>
 
-#include "daemon/source.h"
+#include "daemon/capture/source.h"
 
 enum { WORLD_PAGE_SIZE = 512 };
 

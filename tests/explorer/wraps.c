@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
-#include "daemon/session.h"
+#include "daemon/capture/session.h"
 #include "tests/explorer/steps.h"
 
 int __real_open(const char *path, int flags, ...);

@@ -12,8 +12,8 @@
 #include <sys/wait.h>
 
 /* The real code, in this translation unit, so that the control can reach the guard. */
-#include "daemon/session.c"
-#include "daemon/source.c"
+#include "daemon/capture/session.c"
+#include "daemon/capture/source.c"
 
 #define MAX_PAGES 400000u
 #define WAL_LIMIT (16u << 20)

@@ -15,7 +15,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOPS = ("common", "ctl", "daemon")
-MAIN = ("ctl/main.c", "daemon/main.c")  # in no unit program
+MAIN = ("ctl/main.c", "daemon/core/main.c")  # in no unit program
 
 
 def lines_of(notes):

@@ -19,7 +19,9 @@ import pathlib
 import re
 import sys
 
-FOLDERS = ("common/base", "common/format", "common/store", "daemon", "ctl", "tests")
+ROOMS = ("os", "watch", "spool", "capture", "replica", "core", "control")
+FOLDERS = ("common/base", "common/format", "common/store", *(f"daemon/{room}" for room in ROOMS),
+           "daemon", "ctl", "tests")  # daemon: the circles of all its rooms together
 MOST_LINES, WIDE, LONG, LONG_FUNCTION = 600, 120, 100, 60
 GOAL = {"function": LONG_FUNCTION, "calls": 1, "includes": 1}
 NAMES = ("files", "wide", "long", "function", "over-60", "calls", "includes")
@@ -144,15 +146,14 @@ class House:
                 self.bad(folder, "over-60", n, where)
 
     def circles(self, folder):
-        mine = {p: text for p, (f, text) in self.read.items() if f == folder}
+        mine = {p: text for p, (_, text) in self.read.items() if p.startswith(folder + "/")}
         code = {p: code_of(text) for p, text in mine.items()}
         home = {name: stem(p) for p in mine if p.endswith(".c")
                 for name in DEFINED.findall(code[p])}
         calls, includes = collections.defaultdict(set), collections.defaultdict(set)
         for p, text in mine.items():
             calls[stem(p)] |= {home[name] for name in CALLED.findall(code[p]) if name in home}
-            includes[stem(p)] |= {stem(m) for m in INCLUDED.findall(text)
-                                  if str(pathlib.Path(m).parent) == folder}
+            includes[stem(p)] |= {stem(m) for m in INCLUDED.findall(text) if m in mine}
         for name, edges in (("calls", calls), ("includes", includes)):
             circle = largest_circle(edges)
             self.number[folder, name] = max(len(circle), 1)

@@ -16,7 +16,7 @@
 
 #include "common/base/fsx.h"
 #include "common/format/ltx.h"
-#include "daemon/session.h"
+#include "daemon/capture/session.h"
 
 struct tdb {
     char dir[64];

@@ -4,7 +4,7 @@
 
 #include "tests/unit/db_harness.h"
 
-#include "daemon/source.h"
+#include "daemon/capture/source.h"
 
 struct src {
     struct tdb t;

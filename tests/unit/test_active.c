@@ -7,8 +7,8 @@
 #include <cmocka.h>
 
 #include "common/base/clk.h"
-#include "daemon/active.h"
-#include "daemon/database.h"
+#include "daemon/core/active.h"
+#include "daemon/core/database.h"
 
 #define N 40
 #define SCAN_MS 1000u

@@ -2,8 +2,8 @@
 #include "tests/unit/db_harness.h"
 #include "tests/unit/quick.h"
 
-#include "daemon/capture.h"
 #include "common/format/wal.h"
+#include "daemon/capture/capture.h"
 
 struct cap {
     struct tdb t;

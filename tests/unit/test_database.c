@@ -2,10 +2,10 @@
 #include "tests/unit/db_harness.h"
 
 #include "common/base/clk.h"
-#include "daemon/database_int.h"
+#include "daemon/core/database_int.h"
 
 #define WRITE_EVERY_MS 5
-#define ANSWER_MS 3 /* the watch's worker: events are back, or away, that long after it was asked */
+#define ANSWER_MS 3 /* the watch's worker: events are back so long after they were asked for */
 #define IDLE_MS 400
 
 static uv_loop_t loop;
@@ -20,7 +20,7 @@ static struct {
 static void on_answer(uv_timer_t *t)
 {
     (void)t;
-    database_event(now_on.db, DATABASE_WAL);
+    database_event(now_on.db, WATCH_WAL);
 }
 
 static bool on_hush(struct database *db, bool on)
@@ -38,7 +38,7 @@ static void on_write(uv_timer_t *t)
     if (clk_mono_ms() >= now_on.until_ms)
         (void)uv_timer_stop(t);
     else if (!now_on.db->hushed)
-        database_event(now_on.db, DATABASE_WAL);
+        database_event(now_on.db, WATCH_WAL);
 }
 
 /* the loop turns until it is so, or fails */
@@ -80,8 +80,8 @@ static void begin(struct tdb *t)
     t->app = NULL;
     cleanup_free char *dir = util_printf("%s/state", t->dir);
     assert_int_equal(mkdir(dir, 0700), 0);
-    struct source_conf sc = {.path = t->path, .dir = dir, .checkpoint_pages = 1000,
-                             .wal_limit_bytes = 1 << 20};
+    struct source_conf sc = {
+        .path = t->path, .dir = dir, .checkpoint_pages = 1000, .wal_limit_bytes = 1 << 20};
     struct database_conf dc = {.scan_ms = 60000, .idle_ms = IDLE_MS, .spool_limit_bytes = 1 << 20};
     memset(&now_on, 0, sizeof now_on);
     assert_int_equal(uv_loop_init(&loop), 0);
@@ -126,8 +126,8 @@ static void two_events_after_its_first_look_do_not_make_it_busy(void **state)
     struct tdb t;
     begin(&t);
     until(is_attached, "it is attached");
-    database_event(now_on.db, DATABASE_WAL);
-    database_event(now_on.db, DATABASE_WAL);
+    database_event(now_on.db, WATCH_WAL);
+    database_event(now_on.db, WATCH_WAL);
     assert_int_equal(now_on.hushed, 0);
     until(is_asleep, "it sleeps");
     assert_int_equal(now_on.hushed, 0);

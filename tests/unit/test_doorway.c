@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "daemon/doorway.h"
+#include "daemon/os/doorway.h"
 #include "tests/unit/skipped.h"
 
 #define AT_ONCE 16 /* doorway.c's */

@@ -6,7 +6,7 @@
 
 #include <cmocka.h>
 
-#include "daemon/framemap.h"
+#include "daemon/capture/framemap.h"
 
 #define PAGES 5000u
 

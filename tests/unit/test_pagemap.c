@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "common/format/ltx.h"
-#include "daemon/pagemap.h"
+#include "daemon/capture/pagemap.h"
 
 #define PAGES 200000u
 

@@ -4,7 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "daemon/retain.h"
+#include "daemon/replica/retain.h"
 
 #define HOUR 3600000ll
 #define DAY (24 * HOUR)

@@ -7,7 +7,7 @@
 
 #include <cmocka.h>
 
-#include "daemon/spool.h"
+#include "daemon/spool/spool.h"
 
 static char dir[64];
 

@@ -5,7 +5,7 @@
 #include <cmocka.h>
 
 #include "common/base/clk.h"
-#include "daemon/steady.h"
+#include "daemon/replica/steady.h"
 
 #define HOUR 3600000ll
 #define DAY (24 * HOUR)

@@ -1,5 +1,4 @@
-/* The scan thread, and the watch with its safety scan. database_event() is this file's: nothing of
- * database.c is linked. */
+/* The scan thread, and the watch with its safety scan. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -15,25 +14,32 @@
 #include "common/base/clk.h"
 #include "common/base/fsx.h"
 #include "common/base/log.h"
-#include "daemon/watch.h"
+#include "daemon/watch/watch.h"
 
 static char root[] = "/tmp/walsup-watch-XXXXXX";
 static uv_loop_t loop;
 static struct scan *scan;
 static struct watch *watch;
-static unsigned seen[DATABASE_AUDIT + 1];
+static unsigned seen[WATCH_AUDIT + 1];
 
-void database_event(struct database *db, enum database_event ev)
+static void on_event(struct watched *wd, enum watch_event ev)
 {
-    (void)db;
+    (void)wd;
     seen[ev]++;
 }
 
-void database_written(struct database *db, uint64_t since_ms)
+static void on_written(struct watched *wd, uint64_t since_ms)
 {
     assert_true(since_ms <= clk_mono_ms());
-    database_event(db, DATABASE_FILE);
+    on_event(wd, WATCH_FILE);
 }
+
+static void on_unchanged(struct watched *wd)
+{
+    (void)wd;
+}
+
+static const struct watched_calls told = {on_event, on_written, on_unchanged, on_unchanged};
 
 static char *in_root(const char *name)
 {
@@ -227,36 +233,37 @@ static void reading_a_header_drops_no_lock_of_the_process(void **state)
 
 /* ---- the watch --------------------------------------------------------------------------------- */
 
-static struct database *new_database(const char *name)
+static struct watched *new_watched(const char *name)
 {
-    struct database *db = util_zalloc(sizeof *db);
-    db->path = in_root(name);
-    return db;
+    struct watched *wd = util_zalloc(sizeof *wd);
+    wd->path = in_root(name);
+    wd->call = &told;
+    return wd;
 }
 
 static unsigned n_added;
 
-static void on_added(struct database *db, const struct watch_found *found)
+static void on_added(struct watched *wd, const struct watch_found *found)
 {
-    (void)db;
+    (void)wd;
     (void)found;
     n_added++;
 }
 
-static void add(struct database *db, const struct scan_mark mark[2])
+static void add(struct watched *wd, const struct scan_mark mark[2])
 {
     n_added = 0;
-    watch_add(watch, db, mark, on_added);
+    watch_add(watch, wd, mark, on_added);
     for (int i = 0; i < 1000 && !n_added; i++)
         run_ms(5);
     assert_int_equal(n_added, 1);
 }
 
-static void drop(struct database *db)
+static void drop(struct watched *wd)
 {
-    watch_remove(watch, db);
-    free(db->path);
-    free(db);
+    watch_remove(watch, wd);
+    free((char *)(uintptr_t)wd->path);
+    free(wd);
 }
 
 static void events_go_to_the_database_they_are_about(void **state)
@@ -265,21 +272,21 @@ static void events_go_to_the_database_they_are_about(void **state)
     put_database("a.db");
     put_database("b.db");
     put("a.db-wal", "", 0);
-    struct database *a = new_database("a.db"), *b = new_database("b.db");
+    struct watched *a = new_watched("a.db"), *b = new_watched("b.db");
     add(a, NULL);
     add(b, NULL);
     assert_int_equal(watch_counters(watch)->directories, 1);
     append("a.db-wal");
     run_ms(50);
-    assert_int_equal(seen[DATABASE_WAL], 1);
+    assert_int_equal(seen[WATCH_WAL], 1);
     append("b.db");
     run_ms(50);
-    assert_int_equal(seen[DATABASE_FILE], 1);
+    assert_int_equal(seen[WATCH_FILE], 1);
     drop(b);
     append("b.db");
     put("c.db", "", 0);
     run_ms(50);
-    assert_int_equal(seen[DATABASE_WAL] + seen[DATABASE_FILE] + seen[DATABASE_NAME], 2);
+    assert_int_equal(seen[WATCH_WAL] + seen[WATCH_FILE] + seen[WATCH_NAME], 2);
     drop(a);
     assert_int_equal(watch_counters(watch)->directories, 0);
 }
@@ -300,18 +307,18 @@ static void the_safety_scan_finds_what_nothing_announced(void **state)
         assert_true(scan_mark_of(path, &mark[0]) && scan_mark_of(wal, &mark[1]));
         mark[0].size_bytes += row[i].file;
         mark[1].size_bytes += row[i].wal;
-        struct database *db = new_database("a.db");
-        add(db, mark);
+        struct watched *wd = new_watched("a.db");
+        add(wd, mark);
         forget();
         watch_look(watch, 1, 1);
         run_ms(50);
-        assert_int_equal(seen[DATABASE_WAL_MADE], row[i].want_wal);
-        assert_int_equal(seen[DATABASE_NAME], row[i].want_name);
+        assert_int_equal(seen[WATCH_WAL_MADE], row[i].want_wal);
+        assert_int_equal(seen[WATCH_NAME], row[i].want_name);
         watch_look(watch, 1, 1); /* now it is as it was */
         run_ms(50);
-        assert_int_equal(seen[DATABASE_WAL_MADE] + seen[DATABASE_NAME],
+        assert_int_equal(seen[WATCH_WAL_MADE] + seen[WATCH_NAME],
                          row[i].want_wal + row[i].want_name);
-        drop(db);
+        drop(wd);
     }
 }
 
@@ -321,38 +328,38 @@ static void a_write_in_the_grain_of_the_clock_is_found_later(void **state)
     put_database("a.db");
     put("a.db-wal", "frames", 6);
     cleanup_free char *wal = in_root("a.db-wal");
-    struct database *db = new_database("a.db");
-    add(db, NULL); /* written just now: what comes in the same tick has the same time */
+    struct watched *wd = new_watched("a.db");
+    add(wd, NULL); /* written just now: what comes in the same tick has the same time */
     forget();
     watch_look(watch, 1, 1);
     run_ms(60);
-    assert_true(seen[DATABASE_WAL_MADE] >= 1);
-    drop(db);
+    assert_true(seen[WATCH_WAL_MADE] >= 1);
+    drop(wd);
 }
 
 static void a_look_is_spread_over_the_interval(void **state)
 {
     (void)state;
     enum { N = 1000 };
-    struct database *db[N];
+    struct watched *wd[N];
     struct scan_mark never[2] = {{.ino = 1, .size_bytes = 1, .mtime_ns = 1}, {0}};
     for (int i = 0; i < N; i++) {
         cleanup_free char *name = util_printf("%d.db", i);
         put_database(name);
-        db[i] = new_database(name);
-        watch_add(watch, db[i], never, NULL);
+        wd[i] = new_watched(name);
+        watch_add(watch, wd[i], never, NULL);
     }
     run_ms(100);
     forget();
     watch_look(watch, 1, 10);
     run_ms(100);
-    assert_within(seen[DATABASE_NAME], 100, 120);
+    assert_within(seen[WATCH_NAME], 100, 120);
     for (int i = 0; i < 10; i++)
         watch_look(watch, 1, 10);
     run_ms(200);
-    assert_true(seen[DATABASE_NAME] >= N);
+    assert_true(seen[WATCH_NAME] >= N);
     for (int i = 0; i < N; i++)
-        drop(db[i]);
+        drop(wd[i]);
 }
 
 static void a_directory_that_was_replaced_is_watched_again(void **state)
@@ -361,37 +368,37 @@ static void a_directory_that_was_replaced_is_watched_again(void **state)
     cleanup_free char *dir = in_root("d"), *moved = in_root("moved"), *sub = in_root("d/s");
     assert_int_equal(mkdir(dir, 0700) + mkdir(sub, 0700), 0);
     put_database("d/s/a.db");
-    struct database *db = new_database("d/s/a.db");
-    add(db, NULL);
+    struct watched *wd = new_watched("d/s/a.db");
+    add(wd, NULL);
     /* the parent is renamed: nobody tells about the directory itself */
     assert_int_equal(rename(dir, moved), 0);
     assert_int_equal(mkdir(dir, 0700) + mkdir(sub, 0700), 0);
     put_database("d/s/a.db");
     watch_look(watch, 1, 1);
-    for (int i = 0; i < 1000 && seen[DATABASE_NAME] < 2; i++)
+    for (int i = 0; i < 1000 && seen[WATCH_NAME] < 2; i++)
         run_ms(5); /* another file, and another directory */
-    assert_true(seen[DATABASE_NAME] >= 2);
+    assert_true(seen[WATCH_NAME] >= 2);
     forget();
     append("d/s/a.db");
     run_ms(60);
-    assert_int_equal(seen[DATABASE_FILE], 1);
-    drop(db);
+    assert_int_equal(seen[WATCH_FILE], 1);
+    drop(wd);
 }
 
 static void twenty_thousand_databases(void **state)
 {
     (void)state;
     enum { N = 20000 };
-    static struct database *db[N];
+    static struct watched *wd[N];
     const struct scan_mark none[2] = {{0}, {0}};
     uint64_t start = clk_mono_ms();
     for (int i = 0; i < N; i++) {
         cleanup_free char *name = util_printf("%d.db", i); /* there is no such file */
-        db[i] = new_database(name);
-        watch_add(watch, db[i], none, NULL);
+        wd[i] = new_watched(name);
+        watch_add(watch, wd[i], none, NULL);
     }
     for (int i = N; i-- > 0;)
-        drop(db[i]);
+        drop(wd[i]);
     assert_true(clk_mono_ms() - start <= 5000);
     assert_int_equal(watch_counters(watch)->directories, 0);
 }

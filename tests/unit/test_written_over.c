@@ -145,6 +145,48 @@ static void a_copy_that_is_told_after_the_last_close_was_followed_is_compared(vo
     done(&c);
 }
 
+/* as if a frame had been written after the copy */
+static void make_wal_newer(const char *path)
+{
+    cleanup_free char *wal = util_printf("%s-wal", path);
+    struct timespec t[2];
+    assert_int_equal(clock_gettime(CLOCK_REALTIME, &t[0]), 0);
+    t[0].tv_sec++;
+    t[1] = t[0];
+    assert_int_equal(utimensat(AT_FDCWD, wal, t, 0), 0);
+}
+
+/* A last close that failed, because we had the lock for a moment, has left the -wal, which a copy
+ * follows at once. */
+static void a_copy_after_the_last_frame_is_not_given_that_frame(void **state)
+{
+    (void)state;
+    /* The control: not told, or told of a newer WAL, the frame ends in the copy. */
+    enum { NOT_TOLD, TOLD, TOLD_BUT_NEWER, N } how;
+    for (how = NOT_TOLD; how < N; how++) {
+        struct src c;
+        begin(&c, 0);
+        assert_string_equal(child("sql", c.t.path, "insert into t values(null, 3)"), "");
+        assert_true(exists(c.t.path, "-wal"));
+        copy_over(&c);
+        if (how == TOLD_BUT_NEWER)
+            make_wal_newer(c.t.path);
+        cleanup_buf struct buf copy = BUF_INIT, now = BUF_INIT;
+        struct err e = {0};
+        assert_int_equal(fsx_read(c.t.path, SIZE_MAX, &copy, &e), 0);
+        for (int i = 0; i < 4 || (i < 200 && c.r.state != SOURCE_ATTACHED); i++) {
+            bool told = how != NOT_TOLD && !i;
+            good(&c, &(struct source_job){.capture = true, .settle = true, .file_was_last = told});
+            (void)usleep(5000); /* what was replaced may still be written */
+        }
+        assert_int_equal(fsx_read(c.t.path, SIZE_MAX, &now, &e), 0);
+        assert_int_equal(now.len == copy.len && !memcmp(now.p, copy.p, now.len), how == TOLD);
+        if (how == TOLD)
+            shadow_equals(&c.sh, c.t.path);
+        done(&c);
+    }
+}
+
 static void a_write_of_our_own_that_is_told_late_is_none(void **state)
 {
     (void)state;
@@ -200,6 +242,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_copy_while_a_database_is_left),
         cmocka_unit_test(a_copy_before_a_last_close_that_had_nothing_to_copy),
         cmocka_unit_test(a_copy_that_is_told_after_the_last_close_was_followed_is_compared),
+        cmocka_unit_test(a_copy_after_the_last_frame_is_not_given_that_frame),
         cmocka_unit_test(a_write_of_our_own_that_is_told_late_is_none),
         cmocka_unit_test(a_copy_that_is_told_when_the_last_close_was_followed_is_compared),
     };
