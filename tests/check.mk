@@ -169,7 +169,8 @@ JUDGED_gcc := 12
 JUDGED_tidy := 14
 JUDGED_cppcheck := 2.10
 VERSION_gcc := $(shell gcc -dumpversion 2>/dev/null)
-VERSION_tidy = $(shell clang-tidy --version 2>/dev/null | sed -n 's/.*version \([0-9]*\).*/\1/p')
+# asked once, by whoever needs it first
+VERSION_tidy = $(eval VERSION_tidy := $(shell clang-tidy --version 2>/dev/null | sed -n 's/.*version \([0-9]*\).*/\1/p'))$(VERSION_tidy)
 VERSION_cppcheck = $(shell cppcheck --version 2>/dev/null | sed -n 's/Cppcheck \([0-9]*\.[0-9]*\).*/\1/p')
 # after a finding in $@.txt: a failure, unless another version made it
 unless_judged = cat $@.txt; [ "$(VERSION_$(1))" != "$(JUDGED_$(1))" ] || exit 1; touch $@.unjudged
