@@ -191,6 +191,27 @@ static char *denied_name_server(const struct unit *u, const struct unit_line **r
     return NULL;
 }
 
+static bool has_family(const struct unit *u, bool six)
+{
+    return unit_lists(u, "RestrictAddressFamilies", six ? "AF_INET6" : "AF_INET", true);
+}
+
+/* A name may have an address of the other family too, which is what the service then takes. Where
+ * the unit has neither, line_network() has said so. */
+static bool family_passes(struct check *k, const char *address, bool numeric)
+{
+    bool six = *address == '[';
+    const char *family = six ? "AF_INET6" : "AF_INET";
+    if (has_family(k->service->unit, six) || !has_family(k->service->unit, !six))
+        return true;
+    cleanup_free char *text =
+        util_printf("the unit's RestrictAddressFamilies= lacks %s, by which %s was reached", family,
+                    address);
+    cleanup_free char *hint = util_printf("add RestrictAddressFamilies=%s", family);
+    check_step(k, "network", numeric ? FAILED : WARNING, text, hint);
+    return !numeric;
+}
+
 bool service_connects(struct check *k, const char *address, const char *name)
 {
     const struct service *s = k->service;
@@ -206,6 +227,8 @@ bool service_connects(struct check *k, const char *address, const char *name)
         cleanup_free char *hint = util_printf("systemctl edit %s, and below [Service] write IPAddressAllow=%s", unit, server);
         check_step(k, "network", WARNING, text, hint);
     }
+    if (!family_passes(k, address, numeric))
+        return false;
     if (unit_admits(s->unit, address, &l))
         return true;
     size_t n = *address == '[' ? strcspn(address, "]") - 1 : strcspn(address, ":");
@@ -364,7 +387,6 @@ static void line_root(struct check *k)
 
 static void line_network(struct check *k, const struct conf *conf)
 {
-    static const char families[] = "RestrictAddressFamilies";
     const struct unit *u = k->service->unit;
     bool remote = false;
     for (size_t i = 0; i < conf->n_targets; i++)
@@ -372,8 +394,7 @@ static void line_network(struct check *k, const struct conf *conf)
     if (remote && unit_is(u, "PrivateNetwork", "yes"))
         check_step(k, "network", FAILED, "the unit has PrivateNetwork=yes, so no server can be reached",
                    "take that line out of the drop-in");
-    else if (remote && !unit_lists(u, families, "AF_INET", true) &&
-             !unit_lists(u, families, "AF_INET6", true))
+    else if (remote && !has_family(u, false) && !has_family(u, true))
         check_step(k, "network", FAILED,
                    "the unit's RestrictAddressFamilies= lacks AF_INET and AF_INET6",
                    "add RestrictAddressFamilies=AF_INET AF_INET6");

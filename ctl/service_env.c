@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <grp.h>
 #include <pwd.h>
 #include <sys/stat.h>
@@ -122,26 +123,40 @@ static void env_text(struct service *s, const char *text)
     }
 }
 
-static void env_file(struct service *s, const char *word)
+static void env_unknown(struct service *s, const char *word, const struct err *e)
 {
-    cleanup_wiped_buf struct buf text = BUF_INIT;
-    struct err e;
-    bool optional = *word == '-';
-    const char *path = word + optional;
-    if (fsx_read(path, MAX_ENVIRONMENT, &text, &e) == 0) {
-        env_text(s, buf_str(&text));
-        return;
-    }
-    if (e.code == ERR_NOTFOUND && optional)
-        return;
-    if (e.code == ERR_PERM && geteuid() != 0)
+    const char *path = word + (*word == '-');
+    if (e->code == ERR_PERM && geteuid() != 0)
         found(s, "environment", WARNING,
               util_printf("EnvironmentFile=%s cannot be read by this user, so what it sets is not known", path),
               util_strdup("run the check as root"));
-    else
+    else if (*word != '-')
         found(s, "environment", FAILED,
-              util_printf("%s has EnvironmentFile=%s, and cannot start: %s", s->unit->name, path, e.msg),
+              util_printf("%s has EnvironmentFile=%s, and cannot start: %s", s->unit->name, path,
+                          e->msg),
               util_printf("create the file (chmod 600), or write EnvironmentFile=-%s", path));
+}
+
+static void env_read(struct service *s, const char *word, const char *path)
+{
+    cleanup_wiped_buf struct buf text = BUF_INIT;
+    struct err e;
+    if (fsx_read(path, MAX_ENVIRONMENT, &text, &e) == 0)
+        env_text(s, buf_str(&text));
+    else
+        env_unknown(s, word, &e);
+}
+
+/* Wildcards are allowed. With a '-' before it, whatever cannot be read is left out. */
+static void env_file(struct service *s, const char *word)
+{
+    const char *path = word + (*word == '-');
+    glob_t files = {0};
+    if (glob(path, GLOB_BRACE, NULL, &files) != 0)
+        env_read(s, word, path); /* which says why not */
+    for (size_t i = 0; i < files.gl_pathc; i++)
+        env_read(s, word, files.gl_pathv[i]);
+    globfree(&files);
 }
 
 /* The manager's own; systemd.exec(5), "Environment Variables in Spawned Processes". */

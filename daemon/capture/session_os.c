@@ -59,6 +59,9 @@ static void note(struct os_files *f, const char *path, int fd)
     *o = (struct os_file){.fd = fd, .dev = st.st_dev, .ino = st.st_ino, .path = util_strdup(path)};
 }
 
+/* openat(), here and below: SQLite holds its mutex where it opens a -shm, and open() is a step of
+ * the explorer's, at which an application of the same process may want that mutex. */
+
 /* Whoever may read a file can have a lease on it, and who opens it meanwhile waits for him, 45 seconds each time. */
 static int open_unleased(const char *path, int flags, mode_t mode)
 {
@@ -86,7 +89,7 @@ static int make_side(const char *path, int flags, mode_t mode)
         slash[slash == dir] = '\0';
     cleanup_close int fd = -1;
     if (stat(db, &st) == 0)
-        fd = open(slash ? dir : ".", O_TMPFILE | (flags & O_ACCMODE) | O_CLOEXEC, mode);
+        fd = openat(AT_FDCWD, slash ? dir : ".", O_TMPFILE | (flags & O_ACCMODE) | O_CLOEXEC, mode);
     (void)snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
     /* in this order: once it is another's, CAP_CHOWN does not let us change the mode */
     if (fd < 0 || fchmod(fd, mode & 0777) < 0 || fchown(fd, st.st_uid, st.st_gid) < 0 ||

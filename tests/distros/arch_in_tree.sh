@@ -7,7 +7,7 @@ release=${ARCH_RELEASE:-trixie}
 "$here/tree.sh" drop "arch-$release"
 "$here/tree.sh" run "$release" "arch-$release" sh -euc '
 	apt-get update -q >/dev/null
-	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends make >/dev/null 2>&1
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends make >/dev/null
 	mkdir -p /root/walsup
 	tar -C /src --exclude=./build --exclude=./.git -c . | tar -x -C /root/walsup
 	cd /root/walsup

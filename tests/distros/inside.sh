@@ -17,7 +17,7 @@ fact release "$release"
 fact minimal "$(packages)"
 # what the README asks for
 apt-get update -q >/dev/null
-DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends git make >/dev/null 2>&1
+DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends git make >/dev/null
 mkdir -p /root/walsup
 tar -C /src --exclude=./build --exclude=./.git -c . | tar -x -C /root/walsup
 cd /root/walsup || exit 1

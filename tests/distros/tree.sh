@@ -33,13 +33,22 @@ make_tree() {
 	rm -f "$cache/$1/root"/var/cache/apt/archives/*.deb
 	touch "$cache/$1/made"
 }
+# the packages that it fetched are kept for the next one
+drop_tree() {
+	for deb in "$1"/archives/*.deb; do
+		[ ! -e "$deb" ] || mv -n "$deb" "$cache/archives/$(cat "$1/suite")/"
+	done
+	rm -rf "$1"
+}
 # in the namespaces
 enter() {
 	suite=$1 name=$2
 	shift 2
 	root=$cache/work/$name/root
 	mount --make-rprivate /
-	mkdir -p "$root" "$cache/work/$name/upper" "$cache/work/$name/work" "$cache/archives/$suite"
+	mkdir -p "$root" "$cache/work/$name/upper" "$cache/work/$name/work" "$cache/archives/$suite" \
+		"$cache/work/$name/archives" "$cache/work/$name/archives.work"
+	echo "$suite" >"$cache/work/$name/suite"
 	mount -t overlay overlay -o \
 		"lowerdir=$cache/$suite/root,upperdir=$cache/work/$name/upper,workdir=$cache/work/$name/work" "$root"
 	mkdir -p "$root/src"
@@ -50,7 +59,9 @@ enter() {
 	mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 	mount --bind "$source" "$root/src"
 	mount -o remount,bind,ro "$root/src"
-	mount --bind "$cache/archives/$suite" "$root/var/cache/apt/archives"
+	# what was fetched before, with a lock of its own: apt waits for nobody
+	mount -t overlay overlay -o "lowerdir=$cache/archives/$suite,upperdir=$cache/work/$name/archives" \
+		-o "workdir=$cache/work/$name/archives.work" "$root/var/cache/apt/archives"
 	mkdir -p "$root/run/lock"
 	[ ! -e /etc/resolv.conf ] || cat /etc/resolv.conf >"$root/etc/resolv.conf"
 	{
@@ -67,7 +78,7 @@ enter() {
 
 case ${1:-} in
 make) make_tree "$2" ;;
-drop) rm -rf "${cache:?}/work/${2:?}" ;;
+drop) drop_tree "${cache:?}/work/${2:?}" ;;
 run)
 	shift
 	[ "$(id -u)" = 0 ] || die "it needs root"

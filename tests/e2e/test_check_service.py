@@ -151,7 +151,13 @@ def test_the_environment_is_the_units(svc, s3):
     only(failed, "open", "AWS_*")
     failed, out = svc.check(f"EnvironmentFile={env}\nEnvironmentFile={svc.path}/none")
     only(failed, "environment", f"EnvironmentFile={svc.path}/none", "cannot start")
-    assert not svc.check(f"EnvironmentFile={env}\nEnvironmentFile=-{svc.path}/none")[0]
+    # with a '-' a file that is there and cannot be read is left out too
+    for left_out in ("none", "none/*", "data"):
+        assert not svc.check(f"EnvironmentFile={env}\nEnvironmentFile=-{svc.path}/{left_out}")[0]
+    failed, _ = svc.check(f"EnvironmentFile={env}\nEnvironmentFile={svc.path}/dat?")
+    only(failed, "environment", f"EnvironmentFile={svc.path}/dat?", "cannot start")
+    failed, _ = svc.check(f"EnvironmentFile={env}\nEnvironmentFile={svc.path}/none/*")
+    only(failed, "environment", f"EnvironmentFile={svc.path}/none/*", "cannot start")
     assert SECRET not in json.dumps(out)
 
 
@@ -379,6 +385,26 @@ def test_a_unit_without_a_network(svc, s3, line, step, word):
     only(failed, step, word)
     svc.world.configure(svc.world.file_target())
     assert not svc.check(line)[0]
+
+
+@pytest.mark.parametrize("line, host, result", [
+    ("RestrictAddressFamilies=AF_UNIX AF_INET", "127.0.0.1", None),
+    ("RestrictAddressFamilies=~AF_INET6", "127.0.0.1", None),
+    ("RestrictAddressFamilies=AF_UNIX AF_INET6", "127.0.0.1", "failed"),
+    ("RestrictAddressFamilies=~AF_INET", "127.0.0.1", "failed"),
+    ("RestrictAddressFamilies=AF_UNIX AF_INET6", "localhost", "warning"),  # it may have ::1 too
+])
+def test_one_family_of_addresses_is_enough_if_the_server_has_one(svc, s3, line, host, result):
+    svc.world.configure(s3.target(endpoint=s3.endpoint.replace("127.0.0.1", host)))
+    failed, out = svc.check(line)
+    steps = [s for t in out["targets"] for s in t["steps"] if s["step"] == "network"]
+    assert [s["result"] for s in steps] == ([result] if result else []), steps
+    assert bool(failed) == (result == "failed"), failed
+    if result:
+        assert "lacks AF_INET, by which 127.0.0.1:" in steps[0]["message"]
+        tried = [s["step"] for t in out["targets"] for s in t["steps"]]
+        assert (tried[-1] == "network") == (result == "failed"), tried
+        assert steps[0]["hint"] == "add RestrictAddressFamilies=AF_INET"
 
 
 @pytest.mark.parametrize("lines, denied", [

@@ -79,7 +79,8 @@ def test_the_description_has_every_method_and_error_and_nothing_else(one):
     line = Line(world.socket)
     info = line.call("org.varlink.service.GetInfo")["parameters"]
     assert info["interfaces"] == ["org.varlink.service", "io.walsup"] and info["vendor"] == "walsup"
-    table = re.findall(r'^    \{(PROTO_INTERFACE|SERVICE) "\.(\w+)"', (ROOT / "daemon" / "ctlserver_methods.c").read_text(), re.M)
+    source = (ROOT / "daemon" / "control" / "ctlserver_methods.c").read_text()
+    table = re.findall(r'^    \{(PROTO_INTERFACE|SERVICE) "\.(\w+)"', source, re.M)
     assert len(table) > 8
     said = {}
     for interface in info["interfaces"]:

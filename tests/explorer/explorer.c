@@ -18,6 +18,7 @@
  * least one). */
 #include <errno.h>
 #include <getopt.h>
+#include <pthread.h>
 
 #include "common/base/clk.h"
 #include "tests/explorer/actions.h"
@@ -118,6 +119,24 @@ static void try(const struct point *p)
         printf(",%u,%s", p->j, p->error == ENOSPC ? "ENOSPC" : "EIO");
     printf(": %s\n", world.violation);
     (void)fflush(stdout);
+}
+
+/* A run takes milliseconds. One that never ends, as where walsup and the application wait for the
+ * same mutex, is to be named too; `now` is of levels 1 to 3. */
+static void *watch_for_hangs(void *unused)
+{
+    const struct timespec pause = {.tv_sec = 60};
+    for (unsigned long last = 0; clock_nanosleep(CLOCK_MONOTONIC, 0, &pause, NULL) == 0;) {
+        if (world.n_begun == last)
+            break;
+        last = world.n_begun;
+    }
+    (void)fprintf(stderr,
+                  "violation: explorer --seed %llu --only %s,%u,%s: run %lu does not end\n",
+                  (unsigned long long)seed, ops[now.op].name, now.k[0], actions[now.a[0]].name,
+                  world.n_begun);
+    _exit(1);
+    return unused;
 }
 
 static unsigned find_action(const char *name)
@@ -280,6 +299,9 @@ int main(int argc, char **argv)
         }
     }
     world_setup(NULL);
+    pthread_t watch;
+    if (pthread_create(&watch, NULL, watch_for_hangs, NULL) != 0)
+        return 2;
     steps_no_guard = control && level < 4;
     if (level >= 4) {
         const struct search search = {.seed = seed, .runs = runs, .control = control, .only = one};

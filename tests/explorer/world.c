@@ -353,6 +353,7 @@ void world_begin(uint64_t seed)
 {
     empty_dir();
     steps_begin(seed);
+    world.n_begun++;
     struct err e;
     if (fsx_publish(world.db, template.p, template.len, 0644, FSX_NOSYNC, &e) < 0)
         die("copy the template", e.msg);

@@ -35,7 +35,8 @@ struct world {
     bool hidden;     /* a commit could not be looked at: intermediate states cannot be judged */
     bool print;      /* what comes of each job */
     char violation[400]; /* the first one; empty: none */
-    unsigned long n_jobs, n_files, n_pages, n_busy, n_fulls, n_states_checked; /* of all runs */
+    /* of all runs */
+    unsigned long n_begun, n_jobs, n_files, n_pages, n_busy, n_fulls, n_states_checked;
 };
 
 extern struct world world;

@@ -227,6 +227,8 @@ static void variables_of_the_unit_in_the_order_of_systemd(void **state)
                          "A=file\nB = b c \t\nQ=a\"b'c\nM=\"1\n2\"\nDE=\"\\n\\$\"\n"
                          "S='$x \\n'\nD=\"q\\\"r\" s\nL=one \\\ntwo\n\n"
                          "E=\nesc=a\\ b\nno-value\n  T=1\nLAST=\\");
+    harness_write("2.env", "A=2");
+    harness_write("1.env", "A=1\nB=1\n");
     static const struct {
         const char *lines, *name, *value; /* NULL: it is not set */
     } row[] = {
@@ -251,6 +253,10 @@ static void variables_of_the_unit_in_the_order_of_systemd(void **state)
         {"EnvironmentFile=@/env", "T", "1"},
         {"EnvironmentFile=@/env", "no-value", NULL},
         {"EnvironmentFile=-@/none\nEnvironment=A=1", "A", "1"},
+        {"EnvironmentFile=@/en?", "A", "file"},
+        {"EnvironmentFile=-@/{none,en[u-w]}", "A", "file"},
+        {"EnvironmentFile=@/*.env", "A", "2"}, /* in the order of their names */
+        {"EnvironmentFile=@/*.env", "B", "1"},
         {"EnvironmentFile=@/env\nUnsetEnvironment=A T", "A", NULL},
         {"EnvironmentFile=@/env\nUnsetEnvironment=A T", "L", "one two"},
         {"Environment=A=1 AB=2\nUnsetEnvironment=A", "AB", "2"},
