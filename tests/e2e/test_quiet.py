@@ -7,8 +7,8 @@ import pytest
 from conftest import make_db, section
 
 BUSY_S = 1.2   # longer than it takes until walsupd looks for commits itself
-WINDOW_S = 4  # what is counted is a rate: this is no waiting for something
-PER_SECOND = 50  # the clock, the watchdog, the safety scan, and what comes to its end: 5 to 15
+WINDOW_S = 2  # what is counted is a rate: this is no waiting for something
+PER_SECOND = 100  # 1 to 18 are seen at rest, 500 and more where something goes in circles
 
 
 def switches(pid):
@@ -70,6 +70,7 @@ def no_target(world, con):
     world.poll("it is told", lambda: world.status("a")["replicas"][0]["error"])
 
 
+@pytest.mark.outside
 @pytest.mark.parametrize("rest", [attached, asleep, paused, locked, missing, no_target],
                          ids=lambda f: f.__name__)
 def test_a_database_that_was_busy_lets_the_loop_sleep(world, rest):
@@ -80,7 +81,12 @@ def test_a_database_that_was_busy_lets_the_loop_sleep(world, rest):
     write_for(con, BUSY_S)
     rest(world, con)
 
-    before = switches(world.proc.pid)
-    time.sleep(WINDOW_S)
-    rate = (switches(world.proc.pid) - before) / WINDOW_S
-    assert rate <= PER_SECOND, f"the loop went to sleep {rate:.0f} times a second"
+    seen = []
+
+    def rests():  # the end of the burst takes its second: the last looks, the checkpoint
+        before = switches(world.proc.pid)
+        time.sleep(WINDOW_S)
+        seen.append((switches(world.proc.pid) - before) / WINDOW_S)
+        return seen[-1] <= PER_SECOND or len(seen) == 2
+    world.poll("it rests", rests)
+    assert seen[-1] <= PER_SECOND, f"the loop went to sleep so often in a second: {seen}"
