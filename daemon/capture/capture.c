@@ -121,11 +121,11 @@ static int range_pages(struct session *s, const struct capture_opts *o, void *ar
         const struct framemap_entry *m = &sc->map.slot[i];
         if (m->pgno == lock)
             continue;
-        int r = i % ROOM_PAGES ? 0 : room(o, e);
+        int r = i && i % ROOM_PAGES == 0 ? room(o, e) : 0; /* the job has looked when it began */
         if (r < 0)
             return r;
         r = m->frame ? capture_scan_page(s, sc, m->frame, page, e)
-                         : session_db_read(s, m->pgno, 1, page, e);
+                     : session_db_read(s, m->pgno, 1, page, e);
         if (r == 0)
             r = ltx_encoder_page(enc, m->pgno, page, e);
         if (r == 0 && o->map)
